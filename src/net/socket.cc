@@ -1,0 +1,181 @@
+#include "net/socket.h"
+
+#include <linux/sockios.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/status.h"
+
+namespace headgate {
+namespace {
+
+constexpr int kListenBacklog = 4096;  // Cut to net.core.somaxconn.
+
+absl::Status SetOption(int fd, int level, int option, int value,
+                       absl::string_view name) {
+  if (setsockopt(fd, level, option, &value, sizeof value) == 0) {
+    return absl::OkStatus();
+  }
+  return ErrnoStatus(errno, absl::StrCat("set ", name));
+}
+
+absl::StatusOr<UniqueFd> TcpSocket(int family) {
+  UniqueFd fd(
+      socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP));
+  if (!fd.valid()) return ErrnoStatus(errno, "make socket");
+  return fd;
+}
+
+absl::Status Bind(int fd, const Endpoint& endpoint) {
+  sockaddr_storage storage{};
+  const socklen_t size = endpoint.ToSockaddr(&storage);
+  if (bind(fd, reinterpret_cast<const sockaddr*>(&storage), size) == 0) {
+    return absl::OkStatus();
+  }
+  return ErrnoStatus(errno, absl::StrCat("listen on ", endpoint.ToString()));
+}
+
+absl::StatusOr<UniqueFd> BoundSocket(const Endpoint& endpoint, bool share) {
+  ASSIGN_OR_RETURN(UniqueFd fd, TcpSocket(endpoint.family()));
+  RETURN_IF_ERROR(
+      SetOption(fd.get(), SOL_SOCKET, SO_REUSEADDR, 1, "SO_REUSEADDR"));
+  if (endpoint.family() == AF_INET6) {
+    RETURN_IF_ERROR(
+        SetOption(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, 1, "IPV6_V6ONLY"));
+  }
+  if (share) {
+    RETURN_IF_ERROR(
+        SetOption(fd.get(), SOL_SOCKET, SO_REUSEPORT, 1, "SO_REUSEPORT"));
+  }
+  RETURN_IF_ERROR(Bind(fd.get(), endpoint));
+  return fd;
+}
+
+absl::Status SetInherited(int fd) {
+  RETURN_IF_ERROR(SetOption(fd, IPPROTO_TCP, TCP_NODELAY, 1, "TCP_NODELAY"));
+  return SetOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1, "SO_KEEPALIVE");
+}
+
+bool TcpInfo(int fd, tcp_info* info) {
+  socklen_t size = sizeof *info;
+  return getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &size) == 0;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<UniqueFd>> ListenTcp(const Endpoint& endpoint,
+                                                size_t count) {
+  // SO_REUSEPORT would share the address silently with a listener of the same
+  // user; a socket without it is refused then.
+  ASSIGN_OR_RETURN(UniqueFd probe, BoundSocket(endpoint, false));
+  if (listen(probe.get(), 1) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("listen on ", endpoint.ToString()));
+  }
+  probe.reset();
+  std::vector<UniqueFd> sockets;
+  for (size_t i = 0; i < count; ++i) {
+    ASSIGN_OR_RETURN(UniqueFd fd, BoundSocket(endpoint, true));
+    RETURN_IF_ERROR(SetInherited(fd.get()));
+    if (listen(fd.get(), kListenBacklog) != 0) {
+      return ErrnoStatus(errno,
+                         absl::StrCat("listen on ", endpoint.ToString()));
+    }
+    sockets.push_back(std::move(fd));
+  }
+  return sockets;
+}
+
+UniqueFd ConnectTcp(const Endpoint& endpoint, int* error, HandshakeAck ack) {
+  UniqueFd fd(socket(endpoint.family(),
+                     SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP));
+  if (!fd.valid()) {
+    *error = errno;
+    return fd;
+  }
+  const int on = 1;  // Best effort: a stream without them works too.
+  setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  setsockopt(fd.get(), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+  if (ack == HandshakeAck::kHold) {
+    const int off = 0;  // tcp_rcv_synsent_state_process() delays it then.
+    setsockopt(fd.get(), IPPROTO_TCP, TCP_QUICKACK, &off, sizeof off);
+  }
+  sockaddr_storage storage{};
+  const socklen_t size = endpoint.ToSockaddr(&storage);
+  const bool connected =
+      connect(fd.get(), reinterpret_cast<const sockaddr*>(&storage), size) == 0;
+  *error = connected ? 0 : errno;
+  if (*error != 0 && *error != EINPROGRESS) fd.reset();
+  return fd;
+}
+
+int TakeSocketError(int fd) {
+  int error = 0;
+  socklen_t size = sizeof error;
+  if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0) return errno;
+  return error;
+}
+
+Endpoint LocalEndpoint(int fd) {
+  sockaddr_storage storage{};
+  socklen_t size = sizeof storage;
+  if (getsockname(fd, reinterpret_cast<sockaddr*>(&storage), &size) != 0) {
+    return {};
+  }
+  return Endpoint::FromSockaddr(storage);
+}
+
+void ResetOnClose(int fd) {
+  const linger now{1, 0};
+  setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+}
+
+uint64_t BytesAcknowledged(int fd) {
+  tcp_info info{};
+  return TcpInfo(fd, &info) ? info.tcpi_bytes_acked : 0;
+}
+
+uint64_t BytesQueuedEver(int fd) {
+  // In this order an acknowledgement in between makes the sum too low, never
+  // too high.
+  const uint64_t acknowledged = BytesAcknowledged(fd);
+  int queued = 0;
+  if (ioctl(fd, SIOCOUTQ, &queued) != 0 || queued < 0) queued = 0;
+  return acknowledged + static_cast<uint64_t>(queued);
+}
+
+absl::StatusOr<UniqueFd> ListenUnix(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("socket path ", path, " is longer than ",
+                     sizeof address.sun_path - 1, " bytes"));
+  }
+  std::memcpy(address.sun_path, path.data(), path.size());
+  const auto* generic = reinterpret_cast<const sockaddr*>(&address);
+  UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd.valid()) return ErrnoStatus(errno, "make socket");
+  if (connect(fd.get(), generic, sizeof address) == 0) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("another headgated already serves ", path,
+                     ": stop it, or give this one its own --socket"));
+  }
+  if (errno == ECONNREFUSED) unlink(path.c_str());  // Nobody behind it.
+  fd.reset(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd.valid()) return ErrnoStatus(errno, "make socket");
+  if (bind(fd.get(), generic, sizeof address) != 0 ||
+      chmod(path.c_str(), 0660) != 0 || listen(fd.get(), 128) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("serve ", path));
+  }
+  return fd;
+}
+
+}  // namespace headgate

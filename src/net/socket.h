@@ -1,0 +1,49 @@
+// TCP sockets: non-blocking, close-on-exec. Errors are errno Statuses that
+// name the call and the address.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "base/unique_fd.h"
+#include "net/address.h"
+
+namespace headgate {
+
+// `count` listening sockets on exactly `endpoint`, sharing it by SO_REUSEPORT;
+// the kernel spreads connections over them. EADDRINUSE also
+// when another process listens there with SO_REUSEPORT itself. What the
+// connections inherit: TCP_NODELAY, keepalive.
+absl::StatusOr<std::vector<UniqueFd>> ListenTcp(const Endpoint& endpoint,
+                                                size_t count);
+
+// A socket on its way to `endpoint`. *error is 0 when it is connected,
+// EINPROGRESS when to wait for writability and then ask TakeSocketError, else
+// the reason why there is no socket. kHold leaves the handshake's last ACK
+// to the first send or close: a RST instead of it, and the server's
+// application never hears of the connection.
+enum class HandshakeAck { kSend, kHold };
+UniqueFd ConnectTcp(const Endpoint& endpoint, int* error,
+                    HandshakeAck ack = HandshakeAck::kSend);
+
+// SO_ERROR, which reading clears; 0 is success.
+int TakeSocketError(int fd);
+
+Endpoint LocalEndpoint(int fd);
+
+// From now on close() sends RST and drops what is unsent.
+void ResetOnClose(int fd);
+
+// Bytes that have ever entered the socket's send queue, off by a constant
+// (SYN and FIN count too); never too high while others send.
+uint64_t BytesQueuedEver(int fd);
+// Of those, what the peer has acknowledged.
+uint64_t BytesAcknowledged(int fd);
+
+// A listening unix stream socket at `path`, mode 0660. A stale file is
+// replaced; AlreadyExists when somebody serves it.
+absl::StatusOr<UniqueFd> ListenUnix(const std::string& path);
+
+}  // namespace headgate
