@@ -1,0 +1,96 @@
+#include "config/fields.h"
+
+#include <algorithm>
+#include <array>
+#include <optional>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "config/values.h"
+
+namespace headgate::config {
+namespace {
+
+template <typename T>
+std::string Number(const std::optional<T>& value) {
+  return value.has_value() ? absl::StrCat(*value) : "";
+}
+
+// IPv6 begins with '[' or may end with ':', which mean something in YAML.
+std::string Quoted(const IpAddress& address, const std::string& text) {
+  return address.is_v4() ? text : absl::StrCat("\"", text, "\"");
+}
+
+std::string Text(const Endpoint& endpoint) {
+  return Quoted(endpoint.address, endpoint.ToString());
+}
+
+std::string Text(const std::vector<Endpoint>& endpoints) {
+  const auto join = [](std::string* out, const Endpoint& endpoint) {
+    absl::StrAppend(out, Text(endpoint));
+  };
+  return absl::StrCat("[", absl::StrJoin(endpoints, ", ", join), "]");
+}
+
+}  // namespace
+
+Fields GlobalFields(const Config& config) {
+  const auto& metrics = config.metrics_listen;
+  return {
+      {"metrics.listen", metrics.has_value() ? Text(*metrics) : ""},
+      {"workers", Number(config.workers)},
+      {"splice.mode", NameOf(kSpliceModes, config.splice.mode)},
+      {"splice.promote_after", SizeText(config.splice.promote_after_bytes)},
+      {"splice.backlog_per_connection",
+       SizeText(config.splice.backlog_per_connection_bytes)},
+  };
+}
+
+Fields FieldsOf(const Service& service) {
+  const Health& health = service.health;
+  return {
+      {"listen", Text(service.listen)},
+      {"pool", YamlName(service.pool)},
+      {"backend_port", Number(service.backend_port)},
+      {"datapath", NameOf(kDatapaths, service.datapath)},
+      {"balance", NameOf(kBalances, service.balance)},
+      {"proxy_protocol", NameOf(kProxyProtocols, service.proxy_protocol)},
+      {"health.type", NameOf(kHealthTypes, health.type)},
+      {"health.port", Number(health.port)},
+      {"health.proxy_protocol", NameOf(kCheckHeaders, health.proxy_protocol)},
+      {"health.interval", DurationText(health.interval)},
+      {"health.timeout", DurationText(health.timeout)},
+      {"health.rise", absl::StrCat(health.rise)},
+      {"health.fall", absl::StrCat(health.fall)},
+      {"timeouts.connect", DurationText(service.connect_timeout)},
+      {"timeouts.idle", DurationText(service.idle_timeout)},
+      {"max_connections", absl::StrCat(service.max_connections)},
+  };
+}
+
+Fields FieldsOf(const Backend& backend) {
+  const std::string address =
+      backend.port.has_value()
+          ? Endpoint{backend.address, *backend.port}.ToString()
+          : backend.address.ToString();
+  return {
+      {"address", Quoted(backend.address, address)},
+      {"weight", absl::StrCat(backend.weight)},
+      {"backup", backend.backup ? "true" : "false"},
+  };
+}
+
+std::string YamlName(const std::string& name) {
+  // Words that YAML 1.1 or 1.2 reads as something else than a string.
+  constexpr std::array<absl::string_view, 9> kReserved = {
+      "null", "true", "false", "yes", "no", "on", "off", "y", "n"};
+  const bool plain =
+      !name.empty() &&
+      absl::ascii_isalpha(static_cast<unsigned char>(name.front())) &&
+      std::find(kReserved.begin(), kReserved.end(),
+                absl::AsciiStrToLower(name)) == kReserved.end();
+  return plain ? name : absl::StrCat("\"", name, "\"");
+}
+
+}  // namespace headgate::config

@@ -1,0 +1,260 @@
+#include "config/parse.h"
+
+#include <map>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "config/reader.h"
+#include "config/validate.h"
+#include "config/values.h"
+#include "config/yaml.h"
+
+namespace headgate::config {
+namespace {
+
+using Nodes = std::vector<const Node*>;
+
+constexpr auto kPort = IntegerIn<uint16_t>(1, 65535);
+constexpr uint64_t kKiB = 1024;
+constexpr uint64_t kGiB = 1024 * 1024 * kKiB;
+
+// "pool mail-nodes: backend spare", as far as it has a name.
+std::string BackendObject(absl::string_view pool_object, const Node& node) {
+  std::string object = absl::StrCat(pool_object, ": backend");
+  for (const Node& child : node.children) {
+    if (child.key != "name" || child.text.empty()) continue;
+    return absl::StrCat(object, " ", child.text);
+  }
+  return object;
+}
+
+// The grammar: one function for each kind of map in the file.
+class Grammar {
+ public:
+  explicit Grammar(Errors& errors) : errors_(errors) {}
+
+  Config Read(const Node& root);
+
+ private:
+  void ReadMetrics(const MapReader& top);
+  void ReadSplice(const MapReader& top);
+  void ReadPool(const Node& node);
+  bool ReadBackend(const Node& node, const std::string& object,
+                   Backend& backend);
+  void ReadService(const Node& node);
+  void ReadListen(const MapReader& map, Service& service, ServicePlace& place);
+  void ReadHealth(const MapReader& map, Health& health);
+  void ReadTimeouts(const MapReader& map, Service& service);
+
+  // The 1 to `max` children of the list or map under `key`; `one` names one.
+  Nodes Children(const MapReader& map, absl::string_view key, Node::Kind kind,
+                 absl::string_view one, size_t max);
+  // The same for a map whose keys are names.
+  Nodes Named(const MapReader& map, absl::string_view key,
+              absl::string_view one, size_t max);
+
+  Errors& errors_;
+  Config config_;
+  Places places_;
+};
+
+Config Grammar::Read(const Node& root) {
+  const MapReader top(
+      root, "", {"metrics", "workers", "splice", "pools", "services"}, errors_);
+  ReadMetrics(top);
+  top.Read("workers", IntegerIn<uint32_t>(1, 256), config_.workers);
+  ReadSplice(top);
+  // Without services, nothing needs a pool.
+  if (top.Lacks("services")) {
+    top.Require("services");
+  } else {
+    top.Require("pools");
+  }
+  for (const Node* node : Named(top, "pools", "pool", kMaxPools)) {
+    ReadPool(*node);
+  }
+  for (const Node* node : Named(top, "services", "service", kMaxServices)) {
+    ReadService(*node);
+  }
+  if (const Node* node = top.Find("services"); node != nullptr) {
+    places_.services = node->key_at;
+  }
+  Validate(config_, places_, errors_);
+  return std::move(config_);
+}
+
+void Grammar::ReadMetrics(const MapReader& top) {
+  if (top.Find("metrics") == nullptr) return;
+  const MapReader metrics = top.Section("metrics", {"listen"});
+  metrics.Require("listen");
+  if (metrics.Read("listen", Endpoint::Parse, config_.metrics_listen)) {
+    places_.metrics_listen = metrics.Find("listen")->at;
+  }
+}
+
+void Grammar::ReadSplice(const MapReader& top) {
+  const MapReader splice = top.Section(
+      "splice", {"mode", "promote_after", "backlog_per_connection"});
+  splice.Read("mode", OneOf(kSpliceModes), config_.splice.mode);
+  splice.Read("promote_after", SizeIn(0, kGiB),
+              config_.splice.promote_after_bytes);
+  splice.Read("backlog_per_connection", SizeIn(64 * kKiB, kGiB),
+              config_.splice.backlog_per_connection_bytes);
+}
+
+void Grammar::ReadPool(const Node& node) {
+  const std::string object = absl::StrCat("pool ", node.key);
+  const MapReader map(node, object, {"backends"}, errors_);
+  map.Require("backends");
+  Pool& pool = config_.pools[node.key];
+  pool.name = node.key;
+  std::map<std::string, int> lines;
+  for (const Node* child : Children(map, "backends", Node::Kind::kList,
+                                    "backend", kMaxBackendsPerPool)) {
+    Backend backend;
+    if (!ReadBackend(*child, object, backend)) continue;
+    const auto [first, added] = lines.emplace(backend.name, child->at.line);
+    if (added) {
+      pool.backends.push_back(std::move(backend));
+    } else {
+      errors_.Add(child->at,
+                  absl::StrCat(object, ": duplicate backend \"", backend.name,
+                               "\"; first on line ", first->second));
+    }
+  }
+}
+
+// Returns whether the backend is one that other rules can look at.
+bool Grammar::ReadBackend(const Node& node, const std::string& object,
+                          Backend& backend) {
+  const MapReader map(node, BackendObject(object, node),
+                      {"name", "address", "weight", "backup"}, errors_);
+  map.Require("name");
+  map.Require("address");
+  map.Read("weight", IntegerIn<uint32_t>(0, 256), backend.weight);
+  map.Read("backup", ParseBool, backend.backup);
+  Target target;
+  const bool named = map.Read("name", ParseName, backend.name);
+  const bool placed = map.Read("address", ParseTarget, target);
+  backend.address = target.address;
+  backend.port = target.port;
+  return named && placed;
+}
+
+void Grammar::ReadService(const Node& node) {
+  Service& service = config_.services[node.key];
+  ServicePlace& place = places_.services_by_name[node.key];
+  service.name = node.key;
+  const MapReader map(
+      node, absl::StrCat("service ", node.key),
+      {"listen", "pool", "backend_port", "datapath", "balance",
+       "proxy_protocol", "health", "timeouts", "max_connections"},
+      errors_);
+  map.Require("listen");
+  map.Require("pool");
+  ReadListen(map, service, place);
+  if (map.Read("pool", ParseName, service.pool)) {
+    place.pool = map.Find("pool")->at;
+  }
+  place.name = node.key_at;
+  place.lacks_backend_port = map.Lacks("backend_port");
+  map.Read("backend_port", kPort, service.backend_port);
+  map.Read("datapath", OneOf(kDatapaths), service.datapath);
+  map.Read("balance", OneOf(kBalances), service.balance);
+  map.Read("proxy_protocol", OneOf(kProxyProtocols), service.proxy_protocol);
+  map.Read("max_connections", IntegerIn<uint64_t>(0, 10'000'000),
+           service.max_connections);
+  ReadHealth(map, service.health);
+  ReadTimeouts(map, service);
+}
+
+void Grammar::ReadListen(const MapReader& map, Service& service,
+                         ServicePlace& place) {
+  const Node* node = map.Find("listen");
+  const bool single = node != nullptr && node->kind == Node::Kind::kScalar;
+  const Nodes nodes = single ? Nodes{node}
+                             : Children(map, "listen", Node::Kind::kList,
+                                        "address", kMaxListenPerService);
+  for (const Node* child : nodes) {
+    Endpoint endpoint;
+    if (!map.ReadNode(*child, "listen", Endpoint::Parse, endpoint)) continue;
+    service.listen.push_back(endpoint);
+    place.listen.push_back(child->at);
+  }
+}
+
+void Grammar::ReadHealth(const MapReader& map, Health& health) {
+  const MapReader section =
+      map.Section("health", {"type", "port", "proxy_protocol", "interval",
+                             "timeout", "rise", "fall"});
+  section.Read("type", OneOf(kHealthTypes), health.type);
+  section.Read("port", kPort, health.port);
+  section.Read("proxy_protocol", OneOf(kCheckHeaders), health.proxy_protocol);
+  section.Read("interval", DurationIn(absl::Milliseconds(100), absl::Hours(1)),
+               health.interval);
+  section.Read("timeout", DurationIn(absl::Milliseconds(10), absl::Minutes(1)),
+               health.timeout);
+  section.Read("rise", IntegerIn<int>(1, 100), health.rise);
+  section.Read("fall", IntegerIn<int>(1, 100), health.fall);
+}
+
+void Grammar::ReadTimeouts(const MapReader& map, Service& service) {
+  const MapReader section = map.Section("timeouts", {"connect", "idle"});
+  section.Read("connect", DurationIn(absl::Milliseconds(10), absl::Minutes(5)),
+               service.connect_timeout);
+  section.Read("idle", DurationIn(absl::Seconds(1), absl::Hours(7 * 24)),
+               service.idle_timeout);
+}
+
+Nodes Grammar::Children(const MapReader& map, absl::string_view key,
+                        Node::Kind kind, absl::string_view one, size_t max) {
+  const Node* node = map.Find(key);
+  if (node == nullptr) return {};
+  const bool empty = node->kind == kind && node->children.empty();
+  if (empty || node->kind == Node::Kind::kNull) {
+    map.Report(node->key_at, key,
+               absl::StrCat("at least one ", one, " is needed"));
+    return {};
+  }
+  if (!map.Expect(*node, key, kind)) return {};
+  Nodes children;
+  if (kind == Node::Kind::kMap) {
+    children = UniqueEntries(*node, key, "", errors_);
+  } else {
+    for (const Node& child : node->children) children.push_back(&child);
+  }
+  if (children.size() > max) {
+    map.Report(children[max]->key_at, key,
+               absl::StrCat("more than ", max, "; the rest is not read"));
+    children.resize(max);
+  }
+  return children;
+}
+
+Nodes Grammar::Named(const MapReader& map, absl::string_view key,
+                     absl::string_view one, size_t max) {
+  Nodes nodes = Children(map, key, Node::Kind::kMap, one, max);
+  for (const Node* node : nodes) {
+    const auto name = ParseName(node->key);
+    if (!name.ok()) map.Report(node->key_at, key, name.status().message());
+  }
+  return nodes;
+}
+
+}  // namespace
+
+Parsed Parse(absl::string_view text) {
+  Parsed parsed;
+  Errors errors;
+  std::optional<Node> root = ReadYaml(text, errors);
+  if (root.has_value()) {
+    // An empty file is a map without keys, and is told what it lacks.
+    if (root->kind == Node::Kind::kNull) root->kind = Node::Kind::kMap;
+    parsed.config = Grammar(errors).Read(*root);
+  }
+  parsed.errors = errors.TakeSorted();
+  return parsed;
+}
+
+}  // namespace headgate::config

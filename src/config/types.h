@@ -1,0 +1,85 @@
+// The configuration as values: what the YAML file means, with every default
+// filled in. Immutable once parsed; shared between threads by
+// std::shared_ptr<const Config>.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "net/address.h"
+
+namespace headgate::config {
+
+enum class Datapath { kSplice, kRelay };
+enum class Balance { kRoundRobin };
+enum class ProxyProtocol { kNone, kV1, kV2 };
+enum class HealthType { kNone, kTcp };
+// What a check says before anything else; a switch of its own, never inherited
+// from the service (a header nobody asked for is what broke Postfix).
+enum class CheckHeader { kNone, kLocal, kOwn };
+enum class SpliceMode { kAuto, kAlways, kOff };
+
+struct Health {
+  HealthType type = HealthType::kTcp;
+  std::optional<uint16_t> port;  // Absent: the backend's own port.
+  CheckHeader proxy_protocol = CheckHeader::kNone;
+  absl::Duration interval = absl::Seconds(5);
+  absl::Duration timeout = absl::Seconds(2);
+  int rise = 2;
+  int fall = 3;
+  bool operator==(const Health&) const = default;
+};
+
+struct Backend {
+  std::string name;
+  IpAddress address;
+  std::optional<uint16_t> port;  // Absent: the service's backend_port.
+  uint32_t weight = 1;           // 0 to 256; 0 takes no new connections.
+  bool backup = false;           // Used when no other backend is eligible.
+  bool operator==(const Backend&) const = default;
+};
+
+struct Pool {
+  std::string name;
+  std::vector<Backend> backends;  // In file order.
+  bool operator==(const Pool&) const = default;
+};
+
+struct Service {
+  std::string name;
+  std::vector<Endpoint> listen;
+  std::string pool;
+  std::optional<uint16_t> backend_port;
+  Datapath datapath = Datapath::kSplice;
+  Balance balance = Balance::kRoundRobin;
+  ProxyProtocol proxy_protocol = ProxyProtocol::kV2;
+  Health health;
+  absl::Duration connect_timeout = absl::Seconds(5);
+  absl::Duration idle_timeout = absl::Hours(1);
+  uint64_t max_connections = 0;  // 0: no limit.
+  bool operator==(const Service&) const = default;
+};
+
+struct Splice {
+  SpliceMode mode = SpliceMode::kAuto;
+  // A direction is handed to the kernel once it has moved this many bytes.
+  uint64_t promote_after_bytes = 256 * 1024;
+  // Cap on bytes that the kernel holds for one connection's slow reader.
+  uint64_t backlog_per_connection_bytes = 1024 * 1024;
+  bool operator==(const Splice&) const = default;
+};
+
+struct Config {
+  std::optional<Endpoint> metrics_listen;
+  std::optional<uint32_t> workers;  // Absent: one per core.
+  Splice splice;
+  std::map<std::string, Pool> pools;        // By name.
+  std::map<std::string, Service> services;  // By name.
+  bool operator==(const Config&) const = default;
+};
+
+}  // namespace headgate::config

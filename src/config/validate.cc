@@ -1,0 +1,124 @@
+#include "config/validate.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/suggest.h"
+
+namespace headgate::config {
+namespace {
+
+struct Listener {
+  Position at;
+  Endpoint endpoint;
+  std::string service;  // Empty: metrics.
+};
+
+std::string Owner(const Listener& listener) {
+  return listener.service.empty() ? "metrics"
+                                  : absl::StrCat("service ", listener.service);
+}
+
+// In file order, so that the later of two is the one at fault.
+std::vector<Listener> AllListeners(const Config& config, const Places& places) {
+  std::vector<Listener> all;
+  if (config.metrics_listen.has_value()) {
+    all.push_back({places.metrics_listen, *config.metrics_listen, ""});
+  }
+  for (const auto& [name, service] : config.services) {
+    const ServicePlace& place = places.services_by_name.at(name);
+    for (size_t i = 0; i < service.listen.size(); ++i) {
+      all.push_back({place.listen[i], service.listen[i], name});
+    }
+  }
+  std::sort(all.begin(), all.end(),
+            [](const Listener& a, const Listener& b) { return a.at < b.at; });
+  return all;
+}
+
+// The listeners of one family and port: a wildcard takes all addresses.
+class Occupied {
+ public:
+  const Listener* Claim(const Listener& listener) {
+    const bool wildcard = listener.endpoint.address.is_unspecified();
+    if (wildcard && !by_address_.empty()) return by_address_.begin()->second;
+    if (wildcard_ != nullptr) return wildcard_;
+    const auto [taken, added] =
+        by_address_.emplace(listener.endpoint.address, &listener);
+    if (!added) return taken->second;
+    if (wildcard) wildcard_ = &listener;
+    return nullptr;
+  }
+
+ private:
+  const Listener* wildcard_ = nullptr;
+  std::map<IpAddress, const Listener*> by_address_;
+};
+
+void CheckListeners(const Config& config, const Places& places,
+                    Errors& errors) {
+  const std::vector<Listener> all = AllListeners(config, places);
+  std::map<std::pair<int, uint16_t>, Occupied> occupied;
+  for (const Listener& listener : all) {
+    const Endpoint& endpoint = listener.endpoint;
+    const Listener* other =
+        occupied[{endpoint.family(), endpoint.port}].Claim(listener);
+    if (other == nullptr) continue;
+    errors.Add(listener.at,
+               absl::StrCat(Owner(listener), ": listen: ", endpoint.ToString(),
+                            " overlaps ", other->endpoint.ToString(), " of ",
+                            Owner(*other), " on line ", other->at.line));
+  }
+}
+
+void ReportUnknownPool(const Service& service, const ServicePlace& place,
+                       const Config& config, Errors& errors) {
+  std::vector<absl::string_view> names;
+  for (const auto& [name, pool] : config.pools) names.push_back(name);
+  errors.Add(place.pool,
+             absl::StrCat("service ", service.name, ": pool: unknown pool \"",
+                          service.pool, "\"", Suggestion(service.pool, names)));
+}
+
+void CheckBackendPorts(const Service& service, const ServicePlace& place,
+                       const Pool& pool, Errors& errors) {
+  if (!place.lacks_backend_port) return;
+  for (const Backend& backend : pool.backends) {
+    if (backend.port.has_value()) continue;
+    errors.Add(
+        place.name,
+        absl::StrCat("service ", service.name,
+                     ": missing key \"backend_port\": backend ", backend.name,
+                     " of pool ", pool.name, " has no port of its own"));
+    return;
+  }
+}
+
+}  // namespace
+
+void Validate(const Config& config, const Places& places, Errors& errors) {
+  CheckListeners(config, places, errors);
+  size_t service_backends = 0;
+  for (const auto& [name, service] : config.services) {
+    // No pools at all, or no name of one: reported where it happened.
+    if (config.pools.empty() || service.pool.empty()) continue;
+    const ServicePlace& place = places.services_by_name.at(name);
+    const auto pool = config.pools.find(service.pool);
+    if (pool == config.pools.end()) {
+      ReportUnknownPool(service, place, config, errors);
+      continue;
+    }
+    CheckBackendPorts(service, place, pool->second, errors);
+    service_backends += pool->second.backends.size();
+  }
+  if (service_backends > kMaxServiceBackends) {
+    errors.Add(places.services,
+               absl::StrCat("services: ", service_backends,
+                            " backends, counted once for each service; at "
+                            "most ",
+                            kMaxServiceBackends));
+  }
+}
+
+}  // namespace headgate::config

@@ -1,0 +1,40 @@
+// The rules that span fields: listeners that overlap, services and their
+// pools, limits on the whole.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "config/error.h"
+#include "config/types.h"
+
+namespace headgate::config {
+
+// Sizes of the tables that hold services and backends in the kernel.
+inline constexpr size_t kMaxServices = 255;
+inline constexpr size_t kMaxPools = 255;
+inline constexpr size_t kMaxBackendsPerPool = 512;
+inline constexpr size_t kMaxListenPerService = 64;
+inline constexpr size_t kMaxServiceBackends = 4095;  // Over all services.
+
+// Where a service says what these rules may object to.
+struct ServicePlace {
+  Position name;
+  Position pool;
+  std::vector<Position> listen;     // One for each of Service::listen.
+  bool lacks_backend_port = false;  // And no other error explains it.
+};
+
+struct Places {
+  Position metrics_listen;
+  Position services;
+  std::map<std::string, ServicePlace> services_by_name;
+};
+
+// `config` may be incomplete where reading it met errors. It has no pools if
+// pools could not be read at all.
+void Validate(const Config& config, const Places& places, Errors& errors);
+
+}  // namespace headgate::config

@@ -1,0 +1,130 @@
+// The scalars of the configuration, as text and as values. Parsers return the
+// reason alone ("\"abc\" is not a whole number"): the reader adds what and
+// where. Formatters write what the parsers read back to the same value.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "config/types.h"
+
+namespace headgate::config {
+
+// A name of an enumeration; no value: planned, but not in this version.
+template <typename Enum>
+struct Choice {
+  absl::string_view text;
+  std::optional<Enum> value;
+};
+
+inline constexpr Choice<Datapath> kDatapaths[] = {
+    {"splice", Datapath::kSplice},
+    {"relay", Datapath::kRelay},
+    {"packet", std::nullopt},
+};
+inline constexpr Choice<Balance> kBalances[] = {
+    {"round_robin", Balance::kRoundRobin},
+    {"least_connections", std::nullopt},
+    {"maglev", std::nullopt},
+    {"source", std::nullopt},
+};
+inline constexpr Choice<ProxyProtocol> kProxyProtocols[] = {
+    {"none", ProxyProtocol::kNone},
+    {"v1", ProxyProtocol::kV1},
+    {"v2", ProxyProtocol::kV2},
+};
+inline constexpr Choice<HealthType> kHealthTypes[] = {
+    {"none", HealthType::kNone}, {"tcp", HealthType::kTcp},
+    {"greeting", std::nullopt},  {"smtp", std::nullopt},
+    {"imap", std::nullopt},      {"tls", std::nullopt},
+    {"http", std::nullopt},
+};
+inline constexpr Choice<CheckHeader> kCheckHeaders[] = {
+    {"none", CheckHeader::kNone},
+    {"local", CheckHeader::kLocal},
+    {"own", CheckHeader::kOwn},
+};
+inline constexpr Choice<SpliceMode> kSpliceModes[] = {
+    {"auto", SpliceMode::kAuto},
+    {"always", SpliceMode::kAlways},
+    {"off", SpliceMode::kOff},
+};
+
+// `planned`: `text` is a name that this version does not implement.
+absl::Status NotAChoice(absl::string_view text, bool planned,
+                        const std::vector<absl::string_view>& available);
+
+template <typename Enum, size_t n>
+auto OneOf(const Choice<Enum> (&choices)[n]) {
+  return [&choices](absl::string_view text) -> absl::StatusOr<Enum> {
+    bool planned = false;
+    std::vector<absl::string_view> available;
+    for (const Choice<Enum>& choice : choices) {
+      if (choice.value.has_value()) available.push_back(choice.text);
+      if (choice.text != text) continue;
+      if (choice.value.has_value()) return *choice.value;
+      planned = true;
+    }
+    return NotAChoice(text, planned, available);
+  };
+}
+
+template <typename Enum, size_t n>
+std::string NameOf(const Choice<Enum> (&choices)[n], Enum value) {
+  for (const Choice<Enum>& choice : choices) {
+    if (choice.value == value) return std::string(choice.text);
+  }
+  return "";
+}
+
+// Decimal digits and nothing else: no sign, no leading zero.
+absl::StatusOr<uint64_t> ParseInteger(absl::string_view text, uint64_t min,
+                                      uint64_t max);
+template <typename T>
+constexpr auto IntegerIn(T min, T max) {
+  return [min, max](absl::string_view text) -> absl::StatusOr<T> {
+    const auto value = ParseInteger(text, static_cast<uint64_t>(min),
+                                    static_cast<uint64_t>(max));
+    if (!value.ok()) return value.status();
+    return static_cast<T>(*value);
+  };
+}
+
+// An integer with a unit: ms, s, m or h. Formats in the largest that fits.
+absl::StatusOr<absl::Duration> ParseDuration(absl::string_view text,
+                                             absl::Duration min,
+                                             absl::Duration max);
+std::string DurationText(absl::Duration duration);
+inline auto DurationIn(absl::Duration min, absl::Duration max) {
+  return [min, max](absl::string_view text) {
+    return ParseDuration(text, min, max);
+  };
+}
+
+// Bytes: an integer, or one with KiB, MiB or GiB.
+absl::StatusOr<uint64_t> ParseSize(absl::string_view text, uint64_t min,
+                                   uint64_t max);
+std::string SizeText(uint64_t bytes);
+inline auto SizeIn(uint64_t min, uint64_t max) {
+  return
+      [min, max](absl::string_view text) { return ParseSize(text, min, max); };
+}
+
+absl::StatusOr<bool> ParseBool(absl::string_view text);
+
+// 1 to 63 of A-Z a-z 0-9 _ . - and neither '-' nor '.' first.
+absl::StatusOr<std::string> ParseName(absl::string_view text);
+
+// Where a backend is: an IP address, with a port or without.
+struct Target {
+  IpAddress address;
+  std::optional<uint16_t> port;
+};
+absl::StatusOr<Target> ParseTarget(absl::string_view text);
+
+}  // namespace headgate::config

@@ -1,0 +1,367 @@
+// Each mistake alone, and the one message it gets.
+#include <gtest/gtest.h>
+
+#include <ostream>
+
+#include "tests/unit/config/config_texts.h"
+
+namespace headgate::config {
+namespace {
+
+struct Mistake {
+  const char* name;
+  std::string text;
+  std::vector<std::string> errors;
+};
+void PrintTo(const Mistake& mistake, std::ostream* out) {
+  *out << mistake.text;
+}
+std::string Name(const ::testing::TestParamInfo<Mistake>& info) {
+  return info.param.name;
+}
+
+class MistakeTest : public ::testing::TestWithParam<Mistake> {};
+
+TEST_P(MistakeTest, GetsItsMessage) {
+  EXPECT_EQ(ErrorsOf(GetParam().text), GetParam().errors);
+}
+
+// `line` becomes line 9 of the minimal configuration, part of the service.
+Mistake InService(const char* name, absl::string_view line,
+                  absl::string_view error) {
+  return {name,
+          absl::StrCat(kMinimal, "    ", line, "\n"),
+          {absl::StrCat("9:", error)}};
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Service, MistakeTest,
+    ::testing::Values(
+        InService("PlannedDatapath", "datapath: packet",
+                  "15: service smtp: datapath: \"packet\" is not available in "
+                  "this version; use splice or relay"),
+        InService("PlannedBalance", "balance: maglev",
+                  "14: service smtp: balance: \"maglev\" is not available in "
+                  "this version; use round_robin"),
+        InService("PlannedHealth", "health: {type: imap}",
+                  "20: service smtp: health.type: \"imap\" is not available in "
+                  "this version; use none or tcp"),
+        InService("NearlyAChoice", "balance: roundrobin",
+                  "14: service smtp: balance: unknown value \"roundrobin\"; "
+                  "did you mean \"round_robin\"?"),
+        InService("NoChoice", "proxy_protocol: always",
+                  "21: service smtp: proxy_protocol: unknown value "
+                  "\"always\"; one of: none, v1, v2"),
+        InService("NoCheckHeader", "health: {proxy_protocol: v2}",
+                  "30: service smtp: health.proxy_protocol: unknown value "
+                  "\"v2\"; one of: none, local, own"),
+        InService("UnknownKey", "backlog: 5",
+                  "5: service smtp: unknown key \"backlog\"; one of: listen, "
+                  "pool, backend_port, datapath, balance, proxy_protocol, "
+                  "health, timeouts, max_connections"),
+        InService("UnknownKeyInSection", "health: {intervall: 5s}",
+                  "14: service smtp: unknown key \"health.intervall\"; did you "
+                  "mean \"interval\"?"),
+        InService("DuplicateKey", "pool: mail",
+                  "5: service smtp: duplicate key \"pool\"; first on line 8"),
+        InService("DuplicateKeyInSection", "health: {rise: 1, rise: 2}",
+                  "23: service smtp: duplicate key \"health.rise\"; first on "
+                  "line 9"),
+        InService("PortZero", "backend_port: 0",
+                  "19: service smtp: backend_port: \"0\" is outside 1 to "
+                  "65535"),
+        InService("PortSigned", "backend_port: -1",
+                  "19: service smtp: backend_port: \"-1\" is not a whole "
+                  "number"),
+        InService("PortOctal", "backend_port: 025",
+                  "19: service smtp: backend_port: \"025\" is not a whole "
+                  "number"),
+        InService("PortTooManyDigits",
+                  "health: {port: 99999999999999999999999}",
+                  "20: service smtp: health.port: \"99999999999999999999999\" "
+                  "is outside 1 to 65535"),
+        InService("PortIsList", "backend_port: [25]",
+                  "19: service smtp: backend_port: expected a single value, "
+                  "found a list"),
+        InService("PortIsMap", "backend_port: {a: 25}",
+                  "19: service smtp: backend_port: expected a single value, "
+                  "found a map"),
+        InService("PortIsNothing", "backend_port:",
+                  "5: service smtp: backend_port: expected a single value, "
+                  "found nothing"),
+        InService("SectionIsValue", "health: tcp",
+                  "13: service smtp: health: expected a map, found a single "
+                  "value"),
+        InService("SectionIsNothing", "timeouts:",
+                  "5: service smtp: timeouts: expected a map, found nothing"),
+        InService("DurationWithoutUnit", "timeouts: {connect: 5}",
+                  "25: service smtp: timeouts.connect: \"5\" has no unit; add "
+                  "ms, s, m or h"),
+        InService("DurationOfUnknownUnit", "timeouts: {idle: 1d}",
+                  "22: service smtp: timeouts.idle: \"1d\" is not a duration "
+                  "such as 500ms, 5s, 10m or 1h"),
+        InService("DurationFraction", "timeouts: {idle: 1.5h}",
+                  "22: service smtp: timeouts.idle: \"1.5h\" is not a duration "
+                  "such as 500ms, 5s, 10m or 1h"),
+        InService("ConnectTooLong", "timeouts: {connect: 301s}",
+                  "25: service smtp: timeouts.connect: \"301s\" is outside "
+                  "10ms to 5m"),
+        InService("IdleTooShort", "timeouts: {idle: 999ms}",
+                  "22: service smtp: timeouts.idle: \"999ms\" is outside 1s "
+                  "to 168h"),
+        InService("IdleOverflows", "timeouts: {idle: 18446744073709551615h}",
+                  "22: service smtp: timeouts.idle: \"18446744073709551615h\" "
+                  "is outside 1s to 168h"),
+        InService("IntervalTooShort", "health: {interval: 99ms}",
+                  "24: service smtp: health.interval: \"99ms\" is outside "
+                  "100ms to 1h"),
+        InService("TimeoutTooLong", "health: {timeout: 61s}",
+                  "23: service smtp: health.timeout: \"61s\" is outside 10ms "
+                  "to 1m"),
+        InService("RiseZero", "health: {rise: 0}",
+                  "20: service smtp: health.rise: \"0\" is outside 1 to 100"),
+        InService("FallTooHigh", "health: {fall: 101}",
+                  "20: service smtp: health.fall: \"101\" is outside 1 to "
+                  "100"),
+        InService("TooManyConnections", "max_connections: 10000001",
+                  "22: service smtp: max_connections: \"10000001\" is outside "
+                  "0 to 10000000"),
+        InService("MergeKey", "<<: {backend_port: 25}",
+                  "5: service smtp: merge keys are not supported"),
+        InService("Tag", "backend_port: !!int 25",
+                  "19: tags are not supported"),
+        InService("Anchor", "backend_port: &port 25",
+                  "19: anchors are not supported"),
+        InService("EscapedNul", "backend_port: \"25\\0\"",
+                  "19: control character in a value")),
+    Name);
+
+// `line` becomes line 9 of the minimal configuration, at the top.
+Mistake AtTop(const char* name, absl::string_view line,
+              absl::string_view error) {
+  return {
+      name, absl::StrCat(kMinimal, line, "\n"), {absl::StrCat("9:", error)}};
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Top, MistakeTest,
+    ::testing::Values(
+        AtTop("UnknownKey", "service: {}",
+              "1: unknown key \"service\"; did you mean \"services\"?"),
+        AtTop("DuplicateKey", "services: {}",
+              "1: duplicate key \"services\"; first on line 5"),
+        AtTop("Workers", "workers: 257",
+              "10: workers: \"257\" is outside 1 to 256"),
+        AtTop("WorkersText", "workers: auto",
+              "10: workers: \"auto\" is not a whole number"),
+        AtTop("MetricsWithoutListen", "metrics: {}",
+              "1: missing key \"metrics.listen\""),
+        AtTop("MetricsIsNothing",
+              "metrics:", "1: metrics: expected a map, found nothing"),
+        AtTop("MetricsMisspelt", "metrics: {lisen: 127.0.0.1:9140}",
+              "11: unknown key \"metrics.lisen\"; did you mean \"listen\"?"),
+        AtTop("MetricsOverlap", "metrics: {listen: 198.18.1.1:25}",
+              "19: metrics: listen: 198.18.1.1:25 overlaps 198.18.1.1:25 of "
+              "service smtp on line 7"),
+        AtTop("SpliceMode", "splice: {mode: never}",
+              "16: splice.mode: unknown value \"never\"; one of: auto, always, "
+              "off"),
+        AtTop("SizeUnit", "splice: {promote_after: 256KB}",
+              "25: splice.promote_after: \"256KB\" is not a size in bytes, "
+              "KiB, MiB or GiB, such as 256KiB"),
+        AtTop("PromoteTooLarge", "splice: {promote_after: 2GiB}",
+              "25: splice.promote_after: \"2GiB\" is outside 0 to 1GiB"),
+        AtTop("BacklogTooSmall", "splice: {backlog_per_connection: 65535}",
+              "34: splice.backlog_per_connection: \"65535\" is outside 64KiB "
+              "to 1GiB"),
+        AtTop("TwoDocuments", "---\nworkers: 1",
+              "1: the YAML document ends before this; only one is allowed"),
+        AtTop("ListAsKey", "[a, b]: 1",
+              "1: a key must be a single word (an IPv6 address needs quotes)"),
+        AtTop("EndOfFileByte", "# \x04\nworkers: 0",
+              "3: control character; is this a text file in UTF-8?"),
+        AtTop("Syntax", "workers: {1: }]", "15: YAML: illegal flow end")),
+    Name);
+
+// A backend on line 4 of the minimal configuration.
+Mistake OnBackend(const char* name, absl::string_view backend,
+                  absl::string_view error) {
+  return {name,
+          absl::StrCat("pools:\n  mail:\n    backends:\n      - ", backend,
+                       "\n", kMinimal.substr(kMinimal.find("services"))),
+          {absl::StrCat("4:", error)}};
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Backend, MistakeTest,
+    ::testing::Values(
+        OnBackend("IsValue", "198.18.2.1:25",
+                  "9: pool mail: backend: expected a map, found a single "
+                  "value"),
+        OnBackend("WithoutName", "{address: 198.18.2.1:25}",
+                  "9: pool mail: backend: missing key \"name\""),
+        OnBackend("WithoutAddress", "{name: a}",
+                  "9: pool mail: backend a: missing key \"address\""),
+        OnBackend("AddressMisspelt", "{name: a, adress: 198.18.2.1:25}",
+                  "19: pool mail: backend a: unknown key \"adress\"; did you "
+                  "mean \"address\"?"),
+        OnBackend("BadName", "{name: -a, address: 198.18.2.1:25}",
+                  "16: pool mail: backend -a: name: \"-a\" is not a name: 1 to "
+                  "63 letters, digits, '_', '.' or '-', and neither '.' nor "
+                  "'-' first"),
+        OnBackend("HostName", "{name: a, address: mx.example.org:25}",
+                  "28: pool mail: backend a: address: \"mx.example.org:25\" is "
+                  "not an IP address; host names are not resolved"),
+        OnBackend("HostNameLikeHex", "{name: a, address: cafe}",
+                  "28: pool mail: backend a: address: \"cafe\" is not an IP "
+                  "address; host names are not resolved"),
+        OnBackend("PortTooHigh", "{name: a, address: 198.18.2.1:65536}",
+                  "28: pool mail: backend a: address: \"198.18.2.1:65536\" has "
+                  "a port outside 1 to 65535; use 192.0.2.1:25 or "
+                  "\"[2001:db8::1]:25\""),
+        OnBackend("Ipv6PortWithoutBrackets",
+                  "{name: a, address: \"2001:db8::9:30125\"}",
+                  "28: pool mail: backend a: address: \"2001:db8::9:30125\" "
+                  "has an IPv6 address without brackets; use 192.0.2.1:25 or "
+                  "\"[2001:db8::1]:25\""),
+        OnBackend("Unspecified", "{name: a, address: 0.0.0.0:25}",
+                  "28: pool mail: backend a: address: \"0.0.0.0:25\" is no "
+                  "address to connect to"),
+        OnBackend("Weight", "{name: a, address: 198.18.2.1:25, weight: 257}",
+                  "51: pool mail: backend a: weight: \"257\" is outside 0 to "
+                  "256"),
+        OnBackend("Backup", "{name: a, address: 198.18.2.1:25, backup: yes}",
+                  "51: pool mail: backend a: backup: \"yes\" is neither true "
+                  "nor false")),
+    Name);
+
+INSTANTIATE_TEST_SUITE_P(
+    File, MistakeTest,
+    ::testing::Values(
+        Mistake{"Empty", "", {"1:1: missing key \"services\""}},
+        Mistake{"OnlyComments", "# none\n", {"1:1: missing key \"services\""}},
+        // yaml-cpp alone would look for its end forever.
+        Mistake{"BeginsWithComma",
+                ", a: 1",
+                {"1:1: the YAML document ends before this; only one is "
+                 "allowed"}},
+        Mistake{
+            "IsValue", "hello", {"1:1: expected a map, found a single value"}},
+        Mistake{"IsList", "- a", {"1:1: expected a map, found a list"}},
+        Mistake{"NoServices",
+                absl::StrCat(kMinimal.substr(0, kMinimal.find("services")),
+                             "services: {}\n"),
+                {"5:1: services: at least one service is needed"}},
+        Mistake{"NoPools",
+                std::string(kMinimal.substr(kMinimal.find("services"))),
+                {"1:1: missing key \"pools\""}},
+        Mistake{"EmptyPools",
+                absl::StrCat("pools:\n",
+                             kMinimal.substr(kMinimal.find("services"))),
+                {"1:1: pools: at least one pool is needed"}},
+        Mistake{"PoolsMisspelt",
+                absl::StrCat("pool", kMinimal.substr(5)),
+                {"1:1: unknown key \"pool\"; did you mean \"pools\"?"}},
+        Mistake{"NoBackends",
+                "pools:\n  mail: {backends: []}\nservices:\n"
+                "  smtp: {listen: 198.18.1.1:25, pool: mail}\n",
+                {"2:10: pool mail: backends: at least one backend is needed"}},
+        Mistake{"DuplicateBackend",
+                "pools:\n  mail:\n    backends:\n"
+                "      - {name: a, address: 198.18.2.1:25}\n"
+                "      - {name: a, address: 198.18.2.2:25}\n"
+                "services:\n  smtp: {listen: 198.18.1.1:25, pool: mail}\n",
+                {"5:9: pool mail: duplicate backend \"a\"; first on line 4"}},
+        Mistake{"NoBackendPort",
+                "pools:\n  mail:\n    backends:\n"
+                "      - {name: a, address: 198.18.2.1:25}\n"
+                "      - {name: b, address: \"[2001:db8::1]\"}\n"
+                "services:\n  smtp: {listen: 198.18.1.1:25, pool: mail}\n",
+                {"7:3: service smtp: missing key \"backend_port\": backend b "
+                 "of pool mail has no port of its own"}},
+        Mistake{"BackendPortMisspelt",
+                "pools:\n  mail: {backends: [{name: b, address: ::1}]}\n"
+                "services:\n  smtp: {listen: 198.18.1.1:25, pool: mail, "
+                "backend-port: 25}\n",
+                {"4:45: service smtp: unknown key \"backend-port\"; did you "
+                 "mean \"backend_port\"?"}},
+        Mistake{"ListenMisspelt",
+                "pools:\n  mail: {backends: [{name: b, address: ::1}]}\n"
+                "services:\n  smtp: {lisen: 198.18.1.1:25, pool: mail, "
+                "backend_port: 25}\n",
+                {"4:10: service smtp: unknown key \"lisen\"; did you mean "
+                 "\"listen\"?"}},
+        Mistake{"BadServiceName",
+                absl::StrCat(kMinimal,
+                             "  .x: {listen: 198.18.1.2:25, pool: mail}\n"),
+                {"9:3: services: \".x\" is not a name: 1 to 63 letters, "
+                 "digits, '_', '.' or '-', and neither '.' nor '-' first"}},
+        Mistake{"EmptyListen",
+                absl::StrCat(kMinimal, "  x: {listen: [], pool: mail}\n"),
+                {"9:7: service x: listen: at least one address is needed"}},
+        Mistake{
+            "ListenWithoutPort",
+            absl::StrCat(kMinimal, "  x: {listen: [198.18.1.2], pool: mail}\n"),
+            {"9:16: service x: listen: \"198.18.1.2\" has no port; use "
+             "192.0.2.1:25 or \"[2001:db8::1]:25\""}},
+        Mistake{"ListenUnquotedIpv6",
+                absl::StrCat(kMinimal, "  x: {listen: [::1]:25, pool: mail}\n"),
+                {"9:20: YAML: end of map flow not found; an IPv6 address needs "
+                 "quotes: \"[2001:db8::1]:25\""}},
+        Mistake{
+            "ListenUnquotedIpv6InList",
+            absl::StrCat(kMinimal, "  x: {listen: [[::1]:25], pool: mail}\n"),
+            {"9:16: a key must be a single word (an IPv6 address needs "
+             "quotes)"}},
+        Mistake{"UnknownPoolNothingNear",
+                absl::StrCat(kMinimal,
+                             "  x: {listen: 198.18.1.2:25, pool: web-nodes}\n"),
+                {"9:36: service x: pool: unknown pool \"web-nodes\"; one of: "
+                 "mail"}},
+        Mistake{"AliasIsOneMistake",
+                absl::StrCat(kMinimal,
+                             "  x: &x {listen: 198.18.1.2:25, pool: mail}\n"
+                             "  y: *x\n"
+                             "  z: {<<: *x}\n"),
+                {"9:6: anchors are not supported",
+                 "10:6: aliases are not supported; write the value out",
+                 "11:11: aliases are not supported; write the value out"}}),
+    Name);
+
+INSTANTIATE_TEST_SUITE_P(
+    Overlap, MistakeTest,
+    ::testing::Values(
+        Mistake{"Same",
+                absl::StrCat(kMinimal,
+                             "  x: {listen: 198.18.1.1:25, pool: mail}\n"),
+                {"9:15: service x: listen: 198.18.1.1:25 overlaps "
+                 "198.18.1.1:25 of service smtp on line 7"}},
+        Mistake{"Mapped",
+                absl::StrCat(kMinimal,
+                             "  x: {listen: \"[::ffff:198.18.1.1]:25"
+                             "\", pool: mail}\n"),
+                {"9:15: service x: listen: 198.18.1.1:25 overlaps "
+                 "198.18.1.1:25 of service smtp on line 7"}},
+        Mistake{
+            "LaterWildcard",
+            absl::StrCat(kMinimal, "  x: {listen: 0.0.0.0:25, pool: mail}\n"),
+            {"9:15: service x: listen: 0.0.0.0:25 overlaps 198.18.1.1:25 "
+             "of service smtp on line 7"}},
+        // In file order, whatever the order of the names.
+        Mistake{"EarlierWildcard",
+                absl::StrCat(kMinimal,
+                             "  b: {listen: \"[::]:25\", pool: mail}"
+                             "\n  a: {listen: \"[::1]:25\", "
+                             "pool: mail}\n"),
+                {"10:15: service a: listen: [::1]:25 overlaps [::]:25 of "
+                 "service b on line 9"}},
+        Mistake{"WithinOneService",
+                absl::StrCat(kMinimal,
+                             "  x: {listen: [198.18.1.2:25, "
+                             "198.18.1.2:25], pool: mail}\n"),
+                {"9:31: service x: listen: 198.18.1.2:25 overlaps "
+                 "198.18.1.2:25 of service x on line 9"}}),
+    Name);
+
+}  // namespace
+}  // namespace headgate::config

@@ -1,0 +1,107 @@
+// Valid configurations to test properties with.
+#pragma once
+
+#include <random>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "config/types.h"
+
+namespace headgate::config {
+
+class RandomConfig {
+ public:
+  explicit RandomConfig(unsigned seed) : random_(seed) {}
+
+  Config Next() {
+    Config config;
+    port_ = 1;
+    if (Maybe()) config.metrics_listen = Listener();
+    if (Maybe()) config.workers = Number<uint32_t>(1, 256);
+    config.splice = {
+        Any({SpliceMode::kAuto, SpliceMode::kAlways, SpliceMode::kOff}),
+        Number<uint64_t>(0, 1 << 30), Number<uint64_t>(64 << 10, 1 << 30)};
+    const int pools = Number(1, 4);
+    for (int i = 0; i < pools; ++i) AddPool(config);
+    const int services = Number(1, 6);
+    for (int i = 0; i < services; ++i) AddService(config);
+    return config;
+  }
+
+ private:
+  template <typename T>
+  T Number(T min, T max) {
+    return std::uniform_int_distribution<T>(min, max)(random_);
+  }
+  uint16_t Port() { return Number<uint16_t>(1, 65535); }
+  bool Maybe() { return Number(0, 1) == 1; }
+  template <typename T>
+  T Any(std::initializer_list<T> values) {
+    return values.begin()[Number<size_t>(0, values.size() - 1)];
+  }
+
+  // Some that YAML would take for something else.
+  std::string Name() {
+    return Any<std::string>({"null", "true", "No", "12", "1.5", "_x",
+                             "mail-nodes", "smtp", "y", "0x1f",
+                             absl::StrCat("n", Number(0, 999))});
+  }
+
+  IpAddress Address() {
+    return *IpAddress::Parse(
+        Maybe() ? absl::StrCat("198.18.", Number(0, 255), ".", Number(0, 255))
+                : absl::StrCat("2001:db8:", Any({"", "a:"}), Number(1, 9999),
+                               Any({"::", "::1"})));
+  }
+
+  Endpoint Listener() { return {Address(), port_++}; }
+
+  absl::Duration Time(absl::Duration unit, int min, int max) {
+    return Number(min, max) * unit;
+  }
+
+  void AddPool(Config& config) {
+    Pool pool{Name(), {}};
+    const int backends = Number(1, 5);
+    for (int i = 0; i < backends; ++i) {
+      Backend backend;
+      backend.name = i == 0 ? Name() : absl::StrCat("b", i);
+      backend.address = Address();
+      if (Maybe()) backend.port = Port();
+      backend.weight = Number<uint32_t>(0, 256);
+      backend.backup = Maybe();
+      pool.backends.push_back(backend);
+    }
+    config.pools[pool.name] = pool;
+  }
+
+  void AddService(Config& config) {
+    Service service;
+    service.name = Name();
+    const int listeners = Number(1, 3);
+    for (int i = 0; i < listeners; ++i) service.listen.push_back(Listener());
+    service.pool = config.pools.begin()->first;
+    service.backend_port = Port();
+    service.datapath = Any({Datapath::kSplice, Datapath::kRelay});
+    service.proxy_protocol =
+        Any({ProxyProtocol::kNone, ProxyProtocol::kV1, ProxyProtocol::kV2});
+    service.health = {
+        Any({HealthType::kNone, HealthType::kTcp}),
+        std::nullopt,
+        Any({CheckHeader::kNone, CheckHeader::kLocal, CheckHeader::kOwn}),
+        Time(absl::Milliseconds(100), 1, 36000),
+        Time(absl::Milliseconds(10), 1, 6000),
+        Number(1, 100),
+        Number(1, 100)};
+    if (Maybe()) service.health.port = Port();
+    service.connect_timeout = Time(absl::Milliseconds(10), 1, 30000);
+    service.idle_timeout = Time(absl::Seconds(1), 1, 604800);
+    service.max_connections = Number<uint64_t>(0, 10'000'000);
+    config.services[service.name] = service;
+  }
+
+  std::mt19937 random_;
+  uint16_t port_ = 1;  // Listeners must not overlap.
+};
+
+}  // namespace headgate::config
