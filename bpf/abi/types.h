@@ -1,0 +1,177 @@
+/* What the kernel half and the user half share: keys and values of the maps,
+ * and the arguments of the syscall program. This is the only copy; both
+ * compilers check the sizes.
+ *
+ * Byte order: addresses are 16 bytes in network order, IPv4 as ::ffff:a.b.c.d;
+ * every number, ports included, is in host order. Ids start at 1; 0 is "none".
+ * Counters only grow, but for those named _active; both halves change them
+ * with atomic adds. Times are CLOCK_MONOTONIC nanoseconds.
+ */
+#ifndef HG_ABI_TYPES_H
+#define HG_ABI_TYPES_H
+
+#include <linux/types.h>
+
+#ifdef __cplusplus
+#define HG_ABI_ASSERT(condition) static_assert(condition, #condition)
+#else
+#define HG_ABI_ASSERT(condition) _Static_assert(condition, #condition)
+#endif
+
+enum hg_limits {
+	HG_NAME_LEN = 64,		/* with the final zero */
+	HG_MAX_SERVICES = 256,		/* ids 1 to 255 */
+	HG_MAX_BACKENDS = 4096,		/* ids 1 to 4095 */
+	HG_MAX_SERVICE_BACKENDS = 512,	/* backends of one service */
+	HG_MAX_WORKERS = 256,
+};
+
+enum hg_health {
+	HG_HEALTH_DOWN = 0,
+	HG_HEALTH_UP = 1,
+	HG_HEALTH_STARTING = 2,		/* no check has finished yet */
+};
+
+enum hg_admin {
+	HG_ADMIN_READY = 0,
+	HG_ADMIN_DRAIN = 1,		/* keeps connections, takes no new ones */
+	HG_ADMIN_MAINT = 2,		/* as drain, and is not checked */
+};
+
+/* services: id -> what selection needs. An element is replaced whole. */
+struct hg_service {
+	char name[HG_NAME_LEN];
+	__u32 backend_count;
+	__u32 backends[HG_MAX_SERVICE_BACKENDS];	/* ids */
+};
+HG_ABI_ASSERT(sizeof(struct hg_service) == 64 + 4 + 512 * 4);
+
+/* backends: id -> one backend of one service. An element is replaced whole. */
+struct hg_backend {
+	char name[HG_NAME_LEN];
+	__u32 service;			/* id */
+	__u32 weight;			/* 0 to 256; 0 takes no new connections */
+	enum hg_health health;
+	enum hg_admin admin;
+	__u32 backup;			/* 1: only when no other is eligible */
+	__u8 address[16];
+	__u32 port;
+};
+HG_ABI_ASSERT(sizeof(struct hg_backend) == 64 + 5 * 4 + 16 + 4);
+
+/* service_stats: indexed by service id. */
+struct hg_service_stats {
+	__u64 cursor;			/* round robin; counts selection steps */
+	__u64 connections_total;	/* accepted */
+	__u64 connections_active;
+	__u64 bytes_in;			/* payload from the client */
+	__u64 bytes_out;		/* payload to the client */
+	__u64 no_backend;		/* accepted, and nobody to give it to */
+	__u64 _reserved[2];		/* a cache line each */
+};
+HG_ABI_ASSERT(sizeof(struct hg_service_stats) == 64);
+
+/* backend_stats: indexed by backend id. */
+struct hg_backend_stats {
+	__u64 connections_total;	/* connected, header sent */
+	__u64 connections_active;
+	__u64 connect_refused;
+	__u64 connect_timeout;
+	__u64 connect_unreachable;
+	__u64 connect_reset;		/* connected, then reset before the header */
+	__u64 connect_error;		/* any other reason, local ones included */
+	__u64 _reserved;
+};
+HG_ABI_ASSERT(sizeof(struct hg_backend_stats) == 64);
+
+/* The argument of select_backend, answered in place. */
+struct hg_select {
+	__u32 service;			/* in: id */
+	__u32 backend;			/* out: id, 0: none is eligible */
+	__u32 slot;			/* out: its place in the service's list */
+	__u32 port;			/* out */
+	__u8 address[16];		/* out */
+	__u64 tried[HG_MAX_SERVICE_BACKENDS / 64]; /* in: slots to leave out */
+};
+HG_ABI_ASSERT(sizeof(struct hg_select) == 32 + 64);
+
+enum hg_splice_mode {
+	HG_SPLICE_OFF = 0,		/* every byte goes to userspace */
+	HG_SPLICE_ON = 1,
+	HG_SPLICE_BROKEN = 2,		/* the stream cannot be kept right: abort */
+};
+
+/* splice_flows: one direction of one connection that the kernel carries, from
+ * a source socket to a sink socket. Indexed by the flow number that
+ * splice_index has for the source's cookie.
+ *
+ * A redirect may overtake nothing: it happens only while everything passed to
+ * userspace has been sent on to the sink, passed == relayed.
+ */
+struct hg_splice_flow {
+	/* Written by userspace before the source is inserted. */
+	__u32 service;
+	__u32 outward;			/* 1: towards the client, bytes_out */
+	__u32 worker;			/* whose event ring to use */
+	__u32 generation;		/* changes when the number is reused */
+	__u64 backlog_limit;		/* bytes */
+	/* Written by userspace at any time. */
+	__u64 relayed;			/* passed bytes that the sink has got */
+	__u32 mode;			/* enum hg_splice_mode; the kernel sets
+					 * BROKEN */
+	__u32 notified;			/* 1: an event is in the ring; set by
+					 * the kernel, cleared by userspace */
+	__u32 _pad[6];
+	/* Written by the kernel only; a cache line of its own. */
+	__u64 redirected;		/* bytes */
+	__u64 passed;			/* bytes */
+	__u64 last_active;		/* when a byte last arrived */
+	__u32 started;			/* 1: the two fields below are valid */
+	__u32 next_seq;			/* of the source: what comes next */
+	__u32 sink_seq;			/* write_seq of the sink at the start */
+	__u32 _reserved[7];
+};
+HG_ABI_ASSERT(sizeof(struct hg_splice_flow) == 128);
+
+/* What the event rings carry: this flow has passed bytes to userspace. */
+struct hg_splice_event {
+	__u32 flow;
+	__u32 generation;
+};
+HG_ABI_ASSERT(sizeof(struct hg_splice_event) == 8);
+
+/* splice_verdicts: per CPU, indexed by what became of an skb. */
+#define HG_VERDICTS(X)                                                 \
+	X(REDIRECTED, "redirected")                                    \
+	X(EMPTY, "empty")               /* a bare FIN: dropped */      \
+	X(DUPLICATE, "duplicate")       /* all of it seen before */    \
+	X(PASSED_UNKNOWN, "passed_unknown")   /* no flow for it */     \
+	X(PASSED_MODE, "passed_mode")         /* splicing is off */    \
+	X(PASSED_ORDER, "passed_order") /* earlier bytes on the way */ \
+	X(PASSED_BACKLOG, "passed_backlog")   /* the sink is slow */   \
+	X(PASSED_NO_SINK, "passed_no_sink")                            \
+	X(PASSED_FAILED, "passed_failed")     /* redirect refused */   \
+	X(PASSED_BROKEN, "passed_broken")
+
+#define HG_VERDICT_ENUM(name, text) HG_VERDICT_##name,
+enum hg_verdict { HG_VERDICTS(HG_VERDICT_ENUM) HG_VERDICT_COUNT };
+
+/* splice_fallbacks: connections that the kernel never carried, and why. */
+#define HG_FALLBACKS(X)                                                  \
+	X(SHORT, "short")       /* ended before it had moved enough */  \
+	X(OFF, "off")           /* splice.mode: off */                   \
+	X(RELAY, "relay")       /* the service's datapath is relay */    \
+	X(KERNEL, "kernel")     /* the kernel cannot do it safely */     \
+	X(NO_FLOW, "no_flow")   /* all flow numbers are in use */        \
+	X(BACKLOG, "backlog")   /* splice backlog budget is used up */   \
+	X(CLOSING, "closing")   /* one side had closed already */        \
+	X(REFUSED, "refused")   /* the sockmap refused the socket */
+
+#define HG_FALLBACK_ENUM(name, text) HG_FALLBACK_##name,
+enum hg_fallback { HG_FALLBACKS(HG_FALLBACK_ENUM) HG_FALLBACK_COUNT };
+
+struct hg_counter {
+	__u64 count;
+};
+
+#endif

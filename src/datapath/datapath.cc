@@ -1,0 +1,216 @@
+#include "datapath/datapath.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <fcntl.h>
+#include <headgate.skel.h>
+#include <sys/file.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "base/log.h"
+#include "base/status.h"
+#include "datapath/preflight.h"
+
+namespace headgate::datapath {
+namespace {
+
+int PrintLibbpf(libbpf_print_level level, const char* format, va_list args) {
+  if (level == LIBBPF_DEBUG || !log::Enabled(log::Level::kDebug)) return 0;
+  char line[512];
+  const int length = vsnprintf(line, sizeof line, format, args);
+  if (length > 0) {
+    absl::string_view text(line);
+    if (text.back() == '\n') text.remove_suffix(1);
+    log::Write(log::Level::kDebug, text);
+  }
+  return 0;
+}
+
+template <typename Value>
+absl::Status Put(bpf_map* map, uint32_t id, const Value& value) {
+  if (bpf_map__update_elem(map, &id, sizeof id, &value, sizeof value,
+                           BPF_ANY) == 0) {
+    return absl::OkStatus();
+  }
+  return ErrnoStatus(
+      errno, absl::StrCat("update map ", bpf_map__name(map), " at ", id));
+}
+
+absl::Status Erase(bpf_map* map, uint32_t id) {
+  if (bpf_map__delete_elem(map, &id, sizeof id, 0) == 0 || errno == ENOENT) {
+    return absl::OkStatus();
+  }
+  return ErrnoStatus(
+      errno, absl::StrCat("erase from map ", bpf_map__name(map), " at ", id));
+}
+
+absl::StatusOr<UniqueFd> LockDirectory(const std::string& path) {
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("open ", path));
+  if (flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return fd;
+  if (errno != EWOULDBLOCK) {
+    return ErrnoStatus(errno, absl::StrCat("lock ", path));
+  }
+  return absl::AlreadyExistsError(absl::StrCat(
+      "another headgated uses ", path, ": give this one its own --pin_dir"));
+}
+
+// Why this kernel had better not carry connections; empty: no reason.
+std::string SpliceObjection() {
+  utsname name{};
+  uname(&name);
+  if (KernelCarriesSockmapFixes(name.release)) return "";
+  return absl::StrCat("kernel ", name.release,
+                      " lacks the sockmap fixes of 6.17 (6.12.42, 6.6.102)");
+}
+
+}  // namespace
+
+void Datapath::SkeletonDeleter::operator()(headgate_bpf* skeleton) const {
+  headgate_bpf::destroy(skeleton);
+}
+
+absl::StatusOr<Datapath::Skeleton> Datapath::Load(const Options& options,
+                                                  bool splice) {
+  Skeleton skeleton(headgate_bpf::open());
+  if (skeleton == nullptr) return ErrnoStatus(errno, "open BPF object");
+  for (bpf_map* map :
+       {skeleton->maps.splice_index, skeleton->maps.splice_flows,
+        skeleton->maps.splice_sinks, skeleton->maps.splice_sources}) {
+    bpf_map__set_max_entries(map, options.max_flows);
+  }
+  bpf_program__set_autoload(skeleton->progs.splice_verdict, splice);
+  if (const int error = headgate_bpf::load(skeleton.get()); error != 0) {
+    return ErrnoStatus(-error, "load BPF programs");
+  }
+  return skeleton;
+}
+
+absl::StatusOr<std::unique_ptr<Datapath>> Datapath::Open(
+    const Options& options) {
+  libbpf_set_print(PrintLibbpf);
+  RETURN_IF_ERROR(CheckCapabilities());
+  RETURN_IF_ERROR(CheckBtf());
+  RETURN_IF_ERROR(PreparePinDirectory(options.pin_dir));
+  std::unique_ptr<Datapath> made(new Datapath());
+  ASSIGN_OR_RETURN(made->pin_dir_lock_, LockDirectory(options.pin_dir));
+
+  absl::StatusOr<Skeleton> skeleton = Load(options, true);
+  if (!skeleton.ok()) {
+    made->splice_objection_ = std::string(skeleton.status().message());
+    skeleton = Load(options, false);
+  }
+  RETURN_IF_ERROR(skeleton.status());
+  made->skeleton_ = *std::move(skeleton);
+  made->select_fd_ = bpf_program__fd(made->skeleton_->progs.select_backend);
+  RETURN_IF_ERROR(made->Pin(options.pin_dir));
+  RETURN_IF_ERROR(made->MapCounters());
+  if (made->splice_objection_.empty()) {
+    RETURN_IF_ERROR(made->StartSplice(options));
+  }
+  return made;
+}
+
+Datapath::~Datapath() {
+  for (const std::string& pin : pins_) unlink(pin.c_str());
+  if (!pin_dir_.empty()) rmdir(pin_dir_.c_str());
+}
+
+absl::Status Datapath::Pin(const std::string& pin_dir) {
+  pin_dir_ = pin_dir;
+  for (bpf_map* map :
+       {skeleton_->maps.services, skeleton_->maps.backends,
+        skeleton_->maps.service_stats, skeleton_->maps.backend_stats,
+        skeleton_->maps.splice_flows, skeleton_->maps.splice_fallback,
+        skeleton_->maps.splice_verdicts}) {
+    const std::string path = absl::StrCat(pin_dir, "/", bpf_map__name(map));
+    unlink(path.c_str());  // Left by a daemon that was killed.
+    if (const int error = bpf_map__pin(map, path.c_str()); error != 0) {
+      return ErrnoStatus(-error, absl::StrCat("pin ", path));
+    }
+    pins_.push_back(path);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Datapath::MapCounters() {
+  const auto fd = [](bpf_map* map) { return bpf_map__fd(map); };
+  ASSIGN_OR_RETURN(service_stats_,
+                   SharedArray<hg_service_stats>::Map(
+                       fd(skeleton_->maps.service_stats), HG_MAX_SERVICES));
+  ASSIGN_OR_RETURN(backend_stats_,
+                   SharedArray<hg_backend_stats>::Map(
+                       fd(skeleton_->maps.backend_stats), HG_MAX_BACKENDS));
+  ASSIGN_OR_RETURN(fallbacks_,
+                   SharedArray<hg_counter>::Map(
+                       fd(skeleton_->maps.splice_fallback), HG_FALLBACK_COUNT));
+  return absl::OkStatus();
+}
+
+absl::Status Datapath::StartSplice(const Options& options) {
+  splice_objection_ = SpliceObjection();
+  ASSIGN_OR_RETURN(flows_, SharedArray<hg_splice_flow>::Map(
+                               bpf_map__fd(skeleton_->maps.splice_flows),
+                               options.max_flows));
+  const SpliceMaps maps{bpf_map__fd(skeleton_->maps.splice_index),
+                        bpf_map__fd(skeleton_->maps.splice_sinks),
+                        bpf_map__fd(skeleton_->maps.splice_sources)};
+  const int events_fd = bpf_map__fd(skeleton_->maps.splice_events);
+  const uint32_t share = options.max_flows / options.workers;
+  for (uint32_t i = 0; i < options.workers; ++i) {
+    ASSIGN_OR_RETURN(auto flows,
+                     SpliceFlows::Make(maps, &splice_budget_, flows_.data(),
+                                       i * share, share, i, events_fd));
+    splice_flows_.push_back(std::move(flows));
+  }
+  if (bpf_prog_attach(bpf_program__fd(skeleton_->progs.splice_verdict),
+                      maps.sources_fd, BPF_SK_SKB_STREAM_VERDICT, 0) != 0) {
+    return ErrnoStatus(errno, "attach splice program");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Datapath::PutService(uint32_t id, const hg_service& service) {
+  return Put(skeleton_->maps.services, id, service);
+}
+absl::Status Datapath::PutBackend(uint32_t id, const hg_backend& backend) {
+  return Put(skeleton_->maps.backends, id, backend);
+}
+absl::Status Datapath::EraseService(uint32_t id) {
+  return Erase(skeleton_->maps.services, id);
+}
+absl::Status Datapath::EraseBackend(uint32_t id) {
+  return Erase(skeleton_->maps.backends, id);
+}
+
+absl::Status Datapath::Select(hg_select* request) const {
+  bpf_test_run_opts options{};
+  options.sz = sizeof options;
+  options.ctx_in = request;
+  options.ctx_size_in = sizeof *request;
+  if (bpf_prog_test_run_opts(select_fd_, &options) != 0) {
+    return ErrnoStatus(errno, "run the selection program");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<uint64_t>> Datapath::SpliceVerdicts() const {
+  std::vector<uint64_t> sums(HG_VERDICT_COUNT);
+  std::vector<hg_counter> per_cpu(
+      static_cast<size_t>(libbpf_num_possible_cpus()));
+  for (uint32_t verdict = 0; verdict < HG_VERDICT_COUNT; ++verdict) {
+    if (bpf_map__lookup_elem(skeleton_->maps.splice_verdicts, &verdict,
+                             sizeof verdict, per_cpu.data(),
+                             per_cpu.size() * sizeof(hg_counter), 0) != 0) {
+      return ErrnoStatus(errno, "read splice_verdicts");
+    }
+    for (const hg_counter& cpu : per_cpu) sums[verdict] += cpu.count;
+  }
+  return sums;
+}
+
+}  // namespace headgate::datapath

@@ -1,0 +1,109 @@
+// The kernel half: loads the BPF programs, owns and pins their maps, and gives
+// typed access to them. The only module that includes libbpf.
+//
+// Threads: Open and the Put/Erase calls belong to the control thread; Select
+// and the counters may be used by any thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/unique_fd.h"
+#include "bpf/abi/types.h"
+#include "datapath/shared_array.h"
+#include "datapath/splice.h"
+
+struct headgate_bpf;
+
+namespace headgate::datapath {
+
+// Both halves count in shared memory. Relaxed: counters order nothing.
+inline void Add(__u64& counter, uint64_t amount) {
+  __atomic_fetch_add(&counter, amount, __ATOMIC_RELAXED);
+}
+inline void Subtract(__u64& counter, uint64_t amount) {
+  __atomic_fetch_sub(&counter, amount, __ATOMIC_RELAXED);
+}
+inline uint64_t Read(const __u64& counter) {
+  return __atomic_load_n(&counter, __ATOMIC_RELAXED);
+}
+
+class Datapath {
+ public:
+  struct Options {
+    std::string pin_dir;   // On bpffs; made if its parent exists.
+    uint32_t workers = 1;  // Event rings, and shares of the flow numbers.
+    uint32_t max_flows = 1024;
+  };
+
+  // Errors name what is missing and how to mend it: FailedPrecondition
+  // without BTF or bpffs, PermissionDenied without capabilities,
+  // AlreadyExists when another daemon uses `pin_dir`.
+  static absl::StatusOr<std::unique_ptr<Datapath>> Open(const Options& options);
+  ~Datapath();  // Unpins.
+
+  absl::Status PutService(uint32_t id, const hg_service& service);
+  absl::Status PutBackend(uint32_t id, const hg_backend& backend);
+  absl::Status EraseService(uint32_t id);
+  absl::Status EraseBackend(uint32_t id);
+
+  // Runs the selection program on `request`; request->backend is 0 when no
+  // backend is eligible. About a microsecond.
+  absl::Status Select(hg_select* request) const;
+
+  hg_service_stats& service_stats(uint32_t id) const {
+    return service_stats_[id];
+  }
+  hg_backend_stats& backend_stats(uint32_t id) const {
+    return backend_stats_[id];
+  }
+  void CountFallback(hg_fallback reason) const {
+    Add(fallbacks_[reason].count, 1);
+  }
+  uint64_t fallbacks(hg_fallback reason) const {
+    return Read(fallbacks_[reason].count);
+  }
+  // By enum hg_verdict, summed over CPUs.
+  absl::StatusOr<std::vector<uint64_t>> SpliceVerdicts() const;
+
+  // The splice flows of worker `index`, for that worker's thread only; null
+  // when the kernel cannot carry connections.
+  SpliceFlows* splice_flows(uint32_t index) {
+    return splice_flows_.empty() ? nullptr : splice_flows_[index].get();
+  }
+  bool can_splice() const { return !splice_flows_.empty(); }
+  // Why it cannot, or had better not (it lacks fixes); empty when it can.
+  const std::string& splice_objection() const { return splice_objection_; }
+  SpliceBudget& splice_budget() { return splice_budget_; }
+
+ private:
+  struct SkeletonDeleter {
+    void operator()(headgate_bpf* skeleton) const;
+  };
+  using Skeleton = std::unique_ptr<headgate_bpf, SkeletonDeleter>;
+
+  Datapath() = default;
+  static absl::StatusOr<Skeleton> Load(const Options& options, bool splice);
+  absl::Status Pin(const std::string& pin_dir);
+  absl::Status MapCounters();
+  absl::Status StartSplice(const Options& options);
+
+  Skeleton skeleton_;
+  UniqueFd pin_dir_lock_;
+  std::vector<std::string> pins_;
+  std::string pin_dir_;
+  int select_fd_ = -1;  // Owned by the skeleton.
+  SharedArray<hg_service_stats> service_stats_;
+  SharedArray<hg_backend_stats> backend_stats_;
+  SharedArray<hg_counter> fallbacks_;
+  SharedArray<hg_splice_flow> flows_;
+  std::string splice_objection_;
+  SpliceBudget splice_budget_;
+  std::vector<std::unique_ptr<SpliceFlows>> splice_flows_;
+};
+
+}  // namespace headgate::datapath

@@ -1,0 +1,207 @@
+// The selection program, run by BPF_PROG_RUN as the workers run it.
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <map>
+#include <thread>
+
+#include "datapath/datapath.h"
+
+namespace headgate::datapath {
+namespace {
+
+constexpr uint32_t kService = 1;
+
+class SelectTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto opened = Datapath::Open({"/sys/fs/bpf/select_test", 1, 1024});
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    datapath_ = *std::move(opened);
+  }
+
+  static hg_backend MakeBackend(uint32_t weight) {
+    hg_backend backend{};
+    backend.service = kService;
+    backend.weight = weight;
+    backend.health = HG_HEALTH_UP;
+    backend.port = 25;
+    return backend;
+  }
+
+  void Put(uint32_t id, const hg_backend& backend) {
+    ASSERT_TRUE(datapath_->PutBackend(id, backend).ok());
+  }
+
+  // Backends 1, 2, ... with these weights make up the service.
+  void Serve(const std::vector<uint32_t>& weights) {
+    hg_service service{};
+    std::strcpy(service.name, "smtp");
+    for (const uint32_t weight : weights) {
+      const uint32_t id = ++service.backend_count;
+      service.backends[id - 1] = id;
+      Put(id, MakeBackend(weight));
+    }
+    ASSERT_TRUE(datapath_->PutService(kService, service).ok());
+  }
+
+  // The backend chosen, 0 for none.
+  uint32_t Select(const std::vector<uint32_t>& tried_slots = {}) {
+    hg_select request{};
+    request.service = kService;
+    for (const uint32_t slot : tried_slots) {
+      request.tried[slot / 64] |= 1ULL << (slot % 64);
+    }
+    const absl::Status status = datapath_->Select(&request);
+    EXPECT_TRUE(status.ok()) << status;
+    return request.backend;
+  }
+
+  std::map<uint32_t, int> Count(int selections) {
+    std::map<uint32_t, int> counts;
+    for (int i = 0; i < selections; ++i) ++counts[Select()];
+    return counts;
+  }
+
+  std::unique_ptr<Datapath> datapath_;
+};
+
+using Counts = std::map<uint32_t, int>;
+
+TEST_F(SelectTest, EqualWeightsTakeTurns) {
+  Serve({1, 1, 1});
+  std::vector<uint32_t> order;
+  for (int i = 0; i < 6; ++i) order.push_back(Select());
+  EXPECT_EQ(order, (std::vector<uint32_t>{1, 2, 3, 1, 2, 3}));
+}
+
+TEST_F(SelectTest, SharesAreExactlyTheWeights) {
+  Serve({1, 2, 5});
+  EXPECT_EQ(Count(800), (Counts{{1, 100}, {2, 200}, {3, 500}}));
+}
+
+TEST_F(SelectTest, ALargeWeightDoesNotStarveASmallOne) {
+  Serve({256, 1});
+  EXPECT_EQ(Count(2570), (Counts{{1, 2560}, {2, 10}}));
+}
+
+TEST_F(SelectTest, ABackendThatIsDownIsNotChosenFromTheNextOneOn) {
+  Serve({1, 1});
+  hg_backend down = MakeBackend(1);
+  down.health = HG_HEALTH_DOWN;
+  Put(1, down);
+  EXPECT_EQ(Count(10), (Counts{{2, 10}}));
+  Put(1, MakeBackend(1));
+  EXPECT_EQ(Count(10), (Counts{{1, 5}, {2, 5}}));
+}
+
+TEST_F(SelectTest, TheShareOfADownBackendGoesToAllOthersAlike) {
+  Serve({1, 1, 1, 1});
+  hg_backend down = MakeBackend(1);
+  down.health = HG_HEALTH_DOWN;
+  Put(2, down);
+  EXPECT_EQ(Count(300), (Counts{{1, 100}, {3, 100}, {4, 100}}));
+}
+
+TEST_F(SelectTest, StartingBackendsTakeConnections) {
+  Serve({1});
+  hg_backend starting = MakeBackend(1);
+  starting.health = HG_HEALTH_STARTING;
+  Put(1, starting);
+  EXPECT_EQ(Select(), 1U);
+}
+
+TEST_F(SelectTest, DrainMaintAndWeightZeroTakeNone) {
+  Serve({1, 1, 0, 1});
+  hg_backend drain = MakeBackend(1);
+  drain.admin = HG_ADMIN_DRAIN;
+  Put(1, drain);
+  hg_backend maint = MakeBackend(1);
+  maint.admin = HG_ADMIN_MAINT;
+  Put(2, maint);
+  EXPECT_EQ(Count(20), (Counts{{4, 20}}));
+}
+
+TEST_F(SelectTest, BackupsOnlyWhenNobodyElseIsEligible) {
+  Serve({1, 1, 1});
+  hg_backend backup = MakeBackend(1);
+  backup.backup = 1;
+  Put(2, backup);
+  Put(3, backup);
+  EXPECT_EQ(Count(10), (Counts{{1, 10}}));
+  hg_backend down = MakeBackend(1);
+  down.health = HG_HEALTH_DOWN;
+  Put(1, down);
+  EXPECT_EQ(Count(10), (Counts{{2, 5}, {3, 5}}));
+}
+
+TEST_F(SelectTest, ABackupIsTheNextToTryWhenThePrimaryWasTried) {
+  Serve({1, 1});
+  hg_backend backup = MakeBackend(1);
+  backup.backup = 1;
+  Put(2, backup);
+  EXPECT_EQ(Select({0}), 2U);
+}
+
+TEST_F(SelectTest, TriedOnesAreLeftOutUntilNobodyIsLeft) {
+  Serve({1, 1, 1});
+  EXPECT_EQ(Select({0, 2}), 2U);
+  EXPECT_EQ(Select({0, 1, 2}), 0U);
+}
+
+TEST_F(SelectTest, NobodyWithoutBackendsOrService) {
+  EXPECT_EQ(Select(), 0U);
+  Serve({});
+  EXPECT_EQ(Select(), 0U);
+}
+
+TEST_F(SelectTest, ABackendWithoutEntryIsSkipped) {
+  Serve({1, 1});
+  ASSERT_TRUE(datapath_->EraseBackend(1).ok());
+  EXPECT_EQ(Count(5), (Counts{{2, 5}}));
+}
+
+TEST_F(SelectTest, AnswersWithAddressPortAndSlot) {
+  Serve({0, 1});
+  hg_backend backend = MakeBackend(1);
+  for (uint8_t i = 0; i < 16; ++i) backend.address[i] = i;
+  backend.port = 30125;
+  Put(2, backend);
+  hg_select request{};
+  request.service = kService;
+  ASSERT_TRUE(datapath_->Select(&request).ok());
+  EXPECT_EQ(request.backend, 2U);
+  EXPECT_EQ(request.slot, 1U);
+  EXPECT_EQ(request.port, 30125U);
+  EXPECT_EQ(std::memcmp(request.address, backend.address, 16), 0);
+}
+
+TEST_F(SelectTest, AsManyBackendsAsAServiceMayHave) {
+  Serve(std::vector<uint32_t>(HG_MAX_SERVICE_BACKENDS, 1));
+  const Counts counts = Count(2 * HG_MAX_SERVICE_BACKENDS);
+  EXPECT_EQ(counts.size(), size_t{HG_MAX_SERVICE_BACKENDS});
+  for (const auto& [backend, count] : counts) EXPECT_EQ(count, 2) << backend;
+}
+
+TEST_F(SelectTest, SharesAreExactUnderConcurrency) {
+  Serve({1, 2, 3, 4});
+  constexpr int kThreads = 4;
+  constexpr int kEach = 25'000;
+  std::vector<Counts> counts(kThreads);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kThreads; ++i) {
+    threads.emplace_back(
+        [&, i] { counts[static_cast<size_t>(i)] = Count(kEach); });
+  }
+  for (std::thread& thread : threads) thread.join();
+  Counts total;
+  for (const Counts& each : counts) {
+    for (const auto& [backend, count] : each) total[backend] += count;
+  }
+  EXPECT_EQ(total,
+            (Counts{{1, 10'000}, {2, 20'000}, {3, 30'000}, {4, 40'000}}));
+}
+
+}  // namespace
+}  // namespace headgate::datapath
