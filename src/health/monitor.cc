@@ -1,0 +1,75 @@
+#include "health/monitor.h"
+
+#include <algorithm>
+#include <optional>
+
+namespace headgate::health {
+namespace {
+
+// First checks of many targets at once are spread over this.
+constexpr absl::Duration kFirstSpread = absl::Milliseconds(100);
+// Later ones drift apart: each interval is 10 % longer or shorter.
+constexpr double kJitter = 0.1;
+
+}  // namespace
+
+class Monitor::Checked {
+ public:
+  Checked(Monitor* monitor, uint32_t id, const Target& target)
+      : monitor_(monitor),
+        id_(id),
+        target_(target),
+        state_(target.health.rise, target.health.fall),
+        timer_(monitor->loop_, [this] { Check(); }) {
+    const absl::Duration spread =
+        std::min(kFirstSpread, target.health.interval);
+    timer_.Set(spread * Random(0, 1));
+  }
+
+  const Target& target() const { return target_; }
+
+ private:
+  double Random(double low, double high) {
+    return std::uniform_real_distribution<double>(low, high)(monitor_->random_);
+  }
+
+  void Check() {
+    // The interval runs from start to start, whatever the check takes.
+    started_ns_ = MonotonicNs();
+    check_.emplace(monitor_->loop_, target_.endpoint,
+                   target_.health.proxy_protocol, target_.health.timeout,
+                   [this](const CheckResult& result) { Done(result); });
+  }
+
+  void Done(const CheckResult& result) {
+    check_.reset();
+    const absl::Duration spent = absl::Nanoseconds(MonotonicNs() - started_ns_);
+    timer_.Set(target_.health.interval * Random(1 - kJitter, 1 + kJitter) -
+               spent);
+    const bool changed = state_.OnResult(result.outcome == Outcome::kPassed);
+    monitor_->on_result_(id_, result, state_.state(), changed);
+  }
+
+  Monitor* monitor_;
+  const uint32_t id_;
+  const Target target_;
+  RiseFall state_;
+  int64_t started_ns_ = 0;
+  std::optional<TcpCheck> check_;
+  Timer timer_;
+};
+
+Monitor::Monitor(EventLoop* loop, OnResult on_result)
+    : loop_(loop), on_result_(std::move(on_result)) {}
+
+Monitor::~Monitor() = default;
+
+void Monitor::Put(uint32_t id, const Target& target) {
+  std::unique_ptr<Checked>& checked = targets_[id];
+  if (checked != nullptr && checked->target() == target) return;
+  checked = std::make_unique<Checked>(this, id, target);
+}
+
+void Monitor::Remove(uint32_t id) { targets_.erase(id); }
+
+}  // namespace headgate::health

@@ -1,0 +1,46 @@
+// Checks targets at their intervals and keeps their state. On the control
+// thread's loop.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <random>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/functional/any_invocable.h"
+#include "config/types.h"
+#include "health/rise_fall.h"
+#include "health/tcp_check.h"
+#include "net/event_loop.h"
+
+namespace headgate::health {
+
+class Monitor {
+ public:
+  struct Target {
+    Endpoint endpoint;  // What is checked.
+    config::Health health;
+    bool operator==(const Target&) const = default;
+  };
+  // `changed`: the state is new since this result.
+  using OnResult = absl::AnyInvocable<void(uint32_t id, const CheckResult&,
+                                           State state, bool changed)>;
+
+  Monitor(EventLoop* loop, OnResult on_result);
+  ~Monitor();
+
+  // Starts checking, the first time almost at once; replaces an earlier target
+  // of this id, and with it what is known of it, unless it is the same.
+  void Put(uint32_t id, const Target& target);
+  void Remove(uint32_t id);
+
+ private:
+  class Checked;
+
+  EventLoop* loop_;
+  OnResult on_result_;
+  std::mt19937_64 random_{std::random_device{}()};
+  absl::flat_hash_map<uint32_t, std::unique_ptr<Checked>> targets_;
+};
+
+}  // namespace headgate::health

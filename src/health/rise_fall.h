@@ -1,0 +1,41 @@
+// The state machine of a checked backend, with HAProxy's counting: DOWN after
+// `fall` failures in a row, UP after `rise` successes in a row, any success
+// while UP restores full credit. Before the first result a backend is starting
+// and takes connections; the first result decides at once.
+#pragma once
+
+namespace headgate::health {
+
+enum class State { kStarting, kUp, kDown };
+
+class RiseFall {
+ public:
+  RiseFall(int rise, int fall) : rise_(rise), fall_(fall) {}
+
+  // True: the state changed.
+  bool OnResult(bool passed) {
+    const State before = state_;
+    if (state_ == State::kStarting) {
+      state_ = passed ? State::kUp : State::kDown;
+      streak_ = 0;
+    } else if (passed == (state_ == State::kUp)) {
+      streak_ = 0;
+    } else if (++streak_ >= (passed ? rise_ : fall_)) {
+      state_ = passed ? State::kUp : State::kDown;
+      streak_ = 0;
+    }
+    return state_ != before;
+  }
+
+  State state() const { return state_; }
+  int rise() const { return rise_; }
+  int fall() const { return fall_; }
+
+ private:
+  int rise_;
+  int fall_;
+  State state_ = State::kStarting;
+  int streak_ = 0;  // Results in a row that speak against the state.
+};
+
+}  // namespace headgate::health

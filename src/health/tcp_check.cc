@@ -1,0 +1,136 @@
+#include "health/tcp_check.h"
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "net/socket.h"
+#include "proxyproto/encode.h"
+
+namespace headgate::health {
+namespace {
+
+Outcome OutcomeOf(int error) {
+  switch (error) {
+    case ECONNREFUSED:
+    case ECONNRESET:
+      return Outcome::kRefused;
+    case ETIMEDOUT:
+      return Outcome::kTimeout;
+    case EHOSTUNREACH:
+    case ENETUNREACH:
+    case EACCES:
+    case EPERM:
+      return Outcome::kUnreachable;
+    default:
+      return Outcome::kError;
+  }
+}
+
+}  // namespace
+
+TcpCheck::TcpCheck(EventLoop* loop, const Endpoint& target,
+                   config::CheckHeader header, absl::Duration timeout,
+                   absl::AnyInvocable<void(CheckResult)> done)
+    : loop_(loop),
+      target_(target),
+      header_(header),
+      timeout_(timeout),
+      done_(std::move(done)),
+      started_ns_(MonotonicNs()),
+      timer_(loop, [this] { OnTimer(); }) {
+  fd_ = ConnectTcp(target_, &start_error_,
+                   header_ == config::CheckHeader::kNone ? HandshakeAck::kHold
+                                                         : HandshakeAck::kSend);
+  if (fd_.valid() &&
+      !loop_->Add(fd_.get(), EPOLLOUT | EPOLLIN | EPOLLRDHUP, this).ok()) {
+    fd_.reset();
+    start_error_ = ENOMEM;
+  }
+  // A failure is told from the loop too: the owner does not know us yet.
+  timer_.Set(fd_.valid() ? timeout_ : absl::ZeroDuration());
+}
+
+TcpCheck::~TcpCheck() {
+  if (!fd_.valid()) return;
+  ResetOnClose(fd_.get());
+  loop_->Remove(fd_.get(), this);
+}
+
+void TcpCheck::OnTimer() {
+  if (!fd_.valid()) {
+    FinishWithErrno(start_error_);
+  } else if (header_sent_) {
+    // The port has accepted, which is all that was asked; only the server's
+    // FIN is late.
+    Finish(Outcome::kPassed, "");
+  } else {
+    Finish(Outcome::kTimeout,
+           absl::StrCat("no answer within ", absl::FormatDuration(timeout_)));
+  }
+}
+
+void TcpCheck::OnIo(uint32_t events) {
+  if (!fd_.valid()) return;
+  if (!header_sent_) {
+    const int error = TakeSocketError(fd_.get());
+    if (error != 0) {
+      FinishWithErrno(error);
+    } else if ((events & EPOLLOUT) != 0) {
+      Connected();
+    }
+    return;
+  }
+  std::array<char, 4096> ignored{};
+  const ssize_t got =
+      recv(fd_.get(), ignored.data(), ignored.size(), MSG_DONTWAIT);
+  if (got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR))) return;
+  fd_.reset();  // Both FINs are out: nothing to reset.
+  Finish(Outcome::kPassed, "");
+}
+
+void TcpCheck::Connected() {
+  if (header_ == config::CheckHeader::kNone) {
+    Finish(Outcome::kPassed, "");
+    return;
+  }
+  const proxyproto::Header header =
+      header_ == config::CheckHeader::kLocal
+          ? proxyproto::EncodeV2Local()
+          : proxyproto::EncodeV2(LocalEndpoint(fd_.get()), target_);
+  const absl::string_view bytes = header.bytes();
+  const ssize_t sent =
+      send(fd_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+  if (sent != static_cast<ssize_t>(bytes.size())) {
+    FinishWithErrno(sent < 0 ? errno : EIO);
+    return;
+  }
+  header_sent_ = true;
+  shutdown(fd_.get(), SHUT_WR);
+  loop_->Modify(fd_.get(), EPOLLIN | EPOLLRDHUP, this).IgnoreError();
+}
+
+void TcpCheck::FinishWithErrno(int error) {
+  Finish(OutcomeOf(error), strerrordesc_np(error));
+}
+
+void TcpCheck::Finish(Outcome outcome, std::string detail) {
+  timer_.Cancel();
+  CheckResult result;
+  result.outcome = outcome;
+  result.detail = std::move(detail);
+  result.duration = absl::Nanoseconds(MonotonicNs() - started_ns_);
+  result.time = absl::Now();
+  if (fd_.valid()) {
+    if (!header_sent_) ResetOnClose(fd_.get());
+    fd_.reset();
+  }
+  auto done = std::move(done_);  // It may destroy us.
+  done(std::move(result));
+}
+
+}  // namespace headgate::health

@@ -1,0 +1,58 @@
+// One health check of type tcp: does the port accept?
+//
+// Without a header the server's application never sees it: the handshake's
+// last ACK is held back (TCP_QUICKACK off) and the connection is reset, as
+// HAProxy does on Linux. With a header it ends in order: header, FIN, then the
+// server's FIN; a LOCAL header followed by RST makes Postfix before 3.11 fatal.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/time/time.h"
+#include "base/unique_fd.h"
+#include "config/types.h"
+#include "net/address.h"
+#include "net/event_loop.h"
+
+namespace headgate::health {
+
+enum class Outcome { kPassed, kRefused, kTimeout, kUnreachable, kError };
+
+struct CheckResult {
+  Outcome outcome = Outcome::kError;
+  std::string detail;  // "Connection refused"; empty if passed.
+  absl::Duration duration;
+  absl::Time time;  // When it ended.
+};
+
+class TcpCheck final : public IoHandler {
+ public:
+  // Starts at once. Calls `done` exactly once, from the loop, unless destroyed
+  // before; the check may be destroyed in it.
+  TcpCheck(EventLoop* loop, const Endpoint& target, config::CheckHeader header,
+           absl::Duration timeout, absl::AnyInvocable<void(CheckResult)> done);
+  ~TcpCheck();
+
+  void OnIo(uint32_t events) override;
+
+ private:
+  void OnTimer();
+  void Connected();
+  void Finish(Outcome outcome, std::string detail);
+  void FinishWithErrno(int error);
+
+  EventLoop* loop_;
+  const Endpoint target_;
+  const config::CheckHeader header_;
+  const absl::Duration timeout_;
+  absl::AnyInvocable<void(CheckResult)> done_;
+  const int64_t started_ns_;
+  UniqueFd fd_;
+  int start_error_ = 0;
+  bool header_sent_ = false;
+  Timer timer_;
+};
+
+}  // namespace headgate::health
