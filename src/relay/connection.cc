@@ -1,0 +1,398 @@
+#include "relay/connection.h"
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "base/log.h"
+#include "base/status.h"
+#include "net/socket.h"
+#include "proxyproto/encode.h"
+
+namespace headgate::relay {
+namespace {
+
+constexpr uint32_t kAllEvents =
+    static_cast<uint32_t>(EPOLLIN) | static_cast<uint32_t>(EPOLLOUT) |
+    static_cast<uint32_t>(EPOLLRDHUP) | static_cast<uint32_t>(EPOLLET);
+// A spliced source wakes its EPOLLIN waiters for every skb (skmsg.c,
+// sk_psock_verdict_data_ready); passed bytes are told by the event ring.
+constexpr uint32_t kSplicedSourceEvents =
+    kAllEvents & ~static_cast<uint32_t>(EPOLLIN);
+constexpr absl::Duration kDrainPollFirst = absl::Milliseconds(1);
+constexpr absl::Duration kDrainPollMost = absl::Milliseconds(250);
+
+bool Any(uint32_t events, int mask) {
+  return (events & static_cast<uint32_t>(mask)) != 0;
+}
+
+proxyproto::Header MakeHeader(config::ProxyProtocol version,
+                              const Endpoint& source,
+                              const Endpoint& destination) {
+  return version == config::ProxyProtocol::kV1
+             ? proxyproto::EncodeV1(source, destination)
+             : proxyproto::EncodeV2(source, destination);
+}
+
+}  // namespace
+
+Connection::Connection(ConnectionHost* host, uint64_t id, ServicePtr service,
+                       UniqueFd client, const Endpoint& source,
+                       const Endpoint& destination)
+    : host_(host),
+      id_(id),
+      service_(std::move(service)),
+      source_(source),
+      destination_(destination),
+      client_(std::move(client)),
+      timer_(host->loop(), [this] { OnTimer(); }),
+      in_(host->context(), service_->id, false),
+      out_(host->context(), service_->id, true),
+      promote_at_bytes_(host->splice().promote_after_bytes),
+      started_ns_(host->loop()->now_ns()) {
+  hg_service_stats& stats =
+      host_->context()->datapath->service_stats(service_->id);
+  datapath::Add(stats.connections_total, 1);
+  datapath::Add(stats.connections_active, 1);
+}
+
+void Connection::Start() {
+  selection_.service = service_->id;
+  if (!host_->loop()->Add(client_.get(), kAllEvents, &client_leg_).ok()) {
+    Reset();
+    return;
+  }
+  ConnectNext();
+}
+
+// ---- connecting -----------------------------------------------------------
+
+void Connection::ConnectNext() {
+  while (SelectBackend()) {
+    std::array<uint8_t, 16> address{};
+    std::memcpy(address.data(), selection_.address, address.size());
+    const Endpoint backend{IpAddress::FromBytes(address),
+                           static_cast<uint16_t>(selection_.port)};
+    int error = 0;
+    backend_ = ConnectTcp(backend, &error);
+    if (!backend_.valid()) {
+      CountConnectFailure(error);
+      continue;
+    }
+    if (!host_->loop()->Add(backend_.get(), kAllEvents, &backend_leg_).ok()) {
+      Reset();
+      return;
+    }
+    if (error == EINPROGRESS) {
+      timer_.Set(service_->config.connect_timeout);
+    } else {
+      ConnectDone(0);
+    }
+    return;
+  }
+  NoBackend();
+}
+
+bool Connection::SelectBackend() {
+  const absl::Status status = host_->context()->datapath->Select(&selection_);
+  if (!status.ok()) {
+    log::Error("service %s: %s", service_->config.name, status.message());
+    return false;
+  }
+  if (selection_.backend == 0) return false;
+  selection_.tried[selection_.slot / 64] |= 1ULL << (selection_.slot % 64);
+  return true;
+}
+
+void Connection::ConnectDone(int error) {
+  if (error != 0) {
+    ConnectFailed(error);
+    return;
+  }
+  // At once and whole: receivers peek once, and servers that speak first
+  // wait for it (Postfix, Dovecot, HAProxy, nginx all reset on a split).
+  if (!SendHeader()) {
+    ConnectFailed(ECONNRESET);
+    return;
+  }
+  Opened();
+}
+
+void Connection::ConnectFailed(int error) {
+  timer_.Cancel();
+  CountConnectFailure(error);
+  ResetOnClose(backend_.get());
+  backend_.reset();
+  ConnectNext();
+}
+
+void Connection::CountConnectFailure(int error) {
+  hg_backend_stats& stats =
+      host_->context()->datapath->backend_stats(selection_.backend);
+  switch (error) {
+    case ECONNREFUSED:
+      datapath::Add(stats.connect_refused, 1);
+      break;
+    case ETIMEDOUT:
+      datapath::Add(stats.connect_timeout, 1);
+      break;
+    case EHOSTUNREACH:
+    case ENETUNREACH:
+      datapath::Add(stats.connect_unreachable, 1);
+      break;
+    case ECONNRESET:
+    case EPIPE:
+      datapath::Add(stats.connect_reset, 1);
+      break;
+    default:
+      datapath::Add(stats.connect_error, 1);
+      break;
+  }
+  log::Debug("connection %d: backend %d: %s", id_, selection_.backend,
+             ErrnoName(error));
+}
+
+bool Connection::SendHeader() {
+  if (service_->config.proxy_protocol == config::ProxyProtocol::kNone) {
+    return true;
+  }
+  const proxyproto::Header header =
+      MakeHeader(service_->config.proxy_protocol, source_, destination_);
+  const absl::string_view bytes = header.bytes();
+  const ssize_t sent = send(backend_.get(), bytes.data(), bytes.size(),
+                            MSG_DONTWAIT | MSG_NOSIGNAL);
+  return sent == static_cast<ssize_t>(bytes.size());
+}
+
+void Connection::NoBackend() {
+  datapath::Add(
+      host_->context()->datapath->service_stats(service_->id).no_backend, 1);
+  Reset();
+}
+
+void Connection::Opened() {
+  state_ = State::kOpen;
+  active_ns_ = host_->loop()->now_ns();
+  backend_id_ = selection_.backend;
+  hg_backend_stats& stats =
+      host_->context()->datapath->backend_stats(backend_id_);
+  datapath::Add(stats.connections_total, 1);
+  datapath::Add(stats.connections_active, 1);
+  in_.Open(client_.get(), backend_.get());
+  out_.Open(backend_.get(), client_.get());
+  timer_.Set(service_->config.idle_timeout);
+  PumpBoth();
+}
+
+// ---- events ---------------------------------------------------------------
+
+void Connection::OnClient(uint32_t events) {
+  if (state_ == State::kClosed) return;
+  if (Any(events, EPOLLERR)) {  // RST, or the network has given up.
+    Reset();
+    return;
+  }
+  if (Any(events, EPOLLIN | EPOLLRDHUP | EPOLLHUP)) in_.SourceReadable();
+  if (Any(events, EPOLLOUT | EPOLLHUP)) out_.SinkWritable();
+  if (state_ == State::kOpen) PumpBoth();
+}
+
+void Connection::OnBackend(uint32_t events) {
+  if (state_ == State::kClosed) return;
+  if (state_ == State::kConnecting) {
+    if (!Any(events, EPOLLOUT | EPOLLERR | EPOLLHUP)) return;
+    if (Any(events, EPOLLIN | EPOLLRDHUP)) out_.SourceReadable();
+    timer_.Cancel();
+    ConnectDone(TakeSocketError(backend_.get()));
+    return;
+  }
+  if (Any(events, EPOLLERR)) {
+    Reset();
+    return;
+  }
+  if (Any(events, EPOLLIN | EPOLLRDHUP | EPOLLHUP)) out_.SourceReadable();
+  if (Any(events, EPOLLOUT | EPOLLHUP)) in_.SinkWritable();
+  PumpBoth();
+}
+
+void Connection::OnSpliceEvent() {
+  if (state_ != State::kOpen) return;
+  (in_.spliced() ? in_ : out_).SourceReadable();
+  PumpBoth();
+}
+
+void Connection::OnDeferred(uint32_t) {
+  deferred_ = false;
+  if (state_ == State::kClosed) {
+    host_->Closed(this);
+    return;
+  }
+  PumpBoth();
+}
+
+void Connection::OnTimer() {
+  if (state_ == State::kConnecting) {
+    ConnectFailed(ETIMEDOUT);
+    return;
+  }
+  if (drain_poll_ > absl::ZeroDuration()) PumpBoth();
+  if (state_ != State::kClosed) CheckIdle();
+}
+
+// ---- moving bytes ---------------------------------------------------------
+
+void Connection::PumpBoth() {
+  const bool was_draining = drain_poll_ > absl::ZeroDuration();
+  const absl::Duration next_poll =
+      std::clamp(drain_poll_ * 2, kDrainPollFirst, kDrainPollMost);
+  drain_poll_ = absl::ZeroDuration();
+  if (!Act(in_) || !Act(out_)) return;
+  if (in_.finished() && out_.finished()) {
+    Close(false);
+    return;
+  }
+  if (drain_poll_ > absl::ZeroDuration()) {
+    drain_poll_ = next_poll;
+    timer_.Set(next_poll);
+  } else if (was_draining) {
+    CheckIdle();
+    if (state_ == State::kClosed) return;
+  }
+  MaybePromote(in_, client_leg_, client_.get());
+  MaybePromote(out_, backend_leg_, backend_.get());
+}
+
+// False: the connection is closed.
+bool Connection::Act(Direction& direction) {
+  switch (direction.Pump()) {
+    case Direction::Outcome::kWait:
+      return true;
+    case Direction::Outcome::kMore:
+      if (!deferred_) {
+        deferred_ = true;
+        host_->loop()->Defer(&deferred_leg_);
+      }
+      return true;
+    case Direction::Outcome::kWaitDrain:
+      drain_poll_ = kDrainPollFirst;
+      return true;
+    case Direction::Outcome::kReset:
+      Reset();
+      return false;
+  }
+  return false;
+}
+
+// Only one direction of a connection is ever spliced: a socket that is both a
+// source and a sink would queue passed bytes behind its own backlog, charged
+// to nobody (skmsg.c, sk_psock_verdict_apply).
+void Connection::MaybePromote(Direction& direction, Leg& source_leg,
+                              int source_fd) {
+  if (was_spliced_ || direction.bytes() < promote_at_bytes_) return;
+  if (service_->config.datapath != config::Datapath::kSplice) return;
+  fallback_ = host_->splice_obstacle();
+  if (fallback_.has_value()) return;
+  if (!direction.Promote(host_->splice().backlog_per_connection_bytes,
+                         &fallback_)) {
+    // Refused: ask again when as much has moved once more.
+    if (fallback_.has_value()) promote_at_bytes_ += direction.bytes();
+    return;
+  }
+  was_spliced_ = true;
+  host_->SetFlowOwner(*direction.flow(), this);
+  if (!host_->loop()
+           ->Modify(source_fd, kSplicedSourceEvents, &source_leg)
+           .ok()) {
+    Reset();
+    return;
+  }
+  PumpBoth();
+}
+
+void Connection::SpliceChanged(bool on) {
+  in_.SetSplicing(on);
+  out_.SetSplicing(on);
+}
+
+// ---- the end --------------------------------------------------------------
+
+int64_t Connection::last_active_ns() const {
+  return std::max({active_ns_, in_.last_active_ns(), out_.last_active_ns()});
+}
+
+// Ends the connection if it is idle, else sets the timer to when it may be.
+void Connection::CheckIdle() {
+  const bool draining = drain_poll_ > absl::ZeroDuration();
+  if (draining) {
+    const uint64_t progress = in_.SinkProgress() + out_.SinkProgress();
+    if (progress != sink_progress_) active_ns_ = MonotonicNs();
+    sink_progress_ = progress;
+  }
+  const absl::Duration quiet =
+      absl::Nanoseconds(MonotonicNs() - last_active_ns());
+  if (quiet >= service_->config.idle_timeout) {
+    Close(false);
+  } else if (!draining) {
+    timer_.Set(service_->config.idle_timeout - quiet);
+  }
+}
+
+void Connection::Reset() { Close(true); }
+
+void Connection::Close(bool reset) {
+  if (state_ == State::kClosed) return;
+  datapath::Datapath* datapath = host_->context()->datapath;
+  CountFallback();
+  datapath::Subtract(datapath->service_stats(service_->id).connections_active,
+                     1);
+  if (backend_id_ != 0) {
+    datapath::Subtract(datapath->backend_stats(backend_id_).connections_active,
+                       1);
+  }
+  state_ = State::kClosed;
+  timer_.Cancel();
+  if (reset) {
+    ResetOnClose(client_.get());
+    if (backend_.valid()) ResetOnClose(backend_.get());
+  }
+  for (Direction* direction : {&in_, &out_}) {
+    if (direction->spliced()) {
+      host_->SetFlowOwner(*direction->flow(), nullptr);
+    }
+  }
+  client_.reset();
+  backend_.reset();
+  in_.Release();
+  out_.Release();
+  if (!deferred_) host_->Closed(this);  // Else OnDeferred does.
+}
+
+void Connection::CountFallback() {
+  if (was_spliced_ || state_ != State::kOpen) return;
+  hg_fallback reason = fallback_.value_or(HG_FALLBACK_SHORT);
+  if (service_->config.datapath == config::Datapath::kRelay) {
+    reason = HG_FALLBACK_RELAY;
+  }
+  host_->context()->datapath->CountFallback(reason);
+}
+
+ConnectionInfo Connection::Info() const {
+  ConnectionInfo info;
+  info.id = id_;
+  info.service = service_->id;
+  info.backend = backend_id_;
+  info.client = source_;
+  info.spliced = in_.spliced() || out_.spliced();
+  const int64_t now = MonotonicNs();
+  info.age_ns = now - started_ns_;
+  info.idle_ns =
+      now - (state_ == State::kOpen ? last_active_ns() : started_ns_);
+  info.bytes_in = in_.bytes();
+  info.bytes_out = out_.bytes();
+  return info;
+}
+
+}  // namespace headgate::relay

@@ -1,0 +1,134 @@
+// One client connection: picks a backend, connects, sends the PROXY header,
+// moves bytes both ways until both sides have ended. Lives on its worker's
+// loop and destroys itself there.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "base/unique_fd.h"
+#include "config/types.h"
+#include "net/address.h"
+#include "net/event_loop.h"
+#include "relay/direction.h"
+#include "relay/service.h"
+
+namespace headgate::relay {
+
+// A row of `conn list`.
+struct ConnectionInfo {
+  uint64_t id = 0;
+  uint32_t service = 0;  // Ids in the maps; backend 0: still connecting.
+  uint32_t backend = 0;
+  Endpoint client;
+  bool spliced = false;
+  int64_t age_ns = 0;
+  int64_t idle_ns = 0;
+  uint64_t bytes_in = 0;
+  uint64_t bytes_out = 0;
+};
+
+class Connection;
+
+// The worker, as its connections see it.
+class ConnectionHost {
+ public:
+  virtual EventLoop* loop() = 0;
+  virtual PumpContext* context() = 0;
+  virtual const config::Splice& splice() const = 0;
+  // Why connections are not spliced now, if so.
+  virtual std::optional<hg_fallback> splice_obstacle() const = 0;
+  // Whom the events of a splice flow are for; null: nobody any more.
+  virtual void SetFlowOwner(uint32_t flow, Connection* connection) = 0;
+  // The connection is over: drop it at the end of the round.
+  virtual void Closed(Connection* connection) = 0;
+
+ protected:
+  ~ConnectionHost() = default;
+};
+
+class Connection final : public LoopOwned {
+ public:
+  // Takes an accepted, non-blocking client socket; `destination` is what the
+  // client dialled. Call Start() once.
+  Connection(ConnectionHost* host, uint64_t id, ServicePtr service,
+             UniqueFd client, const Endpoint& source,
+             const Endpoint& destination);
+
+  void Start();
+  // Ends it now: RST to both sides.
+  void Reset();
+  // The splice switch was thrown.
+  void SpliceChanged(bool on);
+  // The kernel has passed bytes of the spliced direction up.
+  void OnSpliceEvent();
+
+  uint64_t id() const { return id_; }
+  const ServicePtr& service() const { return service_; }
+  ConnectionInfo Info() const;
+
+ private:
+  enum class State { kConnecting, kOpen, kClosed };
+
+  // The epoll face of one socket.
+  class Leg final : public IoHandler {
+   public:
+    Leg(Connection* owner, void (Connection::*on_io)(uint32_t))
+        : owner_(owner), on_io_(on_io) {}
+    void OnIo(uint32_t events) override { (owner_->*on_io_)(events); }
+
+   private:
+    Connection* owner_;
+    void (Connection::*on_io_)(uint32_t);
+  };
+
+  void OnClient(uint32_t events);
+  void OnBackend(uint32_t events);
+  void OnDeferred(uint32_t);
+  void OnTimer();
+
+  void ConnectNext();
+  bool SelectBackend();
+  void ConnectDone(int error);
+  void ConnectFailed(int error);
+  void CountConnectFailure(int error);
+  bool SendHeader();
+  void NoBackend();
+  void Opened();
+
+  void PumpBoth();
+  bool Act(Direction& direction);
+  void MaybePromote(Direction& direction, Leg& source_leg, int source_fd);
+  void CheckIdle();
+  int64_t last_active_ns() const;
+  void Close(bool reset);
+  void CountFallback();
+
+  ConnectionHost* host_;
+  const uint64_t id_;
+  ServicePtr service_;
+  const Endpoint source_;
+  const Endpoint destination_;
+  State state_ = State::kConnecting;
+  UniqueFd client_;
+  UniqueFd backend_;
+  Leg client_leg_{this, &Connection::OnClient};
+  Leg backend_leg_{this, &Connection::OnBackend};
+  Leg deferred_leg_{this, &Connection::OnDeferred};
+  bool deferred_ = false;
+  Timer timer_;
+  hg_select selection_{};
+  uint32_t backend_id_ = 0;  // Once connected.
+  Direction in_;             // From the client.
+  Direction out_;            // To the client.
+  bool was_spliced_ = false;
+  std::optional<hg_fallback> fallback_;
+  uint64_t promote_at_bytes_ = 0;
+  int64_t started_ns_;
+  int64_t active_ns_ = 0;  // Opened, or a slow sink was seen to take bytes.
+  uint64_t sink_progress_ = 0;
+  absl::Duration drain_poll_ = absl::ZeroDuration();
+};
+
+}  // namespace headgate::relay

@@ -1,0 +1,222 @@
+#include "relay/direction.h"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "net/event_loop.h"
+#include "net/socket.h"
+
+namespace headgate::relay {
+namespace {
+
+// What one direction may move before others get their turn.
+constexpr size_t kBudgetReads = 16;
+
+bool WouldBlock(int error) { return error == EAGAIN; }  // And EWOULDBLOCK.
+
+}  // namespace
+
+Direction::~Direction() { Release(); }
+
+void Direction::Release() {
+  if (flow_.has_value()) {
+    context_->flows->Release(*flow_);
+    flow_.reset();
+  }
+  if (pending_ != nullptr) context_->buffers.Return(std::move(pending_));
+}
+
+Direction::Outcome Direction::Pump() {
+  for (size_t i = 0; i < kBudgetReads; ++i) {
+    const Outcome outcome = PumpSome();
+    if (outcome != Outcome::kMore) return outcome;
+  }
+  return Outcome::kMore;
+}
+
+// One step: send what is left over, or read and send once. kMore: something
+// was done.
+Direction::Outcome Direction::PumpSome() {
+  if (finished_) return Outcome::kWait;
+  if (Broken()) return Outcome::kReset;
+  if (pending_ != nullptr) {
+    if (!ClearToSend()) return Outcome::kWaitDrain;
+    if (!writable_) return Outcome::kWait;
+    if (!SendPending()) return Outcome::kReset;
+    return pending_ == nullptr ? Outcome::kMore : Outcome::kWait;
+  }
+  if (source_ended_) return FinishSink();
+  if (!readable_) {
+    Publish();
+    return Outcome::kWait;
+  }
+  return Read();
+}
+
+Direction::Outcome Direction::Read() {
+  const ssize_t got = recv(source_, context_->scratch.data(),
+                           context_->scratch.size(), MSG_DONTWAIT);
+  if (got == 0) {
+    source_ended_ = true;
+    Publish();
+    return Outcome::kMore;
+  }
+  if (got < 0) {
+    if (errno == EINTR) return Outcome::kMore;
+    if (!WouldBlock(errno)) return Outcome::kReset;
+    readable_ = false;
+    Publish();
+    return Outcome::kWait;
+  }
+  const absl::string_view bytes(context_->scratch.data(),
+                                static_cast<size_t>(got));
+  CountRead(bytes.size());
+  if (!writable_ || !ClearToSend()) {
+    pending_ = context_->buffers.Take(bytes);
+    return Outcome::kMore;
+  }
+  return Send(bytes) == Sent::kError ? Outcome::kReset : Outcome::kMore;
+}
+
+// Sends; what the sink does not take becomes pending_.
+Direction::Sent Direction::Send(absl::string_view bytes) {
+  ssize_t sent =
+      send(sink_, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+  if (sent < 0) {
+    if (!WouldBlock(errno)) return Sent::kError;
+    sent = 0;
+  }
+  unpublished_bytes_ += static_cast<size_t>(sent);
+  bytes.remove_prefix(static_cast<size_t>(sent));
+  if (bytes.empty()) return Sent::kAll;
+  writable_ = false;
+  pending_ = context_->buffers.Take(bytes);
+  return Sent::kPart;
+}
+
+// False: the sink is broken.
+bool Direction::SendPending() {
+  const absl::string_view bytes = pending_->pending();
+  const ssize_t sent =
+      send(sink_, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+  if (sent < 0) {
+    if (!WouldBlock(errno)) return false;
+    writable_ = false;
+    return true;
+  }
+  last_read_ns_ = MonotonicNs();  // A sink that takes bytes is not idle.
+  unpublished_bytes_ += static_cast<size_t>(sent);
+  pending_->begin += static_cast<size_t>(sent);
+  if (pending_->pending().empty()) {
+    context_->buffers.Return(std::move(pending_));
+  } else {
+    writable_ = false;
+  }
+  return true;
+}
+
+// The end of the source goes on to the sink, behind all bytes.
+Direction::Outcome Direction::FinishSink() {
+  if (!KernelHasSentAll()) return Outcome::kWaitDrain;
+  // ENOTCONN: the sink has gone meanwhile; its own event says so.
+  shutdown(sink_, SHUT_WR);
+  finished_ = true;
+  return Outcome::kWait;
+}
+
+void Direction::CountRead(size_t bytes) {
+  read_bytes_ += bytes;
+  last_read_ns_ = MonotonicNs();
+  hg_service_stats& stats = context_->datapath->service_stats(service_);
+  datapath::Add(outward_ ? stats.bytes_out : stats.bytes_in, bytes);
+}
+
+bool Direction::Promote(uint64_t backlog_limit_bytes,
+                        std::optional<hg_fallback>* reason) {
+  if (flow_.has_value() || readable_ || pending_ != nullptr || source_ended_ ||
+      finished_) {
+    return false;
+  }
+  // Before the insertion: afterwards the kernel may already be sending.
+  sink_base_ = BytesQueuedEver(sink_);
+  datapath::SpliceFlows::Spec spec;
+  spec.source = source_;
+  spec.sink = sink_;
+  spec.service = service_;
+  spec.outward = outward_;
+  spec.backlog_limit_bytes = backlog_limit_bytes;
+  hg_fallback why{};
+  flow_ = context_->flows->Insert(spec, &why);
+  if (!flow_.has_value()) {
+    *reason = why;
+    return false;
+  }
+  unpublished_bytes_ = 0;
+  clear_to_send_ = false;
+  // What arrived during the insertion waits for the next packet otherwise:
+  // a peek makes the kernel run the verdict on it (tcp_bpf_recvmsg_parser).
+  char byte = 0;
+  if (recv(source_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0) readable_ = true;
+  return true;
+}
+
+void Direction::SetSplicing(bool on) {
+  if (!flow_.has_value()) return;
+  hg_splice_flow& flow = context_->flows->flow(*flow_);
+  uint32_t expected = on ? HG_SPLICE_OFF : HG_SPLICE_ON;
+  __atomic_compare_exchange_n(&flow.mode, &expected,
+                              on ? HG_SPLICE_ON : HG_SPLICE_OFF, false,
+                              __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+// Whether bytes held by this thread may be sent now. Asked only while some are
+// held: passed != relayed then, so nothing new is redirected.
+bool Direction::ClearToSend() {
+  if (flow_.has_value() && !clear_to_send_) clear_to_send_ = KernelHasSentAll();
+  return clear_to_send_ || !flow_.has_value();
+}
+
+// Whether all that was redirected has entered the sink's send queue.
+bool Direction::KernelHasSentAll() const {
+  if (!flow_.has_value()) return true;
+  const hg_splice_flow& flow = context_->flows->flow(*flow_);
+  const uint64_t due = __atomic_load_n(&flow.redirected, __ATOMIC_SEQ_CST) +
+                       __atomic_load_n(&flow.relayed, __ATOMIC_SEQ_CST) +
+                       unpublished_bytes_;
+  return BytesQueuedEver(sink_) - sink_base_ >= due;
+}
+
+bool Direction::Broken() const {
+  return flow_.has_value() &&
+         __atomic_load_n(&context_->flows->flow(*flow_).mode,
+                         __ATOMIC_SEQ_CST) == HG_SPLICE_BROKEN;
+}
+
+void Direction::Publish() {
+  if (!flow_.has_value() || pending_ != nullptr) return;
+  clear_to_send_ = false;
+  if (unpublished_bytes_ == 0) return;
+  hg_splice_flow& flow = context_->flows->flow(*flow_);
+  __atomic_fetch_add(&flow.relayed, unpublished_bytes_, __ATOMIC_SEQ_CST);
+  unpublished_bytes_ = 0;
+}
+
+uint64_t Direction::bytes() const {
+  if (!flow_.has_value()) return read_bytes_;
+  return read_bytes_ + datapath::Read(context_->flows->flow(*flow_).redirected);
+}
+
+int64_t Direction::last_active_ns() const {
+  if (!flow_.has_value()) return last_read_ns_;
+  return std::max(last_read_ns_,
+                  static_cast<int64_t>(datapath::Read(
+                      context_->flows->flow(*flow_).last_active)));
+}
+
+uint64_t Direction::SinkProgress() const {
+  return flow_.has_value() ? BytesAcknowledged(sink_) : 0;
+}
+
+}  // namespace headgate::relay

@@ -1,0 +1,114 @@
+// One direction of a connection: bytes from a source socket to a sink socket,
+// carried by this thread (relay) or, once it has proved to move bytes, by the
+// kernel (splice). Never blocks.
+//
+// While the kernel carries it, some bytes may still be passed up (the sink is
+// slow, splicing is off). They go on in order: nothing is sent before all that
+// was redirected has entered the sink's send queue, and the kernel redirects
+// nothing before Publish() has said that all passed bytes were sent.
+#pragma once
+
+#include <sys/types.h>
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "absl/strings/string_view.h"
+#include "datapath/datapath.h"
+#include "relay/buffer_pool.h"
+
+namespace headgate::relay {
+
+// What the directions of one worker share. Not shared between threads.
+struct PumpContext {
+  datapath::Datapath* datapath = nullptr;
+  datapath::SpliceFlows* flows = nullptr;  // Null: the kernel cannot splice.
+  BufferPool buffers;
+  std::array<char, kChunkBytes> scratch{};
+};
+
+class Direction {
+ public:
+  enum class Outcome {
+    kWait,       // Until the source is readable or the sink writable.
+    kMore,       // The budget is used up: call again soon.
+    kWaitDrain,  // Until the kernel has sent what it holds: poll.
+    kReset,      // A side is broken: reset both.
+  };
+
+  Direction(PumpContext* context, uint32_t service, bool outward)
+      : context_(context), service_(service), outward_(outward) {}
+  Direction(const Direction&) = delete;
+  Direction& operator=(const Direction&) = delete;
+  ~Direction();
+
+  // The descriptors stay the caller's.
+  void Open(int source, int sink) {
+    source_ = source;
+    sink_ = sink;
+  }
+
+  // Edge-triggered readiness, remembered until it is used up.
+  void SourceReadable() { readable_ = true; }
+  void SinkWritable() { writable_ = true; }
+
+  // Moves what can be moved.
+  Outcome Pump();
+
+  // Hands the direction to the kernel, if it is quiet for a moment: all read
+  // is sent, the source has not ended. Otherwise does nothing and returns
+  // false; *reason is set when the kernel refused.
+  bool Promote(uint64_t backlog_limit_bytes,
+               std::optional<hg_fallback>* reason);
+  // Of a promoted direction: whether the kernel may redirect.
+  void SetSplicing(bool on);
+
+  // The end of the source has been passed on.
+  bool finished() const { return finished_; }
+  bool spliced() const { return flow_.has_value(); }
+  std::optional<uint32_t> flow() const { return flow_; }
+  uint64_t bytes() const;  // All, since Open.
+  int64_t last_active_ns() const;
+  // Grows while a slow sink takes what the kernel holds for it.
+  uint64_t SinkProgress() const;
+
+  // The sockets are closed: gives the flow back.
+  void Release();
+
+ private:
+  enum class Sent { kAll, kPart, kError };
+
+  Outcome PumpSome();
+  Outcome Read();
+  Sent Send(absl::string_view bytes);
+  bool SendPending();
+  bool ClearToSend();
+  bool KernelHasSentAll() const;
+  bool Broken() const;
+  void Publish();
+  Outcome FinishSink();
+  void CountRead(size_t bytes);
+
+  PumpContext* context_;
+  uint32_t service_;
+  bool outward_;
+  int source_ = -1;
+  int sink_ = -1;
+  bool readable_ = false;
+  bool writable_ = true;
+  bool source_ended_ = false;
+  bool finished_ = false;
+  // Spliced only: all redirected bytes are in the sink's queue and no more can
+  // come before Publish().
+  bool clear_to_send_ = false;
+  std::unique_ptr<Chunk> pending_;
+  std::optional<uint32_t> flow_;
+  uint64_t read_bytes_ = 0;         // By this thread, since Open.
+  uint64_t unpublished_bytes_ = 0;  // Sent since the last Publish().
+  uint64_t sink_base_ = 0;          // BytesQueuedEver(sink) at promotion.
+  int64_t last_read_ns_ = 0;
+};
+
+}  // namespace headgate::relay

@@ -1,0 +1,235 @@
+#include "relay/worker.h"
+
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <future>
+
+#include "absl/functional/function_ref.h"
+#include "base/log.h"
+#include "relay/listener.h"
+
+namespace headgate::relay {
+
+// All of it runs in the worker's thread, but for Make and the loop's Post.
+class Worker::Impl final : public ConnectionHost, public IoHandler {
+ public:
+  static absl::StatusOr<std::unique_ptr<Impl>> Make(const Options& options) {
+    ASSIGN_OR_RETURN(auto loop, EventLoop::Make());
+    std::unique_ptr<Impl> impl(new Impl(options, std::move(loop)));
+    if (impl->context_.flows != nullptr) {
+      RETURN_IF_ERROR(impl->loop_->Add(impl->context_.flows->event_fd(),
+                                       EPOLLIN, impl.get()));
+    }
+    return impl;
+  }
+
+  void Run() {
+    loop_->Run();
+    listeners_.clear();
+    ResetConnections([](const Connection&) { return true; });
+    connections_.clear();
+  }
+
+  EventLoop* loop() override { return loop_.get(); }
+  PumpContext* context() override { return &context_; }
+  const config::Splice& splice() const override { return splice_; }
+
+  std::optional<hg_fallback> splice_obstacle() const override {
+    if (splice_.mode == config::SpliceMode::kOff) return HG_FALLBACK_OFF;
+    const bool refused = splice_.mode == config::SpliceMode::kAuto &&
+                         !context_.datapath->splice_objection().empty();
+    if (context_.flows == nullptr || refused) return HG_FALLBACK_KERNEL;
+    return std::nullopt;
+  }
+
+  void SetFlowOwner(uint32_t flow, Connection* connection) override {
+    if (connection == nullptr) {
+      flow_owners_.erase(flow);
+    } else {
+      flow_owners_[flow] = connection;
+    }
+  }
+
+  void Closed(Connection* connection) override {
+    const auto found = connections_.find(connection->id());
+    if (found == connections_.end()) return;
+    loop_->DestroyLater(std::move(found->second));
+    connections_.erase(found);
+  }
+
+  // The event ring.
+  void OnIo(uint32_t) override {
+    context_.flows->Consume([this](uint32_t flow) {
+      const auto owner = flow_owners_.find(flow);
+      if (owner != flow_owners_.end()) owner->second->OnSpliceEvent();
+    });
+  }
+
+  void SetSplice(const config::Splice& splice) {
+    splice_ = splice;
+    const bool on = !splice_obstacle().has_value();
+    for (auto& [id, connection] : connections_) connection->SpliceChanged(on);
+  }
+
+  void PutService(ServicePtr service) {
+    const uint32_t id = service->id;
+    services_[id] = std::move(service);
+  }
+
+  void RemoveService(uint32_t service) {
+    std::erase_if(listeners_,
+                  [&](const auto& l) { return l.service == service; });
+    services_.erase(service);
+    ResetConnections([&](const Connection& connection) {
+      return connection.service()->id == service;
+    });
+  }
+
+  void AddListener(uint32_t service, const Endpoint& address, UniqueFd socket) {
+    auto listener = std::make_unique<Listener>(
+        loop_.get(), address, std::move(socket),
+        [this, service] { return Admit(service); },
+        [this, service](Listener::Accepted accepted) {
+          Accept(service, std::move(accepted));
+        });
+    if (const absl::Status status = listener->Start(); !status.ok()) {
+      log::Error("listener %s: %s", address.ToString(), status.message());
+      return;
+    }
+    listeners_.push_back({service, address, std::move(listener)});
+  }
+
+  void RemoveListener(uint32_t service, const Endpoint& address) {
+    std::erase_if(listeners_, [&](const auto& l) {
+      return l.service == service && l.address == address;
+    });
+  }
+
+  std::vector<ConnectionInfo> Connections() const {
+    std::vector<ConnectionInfo> result;
+    result.reserve(connections_.size());
+    for (const auto& [id, connection] : connections_) {
+      result.push_back(connection->Info());
+    }
+    return result;
+  }
+
+  bool Kill(uint64_t id) {
+    const auto found = connections_.find(id);
+    if (found == connections_.end()) return false;
+    found->second->Reset();
+    return true;
+  }
+
+ private:
+  struct ListenerEntry {
+    uint32_t service;
+    Endpoint address;
+    std::unique_ptr<Listener> listener;
+  };
+
+  Impl(const Options& options, std::unique_ptr<EventLoop> loop)
+      : index_(options.index), loop_(std::move(loop)) {
+    context_.datapath = options.datapath;
+    context_.flows = options.datapath->splice_flows(index_);
+  }
+
+  bool Admit(uint32_t service) const {
+    const uint64_t limit = services_.at(service)->config.max_connections;
+    return limit == 0 ||
+           datapath::Read(
+               context_.datapath->service_stats(service).connections_active) <
+               limit;
+  }
+
+  void Accept(uint32_t service, Listener::Accepted accepted) {
+    const uint64_t id = HG_MAX_WORKERS * next_connection_++ + index_;
+    auto connection = std::make_unique<Connection>(
+        this, id, services_.at(service), std::move(accepted.socket),
+        accepted.source, accepted.destination);
+    Connection* started = connection.get();
+    connections_[id] = std::move(connection);
+    started->Start();
+  }
+
+  void ResetConnections(absl::FunctionRef<bool(const Connection&)> which) {
+    std::vector<Connection*> doomed;  // Reset changes the map.
+    for (auto& [id, connection] : connections_) {
+      if (which(*connection)) doomed.push_back(connection.get());
+    }
+    for (Connection* connection : doomed) connection->Reset();
+  }
+
+  const uint32_t index_;
+  std::unique_ptr<EventLoop> loop_;
+  PumpContext context_;
+  config::Splice splice_;
+  absl::flat_hash_map<uint32_t, ServicePtr> services_;
+  std::vector<ListenerEntry> listeners_;
+  absl::flat_hash_map<uint64_t, std::unique_ptr<Connection>> connections_;
+  absl::flat_hash_map<uint32_t, Connection*> flow_owners_;
+  uint64_t next_connection_ = 1;
+};
+
+absl::StatusOr<std::unique_ptr<Worker>> Worker::Make(const Options& options) {
+  std::unique_ptr<Worker> worker(new Worker());
+  ASSIGN_OR_RETURN(worker->impl_, Impl::Make(options));
+  worker->thread_ = std::thread([impl = worker->impl_.get()] { impl->Run(); });
+  return worker;
+}
+
+Worker::~Worker() {
+  if (!thread_.joinable()) return;
+  impl_->loop()->Stop();
+  thread_.join();
+}
+
+void Worker::Do(absl::AnyInvocable<void()> work) {
+  std::promise<void> done;
+  impl_->loop()->Post([&] {
+    work();
+    done.set_value();
+  });
+  done.get_future().wait();
+}
+
+void Worker::SetSplice(const config::Splice& splice) {
+  impl_->loop()->Post([this, splice] { impl_->SetSplice(splice); });
+}
+
+void Worker::PutService(ServicePtr service) {
+  impl_->loop()->Post([this, service = std::move(service)]() mutable {
+    impl_->PutService(std::move(service));
+  });
+}
+
+void Worker::RemoveService(uint32_t service) {
+  Do([this, service] { impl_->RemoveService(service); });
+}
+
+void Worker::AddListener(uint32_t service, const Endpoint& address,
+                         UniqueFd socket) {
+  impl_->loop()->Post(
+      [this, service, address, socket = std::move(socket)]() mutable {
+        impl_->AddListener(service, address, std::move(socket));
+      });
+}
+
+void Worker::RemoveListener(uint32_t service, const Endpoint& address) {
+  Do([this, service, address] { impl_->RemoveListener(service, address); });
+}
+
+std::vector<ConnectionInfo> Worker::Connections() {
+  std::vector<ConnectionInfo> result;
+  Do([&] { result = impl_->Connections(); });
+  return result;
+}
+
+bool Worker::Kill(uint64_t connection) {
+  bool found = false;
+  Do([&] { found = impl_->Kill(connection); });
+  return found;
+}
+
+}  // namespace headgate::relay

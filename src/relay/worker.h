@@ -1,0 +1,65 @@
+// A thread that accepts and carries connections. It has its own event loop,
+// listening sockets (SO_REUSEPORT), splice flows and buffers; workers share
+// nothing but counters in shared memory.
+//
+// Threads: the public methods are for the control thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "base/unique_fd.h"
+#include "net/event_loop.h"
+#include "relay/connection.h"
+#include "relay/service.h"
+
+namespace headgate::relay {
+
+class Worker {
+ public:
+  struct Options {
+    uint32_t index = 0;
+    datapath::Datapath* datapath = nullptr;  // Outlives the worker.
+  };
+
+  // Starts the thread.
+  static absl::StatusOr<std::unique_ptr<Worker>> Make(const Options& options);
+  // Resets what is still open and ends the thread.
+  ~Worker();
+
+  void SetSplice(const config::Splice& splice);
+  // Adds the service or replaces its configuration; connections it has keep
+  // theirs.
+  void PutService(ServicePtr service);
+  // Closes its listeners and resets its connections.
+  void RemoveService(uint32_t service);
+  // A non-blocking listening socket of `service`.
+  void AddListener(uint32_t service, const Endpoint& address, UniqueFd socket);
+  void RemoveListener(uint32_t service, const Endpoint& address);
+
+  // These wait for the worker, a round of its loop.
+  std::vector<ConnectionInfo> Connections();
+  bool Kill(uint64_t connection);  // False: no such connection.
+
+  // Which worker has the connection.
+  static uint32_t IndexOf(uint64_t connection) {
+    return static_cast<uint32_t>(connection % HG_MAX_WORKERS);
+  }
+
+ private:
+  class Impl;
+
+  Worker() = default;
+  // Runs `work` in the worker's thread and waits for it.
+  void Do(absl::AnyInvocable<void()> work);
+
+  std::unique_ptr<Impl> impl_;
+  std::thread thread_;
+};
+
+}  // namespace headgate::relay
