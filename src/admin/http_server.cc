@@ -1,0 +1,124 @@
+#include "admin/http_server.h"
+
+#include <microhttpd.h>
+#include <sys/epoll.h>
+
+#include "base/status.h"
+
+namespace headgate::admin {
+namespace {
+
+constexpr size_t kMaxBody = 1024 * 1024;
+constexpr unsigned kMaxConnections = 64;
+constexpr unsigned kIdleSeconds = 30;
+
+}  // namespace
+
+// A request while it comes in.
+struct HttpServer::Exchange {
+  std::string body;
+  bool too_large = false;
+};
+
+// The library's callbacks.
+struct Callbacks {
+  static MHD_Result Handle(void* self, MHD_Connection* connection,
+                           const char* url, const char* method, const char*,
+                           const char* data, size_t* size, void** state) {
+    auto* server = static_cast<HttpServer*>(self);
+    if (*state == nullptr) {
+      *state = new HttpServer::Exchange;
+      return MHD_YES;
+    }
+    auto* exchange = static_cast<HttpServer::Exchange*>(*state);
+    if (*size > 0) {
+      exchange->too_large |= exchange->body.size() + *size > kMaxBody;
+      if (!exchange->too_large) exchange->body.append(data, *size);
+      *size = 0;
+      return MHD_YES;
+    }
+    Response response;
+    if (exchange->too_large) {
+      response.status = MHD_HTTP_CONTENT_TOO_LARGE;
+      response.body = R"({"error":"the body is larger than 1 MiB"})";
+    } else {
+      Request request;
+      request.method = method;
+      request.path = url;
+      request.body = std::move(exchange->body);
+      request.query = [connection](absl::string_view key) -> std::string {
+        const char* value = MHD_lookup_connection_value(
+            connection, MHD_GET_ARGUMENT_KIND, std::string(key).c_str());
+        return value == nullptr ? "" : value;
+      };
+      response = server->handler_(request);
+    }
+    return Send(connection, response);
+  }
+
+  static MHD_Result Send(MHD_Connection* connection, const Response& response) {
+    MHD_Response* out = MHD_create_response_from_buffer(
+        response.body.size(), const_cast<char*>(response.body.data()),
+        MHD_RESPMEM_MUST_COPY);
+    if (out == nullptr) return MHD_NO;
+    MHD_add_response_header(out, "Content-Type", response.content_type.c_str());
+    MHD_add_response_header(out, "Cache-Control", "no-store");
+    const MHD_Result result = MHD_queue_response(
+        connection, static_cast<unsigned>(response.status), out);
+    MHD_destroy_response(out);
+    return result;
+  }
+
+  static void Completed(void*, MHD_Connection*, void** state,
+                        MHD_RequestTerminationCode) {
+    delete static_cast<HttpServer::Exchange*>(*state);
+    *state = nullptr;
+  }
+};
+
+HttpServer::HttpServer(EventLoop* loop, Handler handler)
+    : loop_(loop),
+      handler_(std::move(handler)),
+      timer_(loop, [this] { OnIo(0); }) {}
+
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Make(EventLoop* loop,
+                                                             UniqueFd listener,
+                                                             Handler handler) {
+  std::unique_ptr<HttpServer> server(new HttpServer(loop, std::move(handler)));
+  server->daemon_ = MHD_start_daemon(
+      MHD_USE_EPOLL, 0, nullptr, nullptr, &Callbacks::Handle, server.get(),
+      MHD_OPTION_LISTEN_SOCKET, listener.get(), MHD_OPTION_CONNECTION_LIMIT,
+      kMaxConnections, MHD_OPTION_CONNECTION_TIMEOUT, kIdleSeconds,
+      MHD_OPTION_NOTIFY_COMPLETED, &Callbacks::Completed, nullptr,
+      MHD_OPTION_END);
+  if (server->daemon_ == nullptr) {
+    return absl::InternalError("start the HTTP server: libmicrohttpd refused");
+  }
+  listener.release();  // The library closes it.
+  const MHD_DaemonInfo* info =
+      MHD_get_daemon_info(server->daemon_, MHD_DAEMON_INFO_EPOLL_FD);
+  if (info == nullptr) {
+    return absl::InternalError("start the HTTP server: it has no epoll");
+  }
+  server->epoll_fd_ = info->epoll_fd;
+  RETURN_IF_ERROR(loop->Add(server->epoll_fd_, EPOLLIN, server.get()));
+  return server;
+}
+
+HttpServer::~HttpServer() {
+  if (daemon_ == nullptr) return;
+  if (epoll_fd_ >= 0) loop_->Remove(epoll_fd_, this);
+  MHD_stop_daemon(daemon_);
+}
+
+void HttpServer::OnIo(uint32_t) {
+  MHD_run(daemon_);
+  MHD_UNSIGNED_LONG_LONG milliseconds = 0;
+  if (MHD_get_timeout(daemon_, &milliseconds) == MHD_YES) {
+    timer_.Set(absl::Milliseconds(milliseconds));
+  } else {
+    timer_.Cancel();
+  }
+}
+
+}  // namespace headgate::admin

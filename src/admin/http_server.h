@@ -1,0 +1,56 @@
+// HTTP/1.1 on the control thread's loop: libmicrohttpd behind one function
+// from request to response. Bodies are limited to 1 MiB, connections to 64.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "base/unique_fd.h"
+#include "net/event_loop.h"
+
+struct MHD_Daemon;
+
+namespace headgate::admin {
+
+struct Request {
+  std::string method;
+  std::string path;  // Decoded, without the query.
+  std::string body;
+  absl::AnyInvocable<std::string(absl::string_view key) const> query;
+};
+
+struct Response {
+  int status = 200;
+  std::string content_type = "application/json";
+  std::string body;
+};
+
+class HttpServer final : public IoHandler {
+ public:
+  using Handler = absl::AnyInvocable<Response(const Request&)>;
+
+  // Serves a listening socket of any family.
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Make(EventLoop* loop,
+                                                          UniqueFd listener,
+                                                          Handler handler);
+  ~HttpServer();
+
+  void OnIo(uint32_t events) override;
+
+ private:
+  struct Exchange;
+  friend struct Callbacks;
+
+  HttpServer(EventLoop* loop, Handler handler);
+
+  EventLoop* loop_;
+  Handler handler_;
+  MHD_Daemon* daemon_ = nullptr;
+  int epoll_fd_ = -1;  // The library's own.
+  Timer timer_;
+};
+
+}  // namespace headgate::admin

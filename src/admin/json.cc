@@ -1,0 +1,193 @@
+#include "admin/json.h"
+
+#include <nlohmann/json.hpp>
+
+#include "config/describe.h"
+
+namespace headgate::admin {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string ToString(absl::string_view text) { return std::string(text); }
+
+// Never throws: what is not UTF-8 (a path, say) is replaced.
+std::string Dump(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::string Rfc3339(absl::Time time) {
+  return absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", time, absl::UTCTimeZone());
+}
+
+const char* DatapathName(config::Datapath datapath) {
+  return datapath == config::Datapath::kRelay ? "relay" : "splice";
+}
+
+Json ErrorsArray(const std::vector<config::Error>& errors) {
+  Json array = Json::array();
+  for (const config::Error& error : errors) {
+    array.push_back({{"line", error.line},
+                     {"column", error.column},
+                     {"message", error.message}});
+  }
+  return array;
+}
+
+Json ListenersArray(const std::vector<control::ListenerRow>& listeners) {
+  Json array = Json::array();
+  for (const control::ListenerRow& listener : listeners) {
+    Json row = {{"address", listener.address.ToString()},
+                {"bound", listener.bound}};
+    if (!listener.bound) row["error"] = listener.error;
+    array.push_back(std::move(row));
+  }
+  return array;
+}
+
+Json CheckObject(const std::optional<health::CheckResult>& check) {
+  if (!check.has_value()) return nullptr;
+  return {{"result", control::OutcomeName(check->outcome)},
+          {"detail", check->detail},
+          {"duration_seconds", absl::ToDoubleSeconds(check->duration)},
+          {"time", Rfc3339(check->time)}};
+}
+
+}  // namespace
+
+std::string StatusJson(const control::StatusRow& status) {
+  Json json = {
+      {"version", HG_VERSION},
+      {"ready", status.ready},
+      {"services", status.services},
+      {"backends_up", status.backends_up},
+      {"backends_total", status.backends_total},
+      {"connections_active", status.connections_active},
+      {"datapaths",
+       {{"relay", true}, {"splice", status.splice}, {"packet", false}}},
+      {"generation", status.generation},
+      {"started", Rfc3339(status.started)},
+      {"uptime_seconds", absl::ToInt64Seconds(absl::Now() - status.started)},
+      {"problems", status.problems},
+  };
+  if (!status.splice) json["splice_reason"] = status.splice_reason;
+  return Dump(json);
+}
+
+std::string ServicesJson(const std::vector<control::ServiceRow>& services) {
+  Json array = Json::array();
+  for (const control::ServiceRow& service : services) {
+    Json listen = Json::array();
+    for (const Endpoint& address : service.config.listen) {
+      listen.push_back(address.ToString());
+    }
+    array.push_back({
+        {"name", service.config.name},
+        {"listen", std::move(listen)},
+        {"pool", service.config.pool},
+        {"datapath", DatapathName(service.config.datapath)},
+        {"balance", "round_robin"},
+        {"backends_up", service.backends_up},
+        {"backends_total", service.backends_total},
+        {"connections_active", service.stats.connections_active},
+        {"connections_total", service.stats.connections_total},
+        {"bytes_in_total", service.stats.bytes_in},
+        {"bytes_out_total", service.stats.bytes_out},
+        {"listeners", ListenersArray(service.listeners)},
+    });
+  }
+  return Dump({{"services", std::move(array)}});
+}
+
+std::string BackendsJson(const std::vector<control::BackendRow>& backends) {
+  Json array = Json::array();
+  for (const control::BackendRow& backend : backends) {
+    array.push_back({
+        {"service", backend.service},
+        {"name", backend.name},
+        {"address", backend.address.ToString()},
+        {"state", backend.state()},
+        {"admin", control::AdminName(backend.admin)},
+        {"weight", backend.weight},
+        {"backup", backend.backup},
+        {"connections_active", backend.stats.connections_active},
+        {"connections_total", backend.stats.connections_total},
+        {"last_check", CheckObject(backend.last_check)},
+    });
+  }
+  return Dump({{"backends", std::move(array)}});
+}
+
+std::string ConnectionsJson(const std::vector<control::ConnectionRow>& rows) {
+  Json array = Json::array();
+  for (const control::ConnectionRow& row : rows) {
+    array.push_back({
+        {"id", row.id},
+        {"service", row.service},
+        {"backend", row.backend},
+        {"client", row.client.ToString()},
+        {"datapath", row.spliced ? "splice" : "relay"},
+        {"age_seconds", absl::ToDoubleSeconds(row.age)},
+        {"idle_seconds", absl::ToDoubleSeconds(row.idle)},
+        {"bytes_in", row.bytes_in},
+        {"bytes_out", row.bytes_out},
+    });
+  }
+  return Dump({{"connections", std::move(array)}});
+}
+
+std::string ConnectionCountJson(uint64_t active) {
+  return Dump({{"connections_active", active}});
+}
+
+std::string AdminJson(const std::string& service, const std::string& backend,
+                      hg_admin admin) {
+  return Dump({{"service", service},
+               {"name", backend},
+               {"admin", control::AdminName(admin)}});
+}
+
+std::string WeightJson(const std::string& service, const std::string& backend,
+                       uint32_t weight) {
+  return Dump({{"service", service}, {"name", backend}, {"weight", weight}});
+}
+
+std::string KilledJson(uint64_t id) { return Dump({{"id", id}}); }
+
+std::string ConfigJson(const control::Controller& controller) {
+  return Dump({{"generation", controller.generation()},
+               {"file", controller.config_file()},
+               {"yaml", config::ToYaml(controller.config())}});
+}
+
+std::string AppliedJson(const control::Controller::Applied& applied) {
+  return Dump(
+      {{"generation", applied.generation}, {"changes", applied.changes}});
+}
+
+std::string ChangesJson(const std::vector<std::string>& changes) {
+  return Dump({{"changes", changes}});
+}
+
+std::string CheckJson(const std::vector<config::Error>& errors) {
+  return Dump({{"valid", errors.empty()}, {"errors", ErrorsArray(errors)}});
+}
+
+std::string ErrorJson(absl::string_view message,
+                      const std::vector<config::Error>& errors) {
+  Json json = {{"error", ToString(message)}};
+  if (!errors.empty()) json["errors"] = ErrorsArray(errors);
+  return Dump(json);
+}
+
+std::optional<uint32_t> ParseWeight(const std::string& body) {
+  const Json json = Json::parse(body, nullptr, false);
+  if (!json.is_object() || !json.contains("weight")) return std::nullopt;
+  const Json& weight = json["weight"];
+  if (!weight.is_number_integer() || weight < 0 || weight > 256) {
+    return std::nullopt;
+  }
+  return weight.get<uint32_t>();
+}
+
+}  // namespace headgate::admin

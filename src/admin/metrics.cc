@@ -1,0 +1,205 @@
+#include "admin/metrics.h"
+
+#include <prometheus/metric_family.h>
+#include <prometheus/text_serializer.h>
+
+#include <array>
+#include <cstring>
+
+namespace headgate::admin {
+namespace {
+
+using Labels = std::vector<prometheus::ClientMetric::Label>;
+
+constexpr const char* kVerdictNames[] = {
+#define HG_VERDICT_NAME(name, text) text,
+    HG_VERDICTS(HG_VERDICT_NAME)
+#undef HG_VERDICT_NAME
+};
+constexpr const char* kFallbackNames[] = {
+#define HG_FALLBACK_NAME(name, text) text,
+    HG_FALLBACKS(HG_FALLBACK_NAME)
+#undef HG_FALLBACK_NAME
+};
+constexpr std::array<const char*, 5> kStates = {"up", "down", "drain", "maint",
+                                                "starting"};
+
+// One metric with all its series.
+class Family {
+ public:
+  Family(const char* name, const char* help, prometheus::MetricType type) {
+    family_.name = name;
+    family_.help = help;
+    family_.type = type;
+  }
+
+  template <typename Number>
+  Family& Add(Labels labels, Number number) {
+    prometheus::ClientMetric metric;
+    metric.label = std::move(labels);
+    const auto value = static_cast<double>(number);
+    if (family_.type == prometheus::MetricType::Counter) {
+      metric.counter.value = value;
+    } else {
+      metric.gauge.value = value;
+    }
+    family_.metric.push_back(std::move(metric));
+    return *this;
+  }
+
+  prometheus::MetricFamily Take() { return std::move(family_); }
+
+ private:
+  prometheus::MetricFamily family_;
+};
+
+Family Counter(const char* name, const char* help) {
+  return {name, help, prometheus::MetricType::Counter};
+}
+Family Gauge(const char* name, const char* help) {
+  return {name, help, prometheus::MetricType::Gauge};
+}
+
+using Families = std::vector<prometheus::MetricFamily>;
+
+void AddServices(const control::Controller& controller, Families& out) {
+  Family total = Counter("headgate_connections_total",
+                         "Connections accepted from clients.");
+  Family active =
+      Gauge("headgate_connections_active", "Client connections that are open.");
+  Family bytes = Counter("headgate_bytes_total",
+                         "Payload bytes from clients (in) and to them (out); "
+                         "PROXY headers are not counted.");
+  Family no_backend =
+      Counter("headgate_no_backend_total",
+              "Connections reset because no backend could take them.");
+  Family listener =
+      Gauge("headgate_listener_up", "Whether the listen address is bound.");
+  for (const control::ServiceRow& row : controller.Services()) {
+    const std::string& service = row.config.name;
+    total.Add({{"service", service}}, row.stats.connections_total);
+    active.Add({{"service", service}}, row.stats.connections_active);
+    bytes.Add({{"service", service}, {"direction", "in"}}, row.stats.bytes_in);
+    bytes.Add({{"service", service}, {"direction", "out"}},
+              row.stats.bytes_out);
+    no_backend.Add({{"service", service}}, row.stats.no_backend);
+    for (const control::ListenerRow& bound : row.listeners) {
+      listener.Add(
+          {{"service", service}, {"address", bound.address.ToString()}},
+          bound.bound ? 1 : 0);
+    }
+  }
+  for (Family* family : {&total, &active, &bytes, &no_backend, &listener}) {
+    out.push_back(family->Take());
+  }
+}
+
+void AddBackends(const control::Controller& controller, Families& out) {
+  Family up = Gauge("headgate_backend_up", "Whether the backend is up.");
+  Family state = Gauge("headgate_backend_state",
+                       "1 for the backend's present state, 0 for the others.");
+  Family weight = Gauge("headgate_backend_weight", "The backend's weight.");
+  Family total = Counter("headgate_backend_connections_total",
+                         "Connections made to the backend.");
+  Family active = Gauge("headgate_backend_connections_active",
+                        "Connections to the backend that are open.");
+  Family failures = Counter("headgate_connect_failures_total",
+                            "Failed attempts to connect to the backend.");
+  Family checks =
+      Counter("headgate_backend_checks_total", "Health checks finished.");
+  Family failed =
+      Counter("headgate_backend_check_failures_total", "Health checks failed.");
+  Family transitions =
+      Counter("headgate_backend_transitions_total",
+              "Changes between up and down, the first verdict included.");
+  for (const control::BackendRow& row : controller.Backends()) {
+    const Labels labels = {{"service", row.service}, {"backend", row.name}};
+    const auto with = [&](const char* key, const char* value) {
+      Labels extended = labels;
+      extended.push_back({key, value});
+      return extended;
+    };
+    const char* present = row.state();
+    up.Add(labels, std::strcmp(present, "up") == 0 ? 1 : 0);
+    for (const char* each : kStates) {
+      state.Add(with("state", each), std::strcmp(present, each) == 0 ? 1 : 0);
+    }
+    weight.Add(labels, row.weight);
+    total.Add(labels, row.stats.connections_total);
+    active.Add(labels, row.stats.connections_active);
+    failures.Add(with("reason", "refused"), row.stats.connect_refused)
+        .Add(with("reason", "timeout"), row.stats.connect_timeout)
+        .Add(with("reason", "unreachable"), row.stats.connect_unreachable)
+        .Add(with("reason", "reset"), row.stats.connect_reset)
+        .Add(with("reason", "error"), row.stats.connect_error);
+    checks.Add(labels, row.checks_total);
+    failed.Add(labels, row.checks_failed);
+    transitions.Add(labels, row.transitions);
+  }
+  for (Family* family : {&up, &state, &weight, &total, &active, &failures,
+                         &checks, &failed, &transitions}) {
+    out.push_back(family->Take());
+  }
+}
+
+void AddDatapath(const control::Controller& controller, Families& out) {
+  const datapath::Datapath& datapath = controller.datapath();
+  Family fallbacks =
+      Counter("headgate_splice_fallbacks_total",
+              "Connections that the kernel never carried, and why.");
+  for (uint32_t i = 0; i < HG_FALLBACK_COUNT; ++i) {
+    fallbacks.Add({{"reason", kFallbackNames[i]}},
+                  datapath.fallbacks(static_cast<hg_fallback>(i)));
+  }
+  out.push_back(fallbacks.Take());
+  Family verdicts = Counter("headgate_splice_verdicts_total",
+                            "What became of packets of spliced connections.");
+  if (const auto sums = datapath.SpliceVerdicts(); sums.ok()) {
+    for (uint32_t i = 0; i < HG_VERDICT_COUNT; ++i) {
+      verdicts.Add({{"verdict", kVerdictNames[i]}}, (*sums)[i]);
+    }
+  }
+  out.push_back(verdicts.Take());
+  out.push_back(Counter("headgate_drops_total",
+                        "Packets dropped by the packet path or the gate.")
+                    .Take());
+}
+
+void AddProcess(const control::Controller& controller, Families& out) {
+  const control::StatusRow status = controller.Status();
+  out.push_back(Gauge("headgate_build_info", "1; the labels say which build.")
+                    .Add({{"version", HG_VERSION}}, 1)
+                    .Take());
+  out.push_back(
+      Gauge("process_start_time_seconds",
+            "When the daemon started, seconds since the epoch.")
+          .Add({}, absl::ToDoubleSeconds(status.started - absl::UnixEpoch()))
+          .Take());
+  out.push_back(Gauge("headgate_config_generation",
+                      "Which configuration is running; grows with changes.")
+                    .Add({}, status.generation)
+                    .Take());
+  out.push_back(Gauge("headgate_config_last_reload_successful",
+                      "Whether the last configuration was taken.")
+                    .Add({}, controller.last_reload_ok() ? 1 : 0)
+                    .Take());
+  out.push_back(
+      Gauge("headgate_config_last_reload_success_timestamp_seconds",
+            "When a configuration was last taken, seconds since the epoch.")
+          .Add({}, absl::ToDoubleSeconds(controller.last_reload_time() -
+                                         absl::UnixEpoch()))
+          .Take());
+}
+
+}  // namespace
+
+std::string MetricsText(const control::Controller& controller) {
+  Families families;
+  AddServices(controller, families);
+  AddBackends(controller, families);
+  AddDatapath(controller, families);
+  AddProcess(controller, families);
+  return prometheus::TextSerializer().Serialize(families);
+}
+
+}  // namespace headgate::admin

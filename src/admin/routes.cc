@@ -1,0 +1,204 @@
+#include "admin/routes.h"
+
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "admin/json.h"
+#include "admin/live_page.h"
+#include "admin/metrics.h"
+#include "config/diff.h"
+#include "config/parse.h"
+
+namespace headgate::admin {
+namespace {
+
+using control::Controller;
+using Path = std::vector<std::string>;
+
+Response Json(std::string body) { return {200, "application/json", body}; }
+
+Response Failure(int status, absl::string_view message,
+                 const std::vector<config::Error>& errors = {}) {
+  return {status, "application/json", ErrorJson(message, errors)};
+}
+
+int HttpStatus(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kNotFound:
+      return 404;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kResourceExhausted:
+      return 422;
+    case absl::StatusCode::kAlreadyExists:
+      return 409;
+    default:
+      return 500;
+  }
+}
+
+Response Failure(const absl::Status& status) {
+  return Failure(HttpStatus(status), status.message());
+}
+
+bool HasService(const Controller& controller, const std::string& name) {
+  return controller.config().services.contains(name);
+}
+
+// ---- GET -------------------------------------------------------------------
+
+Response ListBackends(const Controller& controller,
+                      const std::string& service) {
+  if (!service.empty() && !HasService(controller, service)) {
+    return Failure(404, absl::StrCat("no service ", service));
+  }
+  std::vector<control::BackendRow> rows = controller.Backends();
+  if (!service.empty()) {
+    std::erase_if(rows, [&](const auto& r) { return r.service != service; });
+  }
+  return Json(BackendsJson(rows));
+}
+
+Response ListConnections(const Controller& controller,
+                         const std::string& service) {
+  if (!service.empty() && !HasService(controller, service)) {
+    return Failure(404, absl::StrCat("no service ", service));
+  }
+  std::vector<control::ConnectionRow> rows = controller.Connections();
+  if (!service.empty()) {
+    std::erase_if(rows, [&](const auto& r) { return r.service != service; });
+  }
+  return Json(ConnectionsJson(rows));
+}
+
+// ---- changes ---------------------------------------------------------------
+
+Response SetAdmin(Controller& controller, const Path& path, hg_admin admin) {
+  const absl::Status status = controller.SetAdmin(path[2], path[3], admin);
+  if (!status.ok()) return Failure(status);
+  return Json(AdminJson(path[2], path[3], admin));
+}
+
+Response SetWeight(Controller& controller, const Path& path,
+                   const std::string& body) {
+  const std::optional<uint32_t> weight = ParseWeight(body);
+  if (!weight.has_value()) {
+    return Failure(400, "the body must be {\"weight\":N} with N from 0 to 256");
+  }
+  const absl::Status status = controller.SetWeight(path[2], path[3], *weight);
+  if (!status.ok()) return Failure(status);
+  return Json(WeightJson(path[2], path[3], *weight));
+}
+
+Response ChangeBackend(Controller& controller, const Path& path,
+                       const std::string& body) {
+  const std::string& verb = path[4];
+  if (verb == "drain") return SetAdmin(controller, path, HG_ADMIN_DRAIN);
+  if (verb == "ready") return SetAdmin(controller, path, HG_ADMIN_READY);
+  if (verb == "maint") return SetAdmin(controller, path, HG_ADMIN_MAINT);
+  if (verb == "weight") return SetWeight(controller, path, body);
+  return Failure(404, absl::StrCat("no such operation: ", verb));
+}
+
+Response Kill(Controller& controller, const std::string& id_text) {
+  uint64_t id = 0;
+  if (!absl::SimpleAtoi(id_text, &id) || !controller.KillConnection(id)) {
+    return Failure(404, absl::StrCat("no connection ", id_text));
+  }
+  return Json(KilledJson(id));
+}
+
+Response Diff(const Controller& controller, const std::string& text) {
+  const config::Parsed parsed = config::Parse(text);
+  if (!parsed.errors.empty()) {
+    return Failure(422, "the configuration is not valid", parsed.errors);
+  }
+  return Json(ChangesJson(config::Diff(controller.config(), parsed.config)));
+}
+
+Response Apply(Controller& controller, const std::string& text) {
+  config::Parsed parsed = config::Parse(text);
+  if (!parsed.errors.empty()) {
+    return Failure(422, "the configuration is not valid", parsed.errors);
+  }
+  const auto applied =
+      controller.Apply(std::move(parsed.config), Controller::Binding::kStrict);
+  // What stands in the way of binding is the request's problem, not ours.
+  if (!applied.ok()) return Failure(422, applied.status().message());
+  return Json(AppliedJson(*applied));
+}
+
+Response Reload(Controller& controller) {
+  const auto applied = controller.Reload();
+  if (!applied.ok()) return Failure(422, applied.status().message());
+  return Json(AppliedJson(*applied));
+}
+
+Response Post(Controller& controller, const Path& path,
+              const std::string& body) {
+  if (path.size() == 5 && path[1] == "backends") {
+    return ChangeBackend(controller, path, body);
+  }
+  if (path.size() == 3 && path[1] == "config") {
+    if (path[2] == "check") return Json(CheckJson(config::Parse(body).errors));
+    if (path[2] == "diff") return Diff(controller, body);
+    if (path[2] == "apply") return Apply(controller, body);
+    if (path[2] == "reload") return Reload(controller);
+  }
+  return Failure(404, "no such path");
+}
+
+Response Get(const Controller& controller, const Request& request) {
+  const std::string& path = request.path;
+  if (path == "/v1/status") return Json(StatusJson(controller.Status()));
+  if (path == "/v1/services") return Json(ServicesJson(controller.Services()));
+  if (path == "/v1/backends") {
+    return ListBackends(controller, request.query("service"));
+  }
+  if (path == "/v1/connections") {
+    return ListConnections(controller, request.query("service"));
+  }
+  if (path == "/v1/connections/count") {
+    return Json(ConnectionCountJson(controller.ConnectionsActive()));
+  }
+  if (path == "/v1/config") return Json(ConfigJson(controller));
+  if (path == "/metrics") {
+    return {200, "text/plain; version=0.0.4", MetricsText(controller)};
+  }
+  return Failure(404, "no such path");
+}
+
+}  // namespace
+
+Response HandleAdmin(Controller& controller, const Request& request) {
+  if (request.method == "GET" || request.method == "HEAD") {
+    return Get(controller, request);
+  }
+  const Path path = absl::StrSplit(request.path, '/', absl::SkipEmpty());
+  if (path.empty() || path[0] != "v1") return Failure(404, "no such path");
+  if (request.method == "POST") return Post(controller, path, request.body);
+  if (request.method == "DELETE" && path.size() == 3 &&
+      path[1] == "connections") {
+    return Kill(controller, path[2]);
+  }
+  return Failure(405, "no such method here");
+}
+
+Response HandlePublic(Controller& controller, const Request& request) {
+  if (request.method != "GET" && request.method != "HEAD") {
+    return Failure(405,
+                   "read-only here: changes go through the control socket");
+  }
+  if (request.path == "/") {
+    return {200, "text/html; charset=utf-8", std::string(kLivePage)};
+  }
+  // Clients' addresses are not for everybody who may see the metrics.
+  if (request.path == "/metrics" || request.path == "/v1/status" ||
+      request.path == "/v1/services" || request.path == "/v1/backends") {
+    return Get(controller, request);
+  }
+  return Failure(404, "no such path");
+}
+
+}  // namespace headgate::admin

@@ -1,0 +1,487 @@
+#include "control/controller.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "config/diff.h"
+#include "config/parse.h"
+
+namespace headgate::control {
+namespace {
+
+void CopyName(const std::string& name, char (&out)[HG_NAME_LEN]) {
+  std::memset(out, 0, sizeof out);
+  std::memcpy(out, name.data(), std::min<size_t>(name.size(), HG_NAME_LEN - 1));
+}
+
+hg_health ToAbi(health::State state) {
+  switch (state) {
+    case health::State::kStarting:
+      return HG_HEALTH_STARTING;
+    case health::State::kUp:
+      return HG_HEALTH_UP;
+    case health::State::kDown:
+      return HG_HEALTH_DOWN;
+  }
+  return HG_HEALTH_DOWN;
+}
+
+// What all readers together may leave in kernel queues: a quarter of memory.
+uint64_t SpliceBacklogTotal() {
+  return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
+         static_cast<uint64_t>(sysconf(_SC_PAGESIZE)) / 4;
+}
+
+// Cannot fail but for the map being full, which CheckRoom excludes.
+void LogIfFailed(const absl::Status& status) {
+  if (!status.ok()) log::Error("%s", status.message());
+}
+
+}  // namespace
+
+Controller::Controller(const Options& options)
+    : options_(options),
+      listeners_(options.loop, &workers_),
+      monitor_(options.loop,
+               [this](uint32_t id, const health::CheckResult& result,
+                      health::State state,
+                      bool changed) { OnCheck(id, result, state, changed); }) {}
+
+Controller::~Controller() = default;
+
+absl::StatusOr<std::unique_ptr<Controller>> Controller::Make(
+    const Options& options) {
+  std::unique_ptr<Controller> made(new Controller(options));
+  for (uint32_t i = 0; i < options.workers; ++i) {
+    ASSIGN_OR_RETURN(auto worker, relay::Worker::Make({i, options.datapath}));
+    made->workers_.push_back(std::move(worker));
+  }
+  return made;
+}
+
+// ---- configuration ---------------------------------------------------------
+
+absl::StatusOr<Controller::Applied> Controller::Reload() {
+  last_reload_ok_ = false;
+  ASSIGN_OR_RETURN(const std::string text,
+                   config::ReadFile(options_.config_file));
+  config::Parsed parsed = config::Parse(text);
+  if (!parsed.errors.empty()) {
+    return absl::InvalidArgumentError(absl::StrJoin(
+        parsed.errors, "\n", [this](std::string* out, const auto& error) {
+          *out += config::Format(options_.config_file, error);
+        }));
+  }
+  return Apply(std::move(parsed.config), Binding::kLenient);
+}
+
+absl::StatusOr<Controller::Applied> Controller::Apply(config::Config next,
+                                                      Binding binding) {
+  last_reload_ok_ = false;
+  RETURN_IF_ERROR(CheckRoom(next));
+  if (binding == Binding::kStrict) RETURN_IF_ERROR(TryBind(next));
+  Applied applied;
+  applied.changes = config::Diff(config_, next);
+  if (generation_ == 0 || !applied.changes.empty()) {
+    std::vector<std::string> gone;
+    for (const auto& [name, service] : services_) {
+      if (!next.services.contains(name)) gone.push_back(name);
+    }
+    for (const std::string& name : gone) RemoveService(name);
+    options_.datapath->splice_budget().set_limit(SpliceBacklogTotal());
+    for (const auto& worker : workers_) worker->SetSplice(next.splice);
+    for (const auto& [name, service] : next.services) {
+      PutService(service, next.pools.at(service.pool));
+    }
+    config_ = std::move(next);
+    listeners_.Set(WantedListeners(config_));
+    ++generation_;
+  }
+  last_reload_ok_ = true;
+  last_reload_time_ = absl::Now();
+  applied.generation = generation_;
+  return applied;
+}
+
+// Ids of backends that still have connections are taken, too.
+absl::Status Controller::CheckRoom(const config::Config& next) const {
+  size_t needed = 0;
+  for (const auto& [name, service] : next.services) {
+    needed += next.pools.at(service.pool).backends.size();
+  }
+  size_t retired = 0;
+  for (const auto& [id, backend] : backends_) retired += backend.retired;
+  // Old and new ones exist side by side for a moment.
+  if (needed + backends_.size() >= HG_MAX_BACKENDS &&
+      needed + retired >= HG_MAX_BACKENDS) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the configuration has ", needed, " backends and ", retired,
+        " removed ones still have connections; the limit "
+        "is ",
+        HG_MAX_BACKENDS - 1));
+  }
+  return absl::OkStatus();
+}
+
+Listeners::Wanted Controller::WantedListeners(
+    const config::Config& config) const {
+  Listeners::Wanted wanted;
+  for (const auto& [name, service] : config.services) {
+    for (const Endpoint& address : service.listen) {
+      wanted[address] = services_.at(name).id;
+    }
+  }
+  return wanted;
+}
+
+absl::Status Controller::TryBind(const config::Config& next) const {
+  Listeners::Wanted wanted;
+  for (const auto& [name, service] : next.services) {
+    for (const Endpoint& address : service.listen) wanted[address] = 0;
+  }
+  return listeners_.TryBind(wanted);
+}
+
+void Controller::RemoveService(const std::string& name) {
+  const Service& service = services_.at(name);
+  for (const auto& worker : workers_) worker->RemoveService(service.id);
+  listeners_.Forget(service.id);
+  for (const uint32_t id : service.backends) RetireBackend(id);
+  LogIfFailed(options_.datapath->EraseService(service.id));
+  service_ids_.Return(service.id);
+  services_.erase(name);
+  FreeRetired();
+}
+
+void Controller::PutService(const config::Service& config,
+                            const config::Pool& pool) {
+  auto [it, is_new] = services_.try_emplace(config.name);
+  Service& service = it->second;
+  if (is_new) {
+    service.id = service_ids_.Take().value();  // The parser has counted them.
+    options_.datapath->service_stats(service.id) = {};
+  }
+  service.config = config;
+  std::vector<uint32_t> backends;
+  for (const config::Backend& backend : pool.backends) {
+    backends.push_back(PutBackend(service, backend));
+  }
+  for (const uint32_t old : service.backends) {
+    if (std::find(backends.begin(), backends.end(), old) == backends.end()) {
+      RetireBackend(old);
+    }
+  }
+  service.backends = std::move(backends);
+  PublishService(service);
+  auto shared = std::make_shared<relay::Service>();
+  shared->id = service.id;
+  shared->config = config;
+  for (const auto& worker : workers_) worker->PutService(shared);
+}
+
+// A backend is known by its name; what operators asked for stays with it, but
+// a weight that changed in the file wins.
+uint32_t Controller::PutBackend(Service& service,
+                                const config::Backend& config) {
+  const Endpoint address{
+      config.address,
+      config.port.value_or(service.config.backend_port.value_or(0))};
+  Backend* backend = FindBackend(service.config.name, config.name);
+  if (backend != nullptr && backend->row.address != address) {
+    RetireBackend(backend->row.id);  // Another server by the same name.
+    backend = nullptr;
+  }
+  if (backend == nullptr) {
+    FreeRetired();
+    const uint32_t id = backend_ids_.Take().value();  // CheckRoom.
+    options_.datapath->backend_stats(id) = {};
+    backend = &backends_[id];
+    backend->row.id = id;
+    backend->row.service = service.config.name;
+    backend->row.name = config.name;
+    backend->row.address = address;
+    backend->row.weight = config.weight;
+    backend->service_id = service.id;
+  } else if (backend->config.weight != config.weight) {
+    backend->row.weight = config.weight;
+  }
+  backend->row.backup = config.backup;
+  backend->config = config;
+  Watch(*backend, service.config);
+  if (service.config.health.type == config::HealthType::kNone) {
+    backend->row.health = health::State::kUp;
+  }
+  Publish(*backend);
+  return backend->row.id;
+}
+
+// From now on it takes no connections; those it has stay.
+void Controller::RetireBackend(uint32_t id) {
+  monitor_.Remove(id);
+  LogIfFailed(options_.datapath->EraseBackend(id));
+  backends_.at(id).retired = true;
+}
+
+void Controller::FreeRetired() {
+  for (auto it = backends_.begin(); it != backends_.end();) {
+    const uint64_t active = datapath::Read(
+        options_.datapath->backend_stats(it->first).connections_active);
+    if (it->second.retired && active == 0) {
+      backend_ids_.Return(it->first);
+      it = backends_.erase(it);
+    } else {
+      ++it;
+    }
+  }
+}
+
+void Controller::Watch(const Backend& backend, const config::Service& service) {
+  if (service.health.type == config::HealthType::kNone ||
+      backend.row.admin == HG_ADMIN_MAINT) {
+    monitor_.Remove(backend.row.id);
+    return;
+  }
+  Endpoint endpoint = backend.row.address;
+  endpoint.port = service.health.port.value_or(endpoint.port);
+  monitor_.Put(backend.row.id, {endpoint, service.health});
+}
+
+void Controller::Publish(const Backend& backend) {
+  hg_backend value{};
+  CopyName(backend.row.name, value.name);
+  value.service = backend.service_id;
+  value.weight = backend.row.weight;
+  value.health = ToAbi(backend.row.health);
+  value.admin = backend.row.admin;
+  value.backup = backend.row.backup ? 1 : 0;
+  std::memcpy(value.address, backend.row.address.address.bytes().data(),
+              sizeof value.address);
+  value.port = backend.row.address.port;
+  LogIfFailed(options_.datapath->PutBackend(backend.row.id, value));
+}
+
+void Controller::PublishService(const Service& service) {
+  hg_service value{};
+  CopyName(service.config.name, value.name);
+  value.backend_count = static_cast<uint32_t>(service.backends.size());
+  std::copy(service.backends.begin(), service.backends.end(), value.backends);
+  LogIfFailed(options_.datapath->PutService(service.id, value));
+}
+
+// ---- what operators ask for ------------------------------------------------
+
+Controller::Backend* Controller::FindBackend(const std::string& service,
+                                             const std::string& name) {
+  const auto found = services_.find(service);
+  if (found == services_.end()) return nullptr;
+  for (const uint32_t id : found->second.backends) {
+    if (backends_.at(id).row.name == name) return &backends_.at(id);
+  }
+  return nullptr;
+}
+
+absl::Status Controller::SetAdmin(const std::string& service,
+                                  const std::string& name, hg_admin admin) {
+  Backend* backend = FindBackend(service, name);
+  if (backend == nullptr) {
+    return absl::NotFoundError(absl::StrCat("no backend ", service, "/", name));
+  }
+  if (backend->row.admin == admin) return absl::OkStatus();
+  const bool was_maint = backend->row.admin == HG_ADMIN_MAINT;
+  backend->row.admin = admin;
+  const config::Service& config = services_.at(service).config;
+  if (was_maint && config.health.type != config::HealthType::kNone) {
+    // What was known before the maintenance says nothing about now.
+    backend->row.health = health::State::kStarting;
+  }
+  Watch(*backend, config);
+  Publish(*backend);
+  log::Info("Server %s/%s is set to %s by the operator.", service, name,
+            AdminName(admin));
+  return absl::OkStatus();
+}
+
+absl::Status Controller::SetWeight(const std::string& service,
+                                   const std::string& name, uint32_t weight) {
+  Backend* backend = FindBackend(service, name);
+  if (backend == nullptr) {
+    return absl::NotFoundError(absl::StrCat("no backend ", service, "/", name));
+  }
+  backend->row.weight = weight;
+  Publish(*backend);
+  log::Info("Server %s/%s has weight %d now, by the operator.", service, name,
+            weight);
+  return absl::OkStatus();
+}
+
+bool Controller::KillConnection(uint64_t id) {
+  const uint32_t index = relay::Worker::IndexOf(id);
+  return index < workers_.size() && workers_[index]->Kill(id);
+}
+
+// ---- health ----------------------------------------------------------------
+
+void Controller::OnCheck(uint32_t id, const health::CheckResult& result,
+                         health::State state, bool changed) {
+  Backend& backend = backends_.at(id);
+  ++backend.row.checks_total;
+  if (result.outcome != health::Outcome::kPassed) ++backend.row.checks_failed;
+  backend.row.last_check = result;
+  backend.row.health = state;
+  if (!changed) return;
+  ++backend.row.transitions;
+  Publish(backend);
+  LogTransition(backend);
+}
+
+// HAProxy's words: eyes and alerts are used to them.
+void Controller::LogTransition(const Backend& backend) const {
+  const health::CheckResult& check = *backend.row.last_check;
+  int active = 0, backup = 0;
+  for (const uint32_t id : services_.at(backend.row.service).backends) {
+    const BackendRow& other = backends_.at(id).row;
+    if (other.admin != HG_ADMIN_READY || other.health == health::State::kDown) {
+      continue;
+    }
+    ++(other.backup ? backup : active);
+  }
+  const std::string name =
+      absl::StrCat(backend.row.service, "/", backend.row.name);
+  const int64_t ms = absl::ToInt64Milliseconds(check.duration);
+  if (backend.row.health == health::State::kUp) {
+    log::Info(
+        "Server %s is UP, reason: Layer4 check passed, check duration: %dms. "
+        "%d active and %d backup servers online. 0 sessions requeued, 0 total "
+        "in queue.",
+        name, ms, active, backup);
+    return;
+  }
+  const std::string reason =
+      check.outcome == health::Outcome::kTimeout
+          ? "Layer4 timeout"
+          : absl::StrCat("Layer4 connection problem, info: \"", check.detail,
+                         "\"");
+  const uint64_t sessions = datapath::Read(
+      options_.datapath->backend_stats(backend.row.id).connections_active);
+  log::Warning(
+      "Server %s is DOWN, reason: %s, check duration: %dms. %d active and %d "
+      "backup servers left. %d sessions active, 0 requeued, 0 remaining in "
+      "queue.",
+      name, reason, ms, active, backup, sessions);
+  if (active + backup == 0) {
+    log::Error("backend %s has no server available!", backend.row.service);
+  }
+}
+
+// ---- what is seen ----------------------------------------------------------
+
+std::vector<ServiceRow> Controller::Services() const {
+  std::vector<ServiceRow> rows;
+  for (const auto& [name, service] : services_) {
+    ServiceRow row;
+    row.id = service.id;
+    row.config = service.config;
+    row.listeners = listeners_.Rows(service.id);
+    row.stats = options_.datapath->service_stats(service.id);
+    for (const uint32_t id : service.backends) {
+      const BackendRow& backend = backends_.at(id).row;
+      ++row.backends_total;
+      row.backends_up += std::strcmp(backend.state(), "up") == 0 ? 1 : 0;
+    }
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+std::vector<BackendRow> Controller::Backends() const {
+  std::vector<BackendRow> rows;
+  for (const auto& [name, service] : services_) {
+    for (const uint32_t id : service.backends) {
+      rows.push_back(backends_.at(id).row);
+      rows.back().stats = options_.datapath->backend_stats(id);
+    }
+  }
+  return rows;
+}
+
+uint64_t Controller::ConnectionsActive() const {
+  uint64_t sum = 0;
+  for (const auto& [name, service] : services_) {
+    sum += datapath::Read(
+        options_.datapath->service_stats(service.id).connections_active);
+  }
+  return sum;
+}
+
+StatusRow Controller::Status() const {
+  StatusRow status;
+  status.ready = generation_ > 0;
+  status.generation = generation_;
+  status.started = started_;
+  status.connections_active = ConnectionsActive();
+  for (const ServiceRow& service : Services()) {
+    ++status.services;
+    status.backends_up += service.backends_up;
+    status.backends_total += service.backends_total;
+    for (const ListenerRow& listener : service.listeners) {
+      if (listener.bound) continue;
+      status.problems.push_back(
+          absl::StrCat("service ", service.config.name, ": ", listener.error));
+    }
+    if (service.backends_up == 0) {
+      status.problems.push_back(
+          absl::StrCat("service ", service.config.name, ": no backend is up"));
+    }
+  }
+  for (const BackendRow& backend : Backends()) {
+    if (std::strcmp(backend.state(), "starting") == 0) status.ready = false;
+  }
+  status.splice_reason = options_.datapath->splice_objection();
+  if (config_.splice.mode == config::SpliceMode::kOff) {
+    status.splice_reason = "splice.mode is off";
+  } else if (config_.splice.mode == config::SpliceMode::kAlways &&
+             options_.datapath->can_splice()) {
+    status.splice_reason.clear();
+  }
+  status.splice = status.splice_reason.empty();
+  if (!last_reload_ok_) {
+    status.problems.push_back(
+        "the last configuration was refused; see the log");
+  }
+  return status;
+}
+
+std::vector<ConnectionRow> Controller::Connections() const {
+  std::map<uint32_t, std::string> service_names;
+  for (const auto& [name, service] : services_) {
+    service_names[service.id] = name;
+  }
+  std::vector<ConnectionRow> rows;
+  for (const auto& worker : workers_) {
+    for (const relay::ConnectionInfo& info : worker->Connections()) {
+      ConnectionRow row;
+      row.id = info.id;
+      row.service = service_names[info.service];
+      const auto backend = backends_.find(info.backend);
+      if (backend != backends_.end()) row.backend = backend->second.row.name;
+      row.client = info.client;
+      row.spliced = info.spliced;
+      row.age = absl::Nanoseconds(info.age_ns);
+      row.idle = absl::Nanoseconds(info.idle_ns);
+      row.bytes_in = info.bytes_in;
+      row.bytes_out = info.bytes_out;
+      rows.push_back(std::move(row));
+    }
+  }
+  std::sort(rows.begin(), rows.end(),
+            [](const auto& a, const auto& b) { return a.id < b.id; });
+  return rows;
+}
+
+}  // namespace headgate::control

@@ -1,0 +1,126 @@
+// The one place that knows everything: configuration, health, what operators
+// asked for. Brings the BPF maps, the workers and the checks in line with it.
+// All methods belong to the control thread.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "config/error.h"
+#include "config/types.h"
+#include "control/id_pool.h"
+#include "control/listeners.h"
+#include "control/state.h"
+#include "datapath/datapath.h"
+#include "health/monitor.h"
+#include "net/event_loop.h"
+#include "relay/worker.h"
+
+namespace headgate::control {
+
+class Controller {
+ public:
+  struct Options {
+    std::string config_file;
+    EventLoop* loop = nullptr;
+    datapath::Datapath* datapath = nullptr;
+    uint32_t workers = 1;
+  };
+
+  // Starts the workers; serves nothing yet.
+  static absl::StatusOr<std::unique_ptr<Controller>> Make(
+      const Options& options);
+  ~Controller();
+
+  // ---- configuration ----
+
+  struct Applied {
+    uint64_t generation = 0;
+    std::vector<std::string> changes;  // Empty: it was the same.
+  };
+  enum class Binding {
+    kLenient,  // A listener that cannot be bound is retried.
+    kStrict,   // ... makes the whole change refused.
+  };
+  // Replaces the configuration, whole or not at all. Connections stay, but for
+  // those of services that are gone.
+  absl::StatusOr<Applied> Apply(config::Config next, Binding binding);
+  // From `config_file`. InvalidArgument with every mistake, one a line.
+  absl::StatusOr<Applied> Reload();
+
+  const config::Config& config() const { return config_; }
+  const std::string& config_file() const { return options_.config_file; }
+  uint64_t generation() const { return generation_; }
+
+  // ---- what operators ask for; NotFound without such a backend ----
+
+  absl::Status SetAdmin(const std::string& service, const std::string& backend,
+                        hg_admin admin);
+  absl::Status SetWeight(const std::string& service, const std::string& backend,
+                         uint32_t weight);
+  bool KillConnection(uint64_t id);
+
+  // ---- what is seen ----
+
+  StatusRow Status() const;
+  std::vector<ServiceRow> Services() const;
+  std::vector<BackendRow> Backends() const;
+  std::vector<ConnectionRow> Connections() const;
+  uint64_t ConnectionsActive() const;
+  const datapath::Datapath& datapath() const { return *options_.datapath; }
+  // Last reload or apply; of the daemon's start, if there was none.
+  bool last_reload_ok() const { return last_reload_ok_; }
+  absl::Time last_reload_time() const { return last_reload_time_; }
+
+ private:
+  struct Backend {
+    BackendRow row;
+    uint32_t service_id = 0;
+    config::Backend config;
+    bool retired = false;  // Out of the configuration, has connections left.
+  };
+  struct Service {
+    uint32_t id = 0;
+    config::Service config;
+    std::vector<uint32_t> backends;  // In pool order.
+  };
+
+  explicit Controller(const Options& options);
+
+  absl::Status CheckRoom(const config::Config& next) const;
+  Listeners::Wanted WantedListeners(const config::Config& config) const;
+  absl::Status TryBind(const config::Config& next) const;
+  void RemoveService(const std::string& name);
+  void PutService(const config::Service& service, const config::Pool& pool);
+  uint32_t PutBackend(Service& service, const config::Backend& backend);
+  void RetireBackend(uint32_t id);
+  void FreeRetired();
+  void Watch(const Backend& backend, const config::Service& service);
+  void Publish(const Backend& backend);
+  void PublishService(const Service& service);
+  Backend* FindBackend(const std::string& service, const std::string& name);
+  void OnCheck(uint32_t id, const health::CheckResult& result,
+               health::State state, bool changed);
+  void LogTransition(const Backend& backend) const;
+
+  Options options_;
+  absl::Time started_ = absl::Now();
+  config::Config config_;
+  uint64_t generation_ = 0;
+  bool last_reload_ok_ = true;
+  absl::Time last_reload_time_ = absl::Now();
+  std::vector<std::unique_ptr<relay::Worker>> workers_;
+  Listeners listeners_;
+  health::Monitor monitor_;
+  IdPool service_ids_{HG_MAX_SERVICES};
+  IdPool backend_ids_{HG_MAX_BACKENDS};
+  std::map<std::string, Service> services_;
+  std::map<uint32_t, Backend> backends_;
+};
+
+}  // namespace headgate::control

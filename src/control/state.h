@@ -1,0 +1,80 @@
+// What the daemon knows, as rows: for the admin API, metrics and ctl.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "bpf/abi/types.h"
+#include "config/types.h"
+#include "health/rise_fall.h"
+#include "health/tcp_check.h"
+#include "net/address.h"
+
+namespace headgate::control {
+
+struct ListenerRow {
+  Endpoint address;
+  bool bound = false;
+  std::string error;  // Why not.
+};
+
+struct ServiceRow {
+  uint32_t id = 0;
+  config::Service config;
+  std::vector<ListenerRow> listeners;
+  int backends_up = 0;
+  int backends_total = 0;
+  hg_service_stats stats{};  // A copy.
+};
+
+struct BackendRow {
+  uint32_t id = 0;
+  std::string service;
+  std::string name;
+  Endpoint address;
+  hg_admin admin = HG_ADMIN_READY;
+  health::State health = health::State::kStarting;
+  uint32_t weight = 0;
+  bool backup = false;
+  std::optional<health::CheckResult> last_check;
+  uint64_t checks_total = 0;
+  uint64_t checks_failed = 0;
+  uint64_t transitions = 0;
+  hg_backend_stats stats{};  // A copy.
+
+  // The contract's word: up, down, drain, maint or starting.
+  const char* state() const;
+};
+
+struct StatusRow {
+  bool ready = false;  // Started, and every backend has its first verdict.
+  int services = 0;
+  int backends_up = 0;
+  int backends_total = 0;
+  uint64_t connections_active = 0;
+  bool splice = false;
+  std::string splice_reason;  // Why not.
+  uint64_t generation = 0;    // Of the configuration.
+  absl::Time started;
+  std::vector<std::string> problems;  // What an operator should look at.
+};
+
+struct ConnectionRow {
+  uint64_t id = 0;
+  std::string service;
+  std::string backend;  // Empty: still connecting.
+  Endpoint client;
+  bool spliced = false;
+  absl::Duration age;
+  absl::Duration idle;
+  uint64_t bytes_in = 0;
+  uint64_t bytes_out = 0;
+};
+
+const char* AdminName(hg_admin admin);
+const char* OutcomeName(health::Outcome outcome);
+
+}  // namespace headgate::control

@@ -1,0 +1,230 @@
+// headgated: reads the flags, builds the parts and runs the control loop.
+
+#include <gflags/gflags.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "admin/http_server.h"
+#include "admin/routes.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "config/parse.h"
+#include "control/controller.h"
+#include "datapath/datapath.h"
+#include "net/event_loop.h"
+#include "net/socket.h"
+
+DEFINE_string(config, "", "the configuration file (YAML)");
+DEFINE_string(socket, "/run/headgate/control.sock", "the control socket");
+DEFINE_string(pin_dir, "/sys/fs/bpf/headgate", "where the BPF maps are pinned");
+DEFINE_bool(check, false, "only check the configuration, and exit");
+DEFINE_bool(debug, false, "log every connection");
+
+namespace headgate {
+namespace {
+
+// --check: 0 or 1, every mistake as FILE:LINE:COLUMN: error: ...
+int Check(const std::string& file) {
+  const absl::StatusOr<std::string> text = config::ReadFile(file);
+  if (!text.ok()) {
+    std::fprintf(stderr, "headgated: %s\n",
+                 std::string(text.status().message()).c_str());
+    return 1;
+  }
+  const config::Parsed parsed = config::Parse(*text);
+  for (const config::Error& error : parsed.errors) {
+    std::fprintf(stderr, "%s\n", config::Format(file, error).c_str());
+  }
+  if (!parsed.errors.empty()) return 1;
+  std::printf("%s: valid\n", file.c_str());
+  return 0;
+}
+
+// As many descriptors as we may have: two a connection.
+uint64_t RaiseDescriptorLimit() {
+  rlimit limit{};
+  getrlimit(RLIMIT_NOFILE, &limit);
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+  getrlimit(RLIMIT_NOFILE, &limit);
+  return limit.rlim_cur;
+}
+
+class Daemon final : public IoHandler {
+ public:
+  absl::Status Start() {
+    RETURN_IF_ERROR(WatchSignals());
+    // First of all: another daemon on this socket must not be disturbed.
+    std::error_code ignored;
+    std::filesystem::create_directories(
+        std::filesystem::path(FLAGS_socket).parent_path(), ignored);
+    ASSIGN_OR_RETURN(UniqueFd control_socket, ListenUnix(FLAGS_socket));
+    owns_socket_ = true;
+    RETURN_IF_ERROR(StartController());
+    RETURN_IF_ERROR(StartMetrics());
+    ASSIGN_OR_RETURN(
+        admin_, admin::HttpServer::Make(loop_.get(), std::move(control_socket),
+                                        [this](const admin::Request& request) {
+                                          return admin::HandleAdmin(
+                                              *controller_, request);
+                                        }));
+    return absl::OkStatus();
+  }
+
+  void Run() {
+    sd_notify(0, "READY=1");
+    loop_->Run();
+    sd_notify(0, "STOPPING=1");
+    log::Info("stopping");
+  }
+
+  ~Daemon() {
+    if (owns_socket_) unlink(FLAGS_socket.c_str());
+  }
+
+  // Signals.
+  void OnIo(uint32_t) override {
+    signalfd_siginfo info{};
+    if (read(signals_.get(), &info, sizeof info) != sizeof info) return;
+    if (info.ssi_signo == SIGHUP) {
+      Reload();
+    } else {
+      loop_->Stop();
+    }
+  }
+
+ private:
+  absl::Status WatchSignals() {
+    ASSIGN_OR_RETURN(loop_, EventLoop::Make());
+    sigset_t set{};
+    sigemptyset(&set);
+    for (const int signal : {SIGHUP, SIGTERM, SIGINT}) sigaddset(&set, signal);
+    // Before any thread starts, so that all inherit it.
+    pthread_sigmask(SIG_BLOCK, &set, nullptr);
+    signals_.reset(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+    if (!signals_.valid()) return ErrnoStatus(errno, "watch signals");
+    return loop_->Add(signals_.get(), EPOLLIN, this);
+  }
+
+  absl::Status StartController() {
+    ASSIGN_OR_RETURN(const std::string text, config::ReadFile(FLAGS_config));
+    const config::Parsed parsed = config::Parse(text);
+    if (!parsed.errors.empty()) {
+      std::string message = "the configuration is not valid";
+      for (const config::Error& error : parsed.errors) {
+        absl::StrAppend(&message, "\n", config::Format(FLAGS_config, error));
+      }
+      return absl::InvalidArgumentError(message);
+    }
+    const uint32_t workers = parsed.config.workers.value_or(
+        std::clamp(std::thread::hardware_concurrency(), 1U, 256U));
+    datapath::Datapath::Options options;
+    options.pin_dir = FLAGS_pin_dir;
+    options.workers = workers;
+    options.max_flows = static_cast<uint32_t>(
+        std::clamp<uint64_t>(RaiseDescriptorLimit() / 2, 1024, 262144));
+    ASSIGN_OR_RETURN(datapath_, datapath::Datapath::Open(options));
+    ASSIGN_OR_RETURN(controller_,
+                     control::Controller::Make({FLAGS_config, loop_.get(),
+                                                datapath_.get(), workers}));
+    if (!datapath_->splice_objection().empty()) {
+      log::Warning("connections are carried by userspace: %s",
+                   datapath_->splice_objection());
+    }
+    RETURN_IF_ERROR(
+        controller_
+            ->Apply(parsed.config, control::Controller::Binding::kLenient)
+            .status());
+    log::Info("serving %d services with %d workers, configuration %s",
+              parsed.config.services.size(), workers, FLAGS_config);
+    return absl::OkStatus();
+  }
+
+  // Metrics are worth less than the service: a busy port is only reported.
+  absl::Status StartMetrics() {
+    if (!controller_->config().metrics_listen.has_value()) {
+      return absl::OkStatus();
+    }
+    auto sockets = ListenTcp(*controller_->config().metrics_listen, 1);
+    if (!sockets.ok()) {
+      log::Error("metrics: %s", sockets.status().message());
+      return absl::OkStatus();
+    }
+    ASSIGN_OR_RETURN(metrics_, admin::HttpServer::Make(
+                                   loop_.get(), std::move(sockets->front()),
+                                   [this](const admin::Request& request) {
+                                     return admin::HandlePublic(*controller_,
+                                                                request);
+                                   }));
+    return absl::OkStatus();
+  }
+
+  void Reload() {
+    const std::string reloading =
+        absl::StrCat("RELOADING=1\nMONOTONIC_USEC=", MonotonicNs() / 1000);
+    sd_notify(0, reloading.c_str());
+    const auto applied = controller_->Reload();
+    if (!applied.ok()) {
+      log::Error("reload refused, the running configuration stays:\n%s",
+                 applied.status().message());
+    } else {
+      for (const std::string& change : applied->changes) {
+        log::Info("reload: %s", change);
+      }
+      log::Info("reloaded, generation %d", applied->generation);
+    }
+    sd_notify(0, "READY=1");
+  }
+
+  // In the order in which they need each other.
+  std::unique_ptr<EventLoop> loop_;
+  UniqueFd signals_;
+  std::unique_ptr<datapath::Datapath> datapath_;
+  std::unique_ptr<control::Controller> controller_;
+  std::unique_ptr<admin::HttpServer> metrics_;
+  std::unique_ptr<admin::HttpServer> admin_;
+  bool owns_socket_ = false;
+};
+
+int Main() {
+  if (FLAGS_config.empty()) {
+    std::fprintf(stderr,
+                 "headgated: --config=FILE is needed; see headgated --help\n");
+    return 1;
+  }
+  if (FLAGS_check) return Check(FLAGS_config);
+  log::Init(FLAGS_debug ? log::Level::kDebug : log::Level::kInfo);
+  Daemon daemon;
+  if (const absl::Status status = daemon.Start(); !status.ok()) {
+    log::Error("cannot start: %s", status.message());
+    return 1;
+  }
+  daemon.Run();
+  return 0;
+}
+
+}  // namespace
+}  // namespace headgate
+
+int main(int argc, char** argv) {
+  gflags::SetUsageMessage(
+      "--config=FILE [--check] [--socket=PATH] [--pin_dir=DIR] [--debug]");
+  gflags::SetVersionString(HG_VERSION);
+  gflags::ParseCommandLineFlags(&argc, &argv, true);
+  if (argc > 1) {
+    std::fprintf(stderr, "headgated: unexpected argument %s\n", argv[1]);
+    return 1;
+  }
+  return headgate::Main();
+}

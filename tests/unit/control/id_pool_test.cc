@@ -1,0 +1,26 @@
+#include "control/id_pool.h"
+
+#include <gtest/gtest.h>
+
+namespace headgate::control {
+namespace {
+
+TEST(IdPoolTest, StartsAtOneAndReusesTheLowest) {
+  IdPool pool(5);
+  EXPECT_EQ(pool.Take(), 1U);
+  EXPECT_EQ(pool.Take(), 2U);
+  EXPECT_EQ(pool.Take(), 3U);
+  pool.Return(2);
+  EXPECT_EQ(pool.Take(), 2U);
+  EXPECT_EQ(pool.Take(), 4U);
+}
+
+TEST(IdPoolTest, IsEmptyAtItsLimit) {
+  IdPool pool(3);
+  EXPECT_TRUE(pool.Take().has_value());
+  EXPECT_TRUE(pool.Take().has_value());
+  EXPECT_EQ(pool.Take(), std::nullopt);
+}
+
+}  // namespace
+}  // namespace headgate::control
