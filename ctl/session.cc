@@ -1,0 +1,116 @@
+#include "ctl/session.h"
+
+#include <algorithm>
+#include <ostream>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/status.h"
+#include "ctl/render.h"
+
+namespace headgate::ctl {
+namespace {
+
+constexpr absl::Duration kReplyTimeout = absl::Seconds(10);
+constexpr absl::Duration kPollInterval = absl::Milliseconds(200);
+
+absl::StatusCode CodeOf(int http_status) {
+  switch (http_status) {
+    case 400:
+      return absl::StatusCode::kInvalidArgument;
+    case 403:
+      return absl::StatusCode::kPermissionDenied;
+    case 404:
+      return absl::StatusCode::kNotFound;
+    case 409:
+      return absl::StatusCode::kAborted;
+    default:
+      return absl::StatusCode::kInternal;
+  }
+}
+
+// Says what to do about a daemon that cannot be talked to.
+absl::Status WithHint(const absl::Status& status, const std::string& socket) {
+  if (absl::IsUnavailable(status)) {
+    const bool usual = socket == kDefaultSocket;
+    return absl::UnavailableError(
+        absl::StrCat("daemon not reachable: ", status.message(),
+                     "; start it with: headgated --config=FILE",
+                     usual ? "" : absl::StrCat(" --socket=", socket)));
+  }
+  if (absl::IsPermissionDenied(status)) {
+    return absl::PermissionDeniedError(absl::StrCat(
+        status.message(), "; run as root or as the socket's owner or group"));
+  }
+  return status;
+}
+
+}  // namespace
+
+Session::Session(Options options, std::ostream& out, std::ostream& err)
+    : options_(std::move(options)), out_(out), err_(err) {
+  if (options_.timeout) LimitTo(*options_.timeout);
+}
+
+bool Session::color() const { return WantColor(options_.color, out_); }
+
+absl::StatusOr<Reply> Session::Send(const HttpRequest& request) {
+  const absl::Duration timeout =
+      options_.timeout ? Remaining() : std::min(kReplyTimeout, Remaining());
+  absl::StatusOr<HttpReply> reply = SendHttp(options_.socket, request, timeout);
+  if (!reply.ok()) return WithHint(reply.status(), options_.socket);
+  Json json = Json::Parse(reply->body);
+  return Reply{reply->status, std::move(reply->body), std::move(json)};
+}
+
+absl::Status Session::Accept(const Reply& reply) {
+  if (reply.status >= 200 && reply.status < 300) {
+    if (reply.json.is_object()) return absl::OkStatus();
+    return absl::DataLossError(absl::StrCat("read reply from ", options_.socket,
+                                            ": not a JSON object"));
+  }
+  if (json_output() && reply.json.is_object()) PrintJson(reply);
+  const Json error = reply.json["error"];
+  return absl::Status(
+      CodeOf(reply.status),
+      error.String() ? error.Text()
+                     : absl::StrCat("daemon answered HTTP ", reply.status));
+}
+
+absl::StatusOr<Reply> Session::Call(const HttpRequest& request) {
+  ASSIGN_OR_RETURN(Reply reply, Send(request));
+  RETURN_IF_ERROR(Accept(reply));
+  return reply;
+}
+
+void Session::PrintJson(const Reply& reply) {
+  out_ << reply.body << (absl::EndsWith(reply.body, "\n") ? "" : "\n");
+}
+
+void Session::LimitTo(absl::Duration timeout) {
+  // A year is for ever, and cannot overflow the clock.
+  deadline_ =
+      std::chrono::steady_clock::now() +
+      absl::ToChronoNanoseconds(std::min(timeout, absl::Hours(24 * 365)));
+}
+
+absl::Duration Session::Remaining() const {
+  if (!deadline_) return absl::InfiniteDuration();
+  return absl::FromChrono(*deadline_ - std::chrono::steady_clock::now());
+}
+
+absl::Status Session::Poll(absl::FunctionRef<absl::StatusOr<bool>()> done) {
+  while (true) {
+    ASSIGN_OR_RETURN(const bool finished, done());
+    if (finished) return absl::OkStatus();
+    const absl::Duration pause = std::min(kPollInterval, Remaining());
+    absl::SleepFor(pause);
+    if (Remaining() <= absl::ZeroDuration()) {
+      return absl::DeadlineExceededError("timed out");
+    }
+  }
+}
+
+}  // namespace headgate::ctl

@@ -1,0 +1,62 @@
+// What a command works with: the options, the streams and the daemon. The
+// status codes of its errors are the exit codes of run.h.
+#pragma once
+
+#include <chrono>
+#include <iosfwd>
+#include <optional>
+#include <string>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "ctl/args.h"
+#include "ctl/client.h"
+#include "ctl/json.h"
+
+namespace headgate::ctl {
+
+struct Reply {
+  int status = 0;  // HTTP.
+  std::string body;
+  Json json;  // Absent when the body is not JSON.
+};
+
+class Session {
+ public:
+  // --timeout starts to run here.
+  Session(Options options, std::ostream& out, std::ostream& err);
+
+  const Options& options() const { return options_; }
+  bool json_output() const { return options_.output == Output::kJson; }
+  bool color() const;
+  std::ostream& out() { return out_; }
+  std::ostream& err() { return err_; }
+
+  // One request; a reply of any HTTP status is a success. A reply takes 10 s at
+  // most, or what is left of --timeout.
+  absl::StatusOr<Reply> Send(const HttpRequest& request);
+  // What a reply says: fine (2xx with a JSON object), or why not. Under
+  // -o json the body of a refusal is printed as it came.
+  absl::Status Accept(const Reply& reply);
+  // Send and Accept.
+  absl::StatusOr<Reply> Call(const HttpRequest& request);
+  // The API's own words, for -o json.
+  void PrintJson(const Reply& reply);
+
+  // Sets the limit for a wait without --timeout.
+  void LimitTo(absl::Duration timeout);
+  // Asks `done` five times a second. kDeadlineExceeded when time is up.
+  absl::Status Poll(absl::FunctionRef<absl::StatusOr<bool>()> done);
+
+ private:
+  absl::Duration Remaining() const;
+
+  Options options_;
+  std::ostream& out_;
+  std::ostream& err_;
+  // Steady: at boot, when people wait most, the wall clock jumps.
+  std::optional<std::chrono::steady_clock::time_point> deadline_;
+};
+
+}  // namespace headgate::ctl
