@@ -29,6 +29,13 @@ bool Any(uint32_t events, int mask) {
   return (events & static_cast<uint32_t>(mask)) != 0;
 }
 
+// Connections that move little never pay for a place in the sockmap.
+uint64_t PromoteAfter(const config::Splice& splice) {
+  return splice.mode == config::SpliceMode::kAlways
+             ? 1
+             : std::max<uint64_t>(splice.promote_after_bytes, 1);
+}
+
 proxyproto::Header MakeHeader(config::ProxyProtocol version,
                               const Endpoint& source,
                               const Endpoint& destination) {
@@ -51,7 +58,7 @@ Connection::Connection(ConnectionHost* host, uint64_t id, ServicePtr service,
       timer_(host->loop(), [this] { OnTimer(); }),
       in_(host->context(), service_->id, false),
       out_(host->context(), service_->id, true),
-      promote_at_bytes_(host->splice().promote_after_bytes),
+      promote_at_bytes_(PromoteAfter(host->splice())),
       started_ns_(host->loop()->now_ns()) {
   hg_service_stats& stats =
       host_->context()->datapath->service_stats(service_->id);
@@ -238,28 +245,29 @@ void Connection::OnTimer() {
     ConnectFailed(ETIMEDOUT);
     return;
   }
-  if (drain_poll_ > absl::ZeroDuration()) PumpBoth();
+  if (draining_) {
+    drain_poll_ = std::min(drain_poll_ * 2, kDrainPollMost);
+    timer_.Set(drain_poll_);
+    PumpBoth();
+  }
   if (state_ != State::kClosed) CheckIdle();
 }
 
 // ---- moving bytes ---------------------------------------------------------
 
 void Connection::PumpBoth() {
-  const bool was_draining = drain_poll_ > absl::ZeroDuration();
-  const absl::Duration next_poll =
-      std::clamp(drain_poll_ * 2, kDrainPollFirst, kDrainPollMost);
-  drain_poll_ = absl::ZeroDuration();
+  draining_ = false;
   if (!Act(in_) || !Act(out_)) return;
   if (in_.finished() && out_.finished()) {
     Close(false);
     return;
   }
-  if (drain_poll_ > absl::ZeroDuration()) {
-    drain_poll_ = next_poll;
-    timer_.Set(next_poll);
-  } else if (was_draining) {
-    CheckIdle();
-    if (state_ == State::kClosed) return;
+  if (draining_ && drain_poll_ == absl::ZeroDuration()) {
+    drain_poll_ = kDrainPollFirst;
+    timer_.Set(drain_poll_);
+  } else if (!draining_ && drain_poll_ > absl::ZeroDuration()) {
+    drain_poll_ = absl::ZeroDuration();
+    timer_.Set(service_->config.idle_timeout);
   }
   MaybePromote(in_, client_leg_, client_.get());
   MaybePromote(out_, backend_leg_, backend_.get());
@@ -277,7 +285,7 @@ bool Connection::Act(Direction& direction) {
       }
       return true;
     case Direction::Outcome::kWaitDrain:
-      drain_poll_ = kDrainPollFirst;
+      draining_ = true;
       return true;
     case Direction::Outcome::kReset:
       Reset();
@@ -325,8 +333,7 @@ int64_t Connection::last_active_ns() const {
 
 // Ends the connection if it is idle, else sets the timer to when it may be.
 void Connection::CheckIdle() {
-  const bool draining = drain_poll_ > absl::ZeroDuration();
-  if (draining) {
+  if (draining_) {
     const uint64_t progress = in_.SinkProgress() + out_.SinkProgress();
     if (progress != sink_progress_) active_ns_ = MonotonicNs();
     sink_progress_ = progress;
@@ -335,7 +342,7 @@ void Connection::CheckIdle() {
       absl::Nanoseconds(MonotonicNs() - last_active_ns());
   if (quiet >= service_->config.idle_timeout) {
     Close(false);
-  } else if (!draining) {
+  } else if (!draining_) {
     timer_.Set(service_->config.idle_timeout - quiet);
   }
 }

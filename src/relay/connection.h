@@ -128,6 +128,9 @@ class Connection final : public LoopOwned {
   int64_t started_ns_;
   int64_t active_ns_ = 0;  // Opened, or a slow sink was seen to take bytes.
   uint64_t sink_progress_ = 0;
+  // While a direction waits for the kernel to send what it holds, the timer
+  // asks again, less and less often.
+  bool draining_ = false;
   absl::Duration drain_poll_ = absl::ZeroDuration();
 };
 

@@ -1,0 +1,316 @@
+#include "support/stream.h"
+
+#include <openssl/evp.h>
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/status.h"
+#include "support/lab.h"
+#include "support/tcp.h"
+
+namespace headgate::testing {
+namespace {
+
+constexpr size_t kPatternSize = 8 << 20;
+constexpr uint64_t kMaxWrite = 256 << 10;
+constexpr int kCallsPerEvent = 8;  // So that one stream cannot starve others.
+
+class Sha256 {
+ public:
+  Sha256() : context_(EVP_MD_CTX_new(), &EVP_MD_CTX_free) {
+    EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr);
+  }
+  void Update(absl::string_view bytes) {
+    EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size());
+  }
+  std::string Final() {
+    std::string digest(32, '\0');
+    EVP_DigestFinal_ex(context_.get(),
+                       reinterpret_cast<unsigned char*>(digest.data()),
+                       nullptr);
+    return digest;
+  }
+
+ private:
+  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context_;
+};
+
+// One direction: `size` bytes of the pattern, from `offset` on.
+struct Flow {
+  uint64_t size = 0;
+  size_t offset = 0;
+  uint64_t sent = 0;
+  uint64_t received = 0;
+  Sha256 sent_digest, received_digest;
+};
+
+struct End {
+  UniqueFd fd;
+  Flow* out = nullptr;
+  Flow* in = nullptr;
+  bool waits_for_peer = false;  // Half-closes only after the peer has.
+  bool shut = false;
+  bool peer_ended = false;
+  uint32_t watched = 0;
+  bool done() const { return shut && peer_ended; }
+};
+
+struct Stream {
+  Flow up, down;
+  End client, server;
+};
+
+class StreamRun {
+ public:
+  explicit StreamRun(const StreamPlan& plan)
+      : plan_(plan),
+        random_(plan.seed),
+        epoll_(::epoll_create1(EPOLL_CLOEXEC)),
+        pattern_(kPatternSize, '\0') {
+    for (size_t i = 0; i < kPatternSize; i += sizeof(uint64_t)) {
+      const uint64_t word = random_();
+      std::memcpy(pattern_.data() + i, &word, sizeof word);
+    }
+  }
+
+  StreamReport Run() {
+    ScopedNetns backend(kBackend);
+    for (const Endpoint& endpoint : plan_.listen) {
+      UniqueFd fd = Listen(endpoint);
+      Watch(fd.get(), kListenerTag, EPOLLIN, EPOLL_CTL_ADD);
+      listeners_.push_back(std::move(fd));
+    }
+    ScopedNetns client(kClient);
+    last_progress_ = absl::Now();
+    while (report_.first_error.empty() &&
+           (next_ < plan_.count || !streams_.empty())) {
+      while (next_ < plan_.count && streams_.size() < plan_.concurrency) {
+        Start();
+      }
+      HandleEvents();
+      if (absl::Now() - last_progress_ > plan_.patience) {
+        Fail(streams_.empty() ? 0 : streams_.begin()->first, "stalled");
+      }
+    }
+    return std::move(report_);
+  }
+
+ private:
+  // epoll tags: fds of listeners and of connections whose stream is not known
+  // yet, or stream * 2 + (1 for the server's end).
+  static constexpr uint64_t kListenerTag = uint64_t{1} << 63;
+  static constexpr uint64_t kPendingTag = uint64_t{1} << 62;
+
+  void Watch(int fd, uint64_t tag, uint32_t events, int operation) {
+    epoll_event event{};
+    event.events = events;
+    event.data.u64 = tag < kPendingTag ? tag : tag | static_cast<uint64_t>(fd);
+    ::epoll_ctl(epoll_.get(), operation, fd, &event);
+  }
+
+  uint64_t LogUniform(uint64_t max) {
+    std::uniform_real_distribution<double> unit(0, 1);
+    const double log_max = std::log(static_cast<double>(max) + 1);
+    return static_cast<uint64_t>(std::exp(unit(random_) * log_max)) - 1;
+  }
+
+  void Draw(Flow& flow) {
+    flow.size =
+        next_ < plan_.large ? plan_.max_size : LogUniform(plan_.max_size);
+    flow.offset = random_() % kPatternSize;
+  }
+
+  void Start() {
+    const uint64_t id = next_;
+    Stream& stream = streams_[id];
+    Draw(stream.up);
+    Draw(stream.down);
+    ++next_;
+    stream.client.out = stream.server.in = &stream.up;
+    stream.client.in = stream.server.out = &stream.down;
+    const uint64_t order = random_() % 3;  // At most one end waits.
+    stream.client.waits_for_peer = order == 1;
+    stream.server.waits_for_peer = order == 2;
+    stream.client.fd = StartConnect(IpAddress(), plan_.target);
+    if (!stream.client.fd.valid()) return Fail(id, "connect");
+    by_source_[LocalEndpoint(stream.client.fd.get())] = id;
+    Adopt(stream.client, id * 2, EPOLL_CTL_ADD);
+  }
+
+  void Adopt(End& end, uint64_t tag, int operation) {
+    end.watched = EPOLLIN | EPOLLOUT;
+    Watch(end.fd.get(), tag, end.watched, operation);
+  }
+
+  void HandleEvents() {
+    epoll_event events[64];
+    const int n = ::epoll_wait(epoll_.get(), events, 64, 100);
+    for (int i = 0; i < n && report_.first_error.empty(); ++i) {
+      const uint64_t tag = events[i].data.u64;
+      if ((tag & kListenerTag) != 0) {
+        AcceptAll(static_cast<int>(tag & ~kListenerTag));
+      } else if ((tag & kPendingTag) != 0) {
+        ReadHeader(static_cast<int>(tag & ~kPendingTag));
+      } else {
+        Advance(tag);
+      }
+    }
+  }
+
+  void AcceptAll(int listener) {
+    while (true) {
+      UniqueFd fd(
+          ::accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+      if (!fd.valid()) return;
+      const int key = fd.get();
+      Watch(key, kPendingTag, EPOLLIN, EPOLL_CTL_ADD);
+      pending_[key].fd = std::move(fd);
+      if (plan_.header == HeaderKind::kNone) Match(key, PeerEndpoint(key));
+    }
+  }
+
+  void ReadHeader(int key) {
+    Pending& pending = pending_[key];
+    char buffer[52];
+    const size_t size = plan_.target.address.is_v4() ? 28 : 52;
+    const ssize_t n = ::recv(key, buffer, size - pending.header.size(), 0);
+    if (n < 0 && errno == EAGAIN) return;
+    if (n <= 0) return Fail(0, "no header");
+    pending.header.append(buffer, static_cast<size_t>(n));
+    if (pending.header.size() == size) Match(key, HeaderSource(pending.header));
+  }
+
+  void Match(int key, const Endpoint& source) {
+    const auto found = by_source_.find(source);
+    if (found == by_source_.end()) {
+      return Fail(0, absl::StrCat("unknown source ", source.ToString()));
+    }
+    const uint64_t id = found->second;
+    by_source_.erase(found);
+    Stream& stream = streams_[id];
+    stream.server.fd = std::move(pending_[key].fd);
+    pending_.erase(key);
+    Adopt(stream.server, id * 2 + 1, EPOLL_CTL_MOD);
+  }
+
+  void Advance(uint64_t tag) {
+    const uint64_t id = tag / 2;
+    const auto found = streams_.find(id);
+    if (found == streams_.end()) return;
+    Stream& stream = found->second;
+    End& end = tag % 2 == 0 ? stream.client : stream.server;
+    if (!Receive(end) || !Send(end)) {
+      return Fail(id, absl::StrCat(tag % 2 == 0 ? "client" : "server", ": ",
+                                   ErrnoName(errno)));
+    }
+    if (end.done()) end.fd.reset();
+    if (stream.client.done() && stream.server.done()) {
+      Finish(id, stream);
+    } else if (end.fd.valid()) {
+      Rewatch(end, tag);
+    }
+  }
+
+  void Rewatch(End& end, uint64_t tag) {
+    const bool wants_out = !end.shut && (end.out->sent < end.out->size ||
+                                         !end.waits_for_peer || end.peer_ended);
+    const uint32_t events =
+        (end.peer_ended ? 0U : EPOLLIN) | (wants_out ? EPOLLOUT : 0U);
+    if (events == end.watched) return;
+    end.watched = events;
+    Watch(end.fd.get(), tag, events, EPOLL_CTL_MOD);
+  }
+
+  bool Receive(End& end) {
+    static char buffer[kMaxWrite];
+    for (int i = 0; i < kCallsPerEvent && !end.peer_ended; ++i) {
+      const ssize_t n = ::recv(end.fd.get(), buffer, sizeof buffer, 0);
+      if (n < 0) return errno == EAGAIN;
+      last_progress_ = absl::Now();
+      end.peer_ended = n == 0;
+      const auto size = static_cast<size_t>(n);
+      end.in->received_digest.Update({buffer, size});
+      end.in->received += size;
+      report_.bytes += size;
+    }
+    return true;
+  }
+
+  bool Send(End& end) {
+    Flow& flow = *end.out;
+    for (int i = 0; i < kCallsPerEvent && flow.sent < flow.size; ++i) {
+      const size_t position = (flow.offset + flow.sent) % kPatternSize;
+      const uint64_t wanted =
+          std::min({LogUniform(kMaxWrite) + 1, flow.size - flow.sent,
+                    kPatternSize - position});
+      const absl::string_view bytes(pattern_.data() + position, wanted);
+      const ssize_t n =
+          ::send(end.fd.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+      if (n < 0) return errno == EAGAIN;
+      flow.sent_digest.Update(bytes.substr(0, static_cast<size_t>(n)));
+      flow.sent += static_cast<uint64_t>(n);
+      last_progress_ = absl::Now();
+    }
+    if (flow.sent == flow.size && !end.shut &&
+        (!end.waits_for_peer || end.peer_ended)) {
+      end.shut = ::shutdown(end.fd.get(), SHUT_WR) == 0;
+      return end.shut;
+    }
+    return true;
+  }
+
+  void Finish(uint64_t id, Stream& stream) {
+    for (Flow* flow : {&stream.up, &stream.down}) {
+      if (flow->received != flow->size ||
+          flow->sent_digest.Final() != flow->received_digest.Final()) {
+        return Fail(id, flow == &stream.up ? "up: differs" : "down: differs");
+      }
+    }
+    ++report_.equal;
+    streams_.erase(id);
+  }
+
+  void Fail(uint64_t id, absl::string_view why) {
+    const Stream& stream = streams_[id];
+    report_.first_error = absl::StrCat(
+        "seed ", plan_.seed, ", stream ", id, ": ", why, "; up ",
+        stream.up.received, " of ", stream.up.sent, " sent of ", stream.up.size,
+        ", down ", stream.down.received, " of ", stream.down.sent, " sent of ",
+        stream.down.size, "; client shut ", stream.client.shut, ", ended ",
+        stream.client.peer_ended, "; server shut ", stream.server.shut,
+        ", ended ", stream.server.peer_ended);
+  }
+
+  struct Pending {
+    UniqueFd fd;
+    std::string header;
+  };
+
+  const StreamPlan& plan_;
+  std::mt19937_64 random_;
+  UniqueFd epoll_;
+  std::string pattern_;
+  std::vector<UniqueFd> listeners_;
+  std::map<int, Pending> pending_;
+  std::map<Endpoint, uint64_t> by_source_;
+  uint64_t next_ = 0;
+  std::map<uint64_t, Stream> streams_;
+  absl::Time last_progress_;
+  StreamReport report_;
+};
+
+}  // namespace
+
+StreamReport RunStreams(const StreamPlan& plan) {
+  return StreamRun(plan).Run();
+}
+
+}  // namespace headgate::testing

@@ -1,0 +1,165 @@
+#include "support/tcp.h"
+
+#include <netinet/tcp.h>
+#include <poll.h>
+
+#include <algorithm>
+
+#include "base/status.h"
+#include "support/lab.h"
+#include "support/process.h"
+
+namespace headgate::testing {
+namespace {
+
+constexpr int kListenBacklog = 16384;
+
+template <typename T>
+int SetOption(int fd, int level, int name, const T& value) {
+  return ::setsockopt(fd, level, name, &value, sizeof value);
+}
+
+const sockaddr* AsSockaddr(const sockaddr_storage& storage) {
+  return reinterpret_cast<const sockaddr*>(&storage);
+}
+
+bool Poll(int fd, short events, absl::Duration timeout) {
+  pollfd waited{fd, events, 0};
+  return ::poll(&waited, 1,
+                static_cast<int>(absl::ToInt64Milliseconds(timeout))) == 1;
+}
+
+}  // namespace
+
+UniqueFd Listen(const Endpoint& endpoint) {
+  UniqueFd fd(::socket(endpoint.family(),
+                       SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  SetOption(fd.get(), SOL_SOCKET, SO_REUSEADDR, 1);
+  sockaddr_storage address;
+  const socklen_t size = endpoint.ToSockaddr(&address);
+  if (::bind(fd.get(), AsSockaddr(address), size) != 0 ||
+      ::listen(fd.get(), kListenBacklog) != 0) {
+    Die(absl::StrCat("listen ", endpoint.ToString(), ": ", ErrnoName(errno)));
+  }
+  return fd;
+}
+
+UniqueFd StartConnect(const IpAddress& source, const Endpoint& target) {
+  UniqueFd fd(
+      ::socket(target.family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  SetOption(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
+  sockaddr_storage address;
+  if (!source.is_unspecified()) {
+    // The port is chosen by connect(): bind() alone would use up one port of
+    // this address for all targets.
+    SetOption(fd.get(), IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1);
+    const socklen_t size = Endpoint{source, 0}.ToSockaddr(&address);
+    if (::bind(fd.get(), AsSockaddr(address), size) != 0) return UniqueFd();
+  }
+  const socklen_t size = target.ToSockaddr(&address);
+  if (::connect(fd.get(), AsSockaddr(address), size) != 0 &&
+      errno != EINPROGRESS) {
+    return UniqueFd();
+  }
+  return fd;
+}
+
+Endpoint LocalEndpoint(int fd) {
+  sockaddr_storage address{};
+  socklen_t size = sizeof address;
+  ::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
+  return Endpoint::FromSockaddr(address);
+}
+
+Endpoint PeerEndpoint(int fd) {
+  sockaddr_storage address{};
+  socklen_t size = sizeof address;
+  ::getpeername(fd, reinterpret_cast<sockaddr*>(&address), &size);
+  return Endpoint::FromSockaddr(address);
+}
+
+int SocketError(int fd) {
+  int error = 0;
+  socklen_t size = sizeof error;
+  ::getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
+  return error;
+}
+
+void ResetOnClose(int fd) {
+  SetOption(fd, SOL_SOCKET, SO_LINGER, linger{1, 0});
+}
+
+TcpSocket::TcpSocket(UniqueFd fd) : fd_(std::move(fd)) {}
+
+TcpSocket TcpSocket::Connect(const std::string& netns, const Endpoint& target) {
+  TcpSocket result(
+      RunIn(netns, [&] { return StartConnect(IpAddress(), target); }));
+  result.error_ = errno;
+  if (!result.valid()) return result;
+  result.error_ = Poll(result.fd(), POLLOUT, kTcpTimeout)
+                      ? SocketError(result.fd())
+                      : ETIMEDOUT;
+  if (result.error_ != 0) result.fd_.reset();
+  return result;
+}
+
+TcpSocket TcpSocket::Accept(const UniqueFd& listener) {
+  if (!Poll(listener.get(), POLLIN, kTcpTimeout)) return TcpSocket();
+  return TcpSocket(UniqueFd(::accept4(listener.get(), nullptr, nullptr,
+                                      SOCK_NONBLOCK | SOCK_CLOEXEC)));
+}
+
+bool TcpSocket::Send(absl::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::send(fd(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    if (n > 0) {
+      bytes.remove_prefix(static_cast<size_t>(n));
+      continue;
+    }
+    error_ = errno;
+    if (error_ != EAGAIN) return false;
+    error_ = ETIMEDOUT;
+    if (!Poll(fd(), POLLOUT, kTcpTimeout)) return false;
+  }
+  return true;
+}
+
+std::string TcpSocket::Receive(size_t size) {
+  std::string result;
+  char buffer[65536];
+  while (result.size() < size) {
+    const size_t wanted = std::min(size - result.size(), sizeof buffer);
+    const ssize_t n = ::recv(fd(), buffer, wanted, 0);
+    error_ = n < 0 ? errno : 0;
+    if (n > 0) {
+      result.append(buffer, static_cast<size_t>(n));
+    } else if (error_ != EAGAIN) {
+      break;
+    } else if (!Poll(fd(), POLLIN, kTcpTimeout)) {
+      error_ = ETIMEDOUT;
+      break;
+    }
+  }
+  return result;
+}
+
+bool TcpSocket::ReceivesEnd() { return Receive(1).empty() && error_ == 0; }
+
+bool TcpSocket::ReceivesReset() {
+  return Receive(1).empty() && error_ == ECONNRESET;
+}
+
+bool TcpSocket::Quiet(absl::Duration duration) const {
+  return !Poll(fd(), POLLIN | POLLRDHUP, duration);
+}
+
+void TcpSocket::ShutdownWrite() { ::shutdown(fd(), SHUT_WR); }
+
+void TcpSocket::Close() { fd_.reset(); }
+
+void TcpSocket::Reset() {
+  ResetOnClose(fd());
+  fd_.reset();
+}
+
+}  // namespace headgate::testing
