@@ -18,7 +18,12 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
-enum { MAX_CUT = 4095, MAX_CUTS = 40 }; /* one adjust_room; a 64 KiB skb */
+enum {
+	MAX_CUT = 4095,		/* of one bpf_skb_adjust_room */
+	MAX_CUTS = 40,		/* a 64 KiB skb, and some */
+	SKB_OVERHEAD = 3072,	/* of memory: an Ethernet frame may sit
+				 * in a page of its own */
+};
 
 static __always_inline void count(enum hg_verdict verdict)
 {
@@ -77,19 +82,47 @@ static __always_inline bool cut_front(struct __sk_buff *skb, __u32 bytes)
 	return bytes == 0;
 }
 
-/* The sink's write_seq; false when there is no sink. */
-static __always_inline bool sink_write_seq(__u64 cookie, __u32 *write_seq)
+struct sink_state {
+	__u32 write_seq;
+	__u32 queued_skbs;	/* redirected, not yet in the send queue */
+};
+
+/* False when there is no sink. */
+static __always_inline bool read_sink(__u64 cookie, struct sink_state *state)
 {
 	struct bpf_sock *sink = bpf_map_lookup_elem(&splice_sinks, &cookie);
 	struct tcp_sock *tcp;
+	struct sk_psock *psock;
+	struct sock *sock;
 
 	if (!sink)
 		return false;
 	tcp = (struct tcp_sock *)bpf_skc_to_tcp_sock(sink);
-	if (tcp)
-		*write_seq = tcp->write_seq;
+	if (tcp) {
+		state->write_seq = tcp->write_seq;
+		sock = bpf_rdonly_cast(tcp,
+				       bpf_core_type_id_kernel(struct sock));
+		psock = bpf_rdonly_cast(
+			(void *)((__u64)sock->sk_user_data & ~7ULL),
+			bpf_core_type_id_kernel(struct sk_psock));
+		state->queued_skbs = psock->ingress_skb.qlen;
+	}
 	bpf_sk_release(sink);
 	return tcp != NULL;
+}
+
+/* What waits costs memory: its bytes, and what every skb takes besides, or a
+ * sender of single bytes would cost a thousand times its limit.
+ */
+static __always_inline bool has_room(const struct hg_splice_flow *flow,
+				     const struct sink_state *sink,
+				     __u32 length)
+{
+	__u32 bytes = (__u32)(flow->redirected + flow->relayed) -
+		      (sink->write_seq - flow->sink_seq);
+	__u64 cost = bytes + (__u64)sink->queued_skbs * SKB_OVERHEAD;
+
+	return cost == 0 || cost + length + SKB_OVERHEAD <= flow->backlog_limit;
 }
 
 static __always_inline void start(struct __sk_buff *skb,
@@ -124,7 +157,8 @@ int splice_verdict(struct __sk_buff *skb)
 {
 	__u64 cookie = bpf_get_socket_cookie(skb);
 	struct hg_splice_flow *flow = NULL;
-	__u32 *number, write_seq = 0, backlog, length;
+	struct sink_state sink = {};
+	__u32 *number, length;
 	__s32 overlap;
 	bool has_sink;
 
@@ -139,9 +173,9 @@ int splice_verdict(struct __sk_buff *skb)
 		count(HG_VERDICT_PASSED_UNKNOWN);
 		return SK_PASS;
 	}
-	has_sink = sink_write_seq(cookie, &write_seq);
+	has_sink = read_sink(cookie, &sink);
 	if (!flow->started)
-		start(skb, flow, write_seq);
+		start(skb, flow, sink.write_seq);
 	flow->last_active = bpf_ktime_get_ns();
 
 	overlap = flow->next_seq - skb_seq(skb);
@@ -167,9 +201,7 @@ int splice_verdict(struct __sk_buff *skb)
 		return pass(skb, flow, *number, HG_VERDICT_PASSED_ORDER);
 	if (!has_sink)
 		return pass(skb, flow, *number, HG_VERDICT_PASSED_NO_SINK);
-	backlog = (__u32)(flow->redirected + flow->relayed) -
-		  (write_seq - flow->sink_seq);
-	if (backlog && backlog + length > flow->backlog_limit)
+	if (!has_room(flow, &sink, length))
 		return pass(skb, flow, *number, HG_VERDICT_PASSED_BACKLOG);
 	if (bpf_sk_redirect_hash(skb, &splice_sinks, &cookie, 0) != SK_PASS)
 		return pass(skb, flow, *number, HG_VERDICT_PASSED_FAILED);

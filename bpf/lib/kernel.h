@@ -17,6 +17,18 @@ struct tcp_skb_cb {
 	__u32 seq;
 } HG_CORE;
 
+struct sk_buff_head {
+	__u32 qlen;
+} HG_CORE;
+
+struct sk_psock {
+	struct sk_buff_head ingress_skb; /* what waits to be sent out of it */
+} HG_CORE;
+
+struct sock {
+	void *sk_user_data;
+} HG_CORE;
+
 struct tcp_sock {
 	__u32 copied_seq;
 	__u32 write_seq;

@@ -9,9 +9,12 @@
 
 #include "bpf/abi/types.h"
 
-/* Written by the control thread, read by selection. */
+/* Written by the control thread, read by selection. Without preallocation an
+ * element that is replaced stays readable until its readers are done.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, HG_MAX_SERVICES);
 	__type(key, __u32);
 	__type(value, struct hg_service);
@@ -19,6 +22,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, HG_MAX_BACKENDS);
 	__type(key, __u32);
 	__type(value, struct hg_backend);

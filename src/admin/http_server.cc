@@ -8,7 +8,6 @@
 namespace headgate::admin {
 namespace {
 
-constexpr size_t kMaxBody = 1024 * 1024;
 constexpr unsigned kMaxConnections = 64;
 constexpr unsigned kIdleSeconds = 30;
 
@@ -32,7 +31,8 @@ struct Callbacks {
     }
     auto* exchange = static_cast<HttpServer::Exchange*>(*state);
     if (*size > 0) {
-      exchange->too_large |= exchange->body.size() + *size > kMaxBody;
+      exchange->too_large |=
+          exchange->body.size() + *size > server->options_.max_body_bytes;
       if (!exchange->too_large) exchange->body.append(data, *size);
       *size = 0;
       return MHD_YES;
@@ -40,7 +40,7 @@ struct Callbacks {
     Response response;
     if (exchange->too_large) {
       response.status = MHD_HTTP_CONTENT_TOO_LARGE;
-      response.body = R"({"error":"the body is larger than 1 MiB"})";
+      response.body = R"({"error":"the body is too large"})";
     } else {
       Request request;
       request.method = method;
@@ -76,15 +76,17 @@ struct Callbacks {
   }
 };
 
-HttpServer::HttpServer(EventLoop* loop, Handler handler)
+HttpServer::HttpServer(EventLoop* loop, const Options& options, Handler handler)
     : loop_(loop),
+      options_(options),
       handler_(std::move(handler)),
       timer_(loop, [this] { OnIo(0); }) {}
 
-absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Make(EventLoop* loop,
-                                                             UniqueFd listener,
-                                                             Handler handler) {
-  std::unique_ptr<HttpServer> server(new HttpServer(loop, std::move(handler)));
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Make(
+    EventLoop* loop, UniqueFd listener, const Options& options,
+    Handler handler) {
+  std::unique_ptr<HttpServer> server(
+      new HttpServer(loop, options, std::move(handler)));
   server->daemon_ = MHD_start_daemon(
       MHD_USE_EPOLL, 0, nullptr, nullptr, &Callbacks::Handle, server.get(),
       MHD_OPTION_LISTEN_SOCKET, listener.get(), MHD_OPTION_CONNECTION_LIMIT,

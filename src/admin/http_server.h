@@ -1,5 +1,5 @@
 // HTTP/1.1 on the control thread's loop: libmicrohttpd behind one function
-// from request to response. Bodies are limited to 1 MiB, connections to 64.
+// from request to response. At most 64 connections, each idle for 30 s at most.
 #pragma once
 
 #include <memory>
@@ -32,10 +32,14 @@ class HttpServer final : public IoHandler {
  public:
   using Handler = absl::AnyInvocable<Response(const Request&)>;
 
+  struct Options {
+    size_t max_body_bytes = 0;
+  };
+
   // Serves a listening socket of any family.
-  static absl::StatusOr<std::unique_ptr<HttpServer>> Make(EventLoop* loop,
-                                                          UniqueFd listener,
-                                                          Handler handler);
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Make(
+      EventLoop* loop, UniqueFd listener, const Options& options,
+      Handler handler);
   ~HttpServer();
 
   void OnIo(uint32_t events) override;
@@ -44,9 +48,10 @@ class HttpServer final : public IoHandler {
   struct Exchange;
   friend struct Callbacks;
 
-  HttpServer(EventLoop* loop, Handler handler);
+  HttpServer(EventLoop* loop, const Options& options, Handler handler);
 
   EventLoop* loop_;
+  const Options options_;
   Handler handler_;
   MHD_Daemon* daemon_ = nullptr;
   int epoll_fd_ = -1;  // The library's own.

@@ -11,16 +11,6 @@ namespace {
 
 using Labels = std::vector<prometheus::ClientMetric::Label>;
 
-constexpr const char* kVerdictNames[] = {
-#define HG_VERDICT_NAME(name, text) text,
-    HG_VERDICTS(HG_VERDICT_NAME)
-#undef HG_VERDICT_NAME
-};
-constexpr const char* kFallbackNames[] = {
-#define HG_FALLBACK_NAME(name, text) text,
-    HG_FALLBACKS(HG_FALLBACK_NAME)
-#undef HG_FALLBACK_NAME
-};
 constexpr std::array<const char*, 5> kStates = {"up", "down", "drain", "maint",
                                                 "starting"};
 
@@ -148,15 +138,18 @@ void AddDatapath(const control::Controller& controller, Families& out) {
       Counter("headgate_splice_fallbacks_total",
               "Connections that the kernel never carried, and why.");
   for (uint32_t i = 0; i < HG_FALLBACK_COUNT; ++i) {
-    fallbacks.Add({{"reason", kFallbackNames[i]}},
-                  datapath.fallbacks(static_cast<hg_fallback>(i)));
+    fallbacks.Add(
+        {{"reason", datapath::FallbackName(static_cast<hg_fallback>(i))}},
+        datapath.fallbacks(static_cast<hg_fallback>(i)));
   }
   out.push_back(fallbacks.Take());
   Family verdicts = Counter("headgate_splice_verdicts_total",
                             "What became of packets of spliced connections.");
   if (const auto sums = datapath.SpliceVerdicts(); sums.ok()) {
     for (uint32_t i = 0; i < HG_VERDICT_COUNT; ++i) {
-      verdicts.Add({{"verdict", kVerdictNames[i]}}, (*sums)[i]);
+      verdicts.Add(
+          {{"verdict", datapath::VerdictName(static_cast<hg_verdict>(i))}},
+          (*sums)[i]);
     }
   }
   out.push_back(verdicts.Take());

@@ -15,6 +15,13 @@
 namespace headgate::control {
 namespace {
 
+Endpoint AddressOf(const config::Service& service,
+                   const config::Backend& backend) {
+  // The parser has seen to it that there is a port.
+  return {backend.address,
+          backend.port.value_or(service.backend_port.value_or(0))};
+}
+
 void CopyName(const std::string& name, char (&out)[HG_NAME_LEN]) {
   std::memset(out, 0, sizeof out);
   std::memcpy(out, name.data(), std::min<size_t>(name.size(), HG_NAME_LEN - 1));
@@ -30,6 +37,15 @@ hg_health ToAbi(health::State state) {
       return HG_HEALTH_DOWN;
   }
   return HG_HEALTH_DOWN;
+}
+
+// Two descriptors a connection; some stay free for maps, checks, listeners and
+// the admin API, so that a flood of clients takes neither sight nor control
+// away.
+uint64_t MaxConnections(const Controller::Options& options) {
+  const uint64_t reserve = std::min<uint64_t>(options.max_descriptors / 2,
+                                              192 + 8 * options.workers);
+  return (options.max_descriptors - reserve) / 2;
 }
 
 // What all readers together may leave in kernel queues: a quarter of memory.
@@ -58,8 +74,10 @@ Controller::~Controller() = default;
 absl::StatusOr<std::unique_ptr<Controller>> Controller::Make(
     const Options& options) {
   std::unique_ptr<Controller> made(new Controller(options));
+  made->limit_.max = MaxConnections(options);
   for (uint32_t i = 0; i < options.workers; ++i) {
-    ASSIGN_OR_RETURN(auto worker, relay::Worker::Make({i, options.datapath}));
+    ASSIGN_OR_RETURN(auto worker,
+                     relay::Worker::Make({i, options.datapath, &made->limit_}));
     made->workers_.push_back(std::move(worker));
   }
   return made;
@@ -102,6 +120,13 @@ absl::StatusOr<Controller::Applied> Controller::Apply(config::Config next,
     config_ = std::move(next);
     listeners_.Set(WantedListeners(config_));
     ++generation_;
+    const uint32_t workers = config_.workers.value_or(options_.workers);
+    SetProblem("workers",
+               workers == options_.workers
+                   ? ""
+                   : absl::StrCat("workers: ", workers,
+                                  " takes effect at the next start"));
+    if (on_applied_) on_applied_();
   }
   last_reload_ok_ = true;
   last_reload_time_ = absl::Now();
@@ -109,24 +134,24 @@ absl::StatusOr<Controller::Applied> Controller::Apply(config::Config next,
   return applied;
 }
 
-// Ids of backends that still have connections are taken, too.
-absl::Status Controller::CheckRoom(const config::Config& next) const {
-  size_t needed = 0;
+// Old and new backends exist side by side for a moment, and removed ones until
+// their last connection ends.
+absl::Status Controller::CheckRoom(const config::Config& next) {
+  FreeRetired();
+  size_t fresh = 0;
   for (const auto& [name, service] : next.services) {
-    needed += next.pools.at(service.pool).backends.size();
+    for (const config::Backend& backend :
+         next.pools.at(service.pool).backends) {
+      const Backend* known = FindBackend(name, backend.name);
+      fresh +=
+          known == nullptr || known->row.address != AddressOf(service, backend);
+    }
   }
-  size_t retired = 0;
-  for (const auto& [id, backend] : backends_) retired += backend.retired;
-  // Old and new ones exist side by side for a moment.
-  if (needed + backends_.size() >= HG_MAX_BACKENDS &&
-      needed + retired >= HG_MAX_BACKENDS) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "the configuration has ", needed, " backends and ", retired,
-        " removed ones still have connections; the limit "
-        "is ",
-        HG_MAX_BACKENDS - 1));
-  }
-  return absl::OkStatus();
+  if (backends_.size() + fresh < HG_MAX_BACKENDS) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "the configuration adds ", fresh, " backends (services times nodes) to ",
+      backends_.size(), " that exist or still have connections; the limit is ",
+      HG_MAX_BACKENDS - 1));
 }
 
 Listeners::Wanted Controller::WantedListeners(
@@ -189,9 +214,7 @@ void Controller::PutService(const config::Service& config,
 // a weight that changed in the file wins.
 uint32_t Controller::PutBackend(Service& service,
                                 const config::Backend& config) {
-  const Endpoint address{
-      config.address,
-      config.port.value_or(service.config.backend_port.value_or(0))};
+  const Endpoint address = AddressOf(service.config, config);
   Backend* backend = FindBackend(service.config.name, config.name);
   if (backend != nullptr && backend->row.address != address) {
     RetireBackend(backend->row.id);  // Another server by the same name.
@@ -419,6 +442,15 @@ uint64_t Controller::ConnectionsActive() const {
   return sum;
 }
 
+bool Controller::SetProblem(const std::string& subject,
+                            const std::string& problem) {
+  if (problem.empty()) return problems_.erase(subject) > 0;
+  std::string& known = problems_[subject];
+  const bool news = known != problem;
+  known = problem;
+  return news;
+}
+
 StatusRow Controller::Status() const {
   StatusRow status;
   status.ready = generation_ > 0;
@@ -438,6 +470,9 @@ StatusRow Controller::Status() const {
       status.problems.push_back(
           absl::StrCat("service ", service.config.name, ": no backend is up"));
     }
+  }
+  for (const auto& [subject, problem] : problems_) {
+    status.problems.push_back(problem);
   }
   for (const BackendRow& backend : Backends()) {
     if (std::strcmp(backend.state(), "starting") == 0) status.ready = false;

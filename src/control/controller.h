@@ -30,6 +30,7 @@ class Controller {
     EventLoop* loop = nullptr;
     datapath::Datapath* datapath = nullptr;
     uint32_t workers = 1;
+    uint64_t max_descriptors = 1024;  // RLIMIT_NOFILE.
   };
 
   // Starts the workers; serves nothing yet.
@@ -53,6 +54,11 @@ class Controller {
   // From `config_file`. InvalidArgument with every mistake, one a line.
   absl::StatusOr<Applied> Reload();
 
+  // Called after each change.
+  void OnApplied(absl::AnyInvocable<void()> callback) {
+    on_applied_ = std::move(callback);
+  }
+
   const config::Config& config() const { return config_; }
   const std::string& config_file() const { return options_.config_file; }
   uint64_t generation() const { return generation_; }
@@ -67,6 +73,9 @@ class Controller {
 
   // ---- what is seen ----
 
+  // For status: what is wrong with `subject`; empty: nothing any more. Returns
+  // whether that is news.
+  bool SetProblem(const std::string& subject, const std::string& problem);
   StatusRow Status() const;
   std::vector<ServiceRow> Services() const;
   std::vector<BackendRow> Backends() const;
@@ -92,7 +101,7 @@ class Controller {
 
   explicit Controller(const Options& options);
 
-  absl::Status CheckRoom(const config::Config& next) const;
+  absl::Status CheckRoom(const config::Config& next);
   Listeners::Wanted WantedListeners(const config::Config& config) const;
   absl::Status TryBind(const config::Config& next) const;
   void RemoveService(const std::string& name);
@@ -111,9 +120,12 @@ class Controller {
   Options options_;
   absl::Time started_ = absl::Now();
   config::Config config_;
+  absl::AnyInvocable<void()> on_applied_;
+  std::map<std::string, std::string> problems_;  // By subject.
   uint64_t generation_ = 0;
   bool last_reload_ok_ = true;
   absl::Time last_reload_time_ = absl::Now();
+  relay::ConnectionLimit limit_;
   std::vector<std::unique_ptr<relay::Worker>> workers_;
   Listeners listeners_;
   health::Monitor monitor_;

@@ -1,4 +1,5 @@
-// Numbers 1 .. limit - 1, lowest first.
+// Numbers 1 .. limit - 1, each after the one before: a number that was given
+// back is not used again at once, when somebody may still have it in mind.
 #pragma once
 
 #include <cstdint>
@@ -12,10 +13,11 @@ class IdPool {
   explicit IdPool(uint32_t limit) : used_(limit, false) {}
 
   std::optional<uint32_t> Take() {
-    for (uint32_t id = 1; id < used_.size(); ++id) {
-      if (used_[id]) continue;
-      used_[id] = true;
-      return id;
+    for (size_t tries = 1; tries < used_.size(); ++tries) {
+      last_ = last_ + 1 < used_.size() ? last_ + 1 : 1;
+      if (used_[last_]) continue;
+      used_[last_] = true;
+      return last_;
     }
     return std::nullopt;
   }
@@ -23,6 +25,7 @@ class IdPool {
 
  private:
   std::vector<bool> used_;
+  uint32_t last_ = 0;
 };
 
 }  // namespace headgate::control

@@ -1,6 +1,7 @@
 #include "control/listeners.h"
 
 #include "base/log.h"
+#include "base/status.h"
 #include "net/socket.h"
 
 namespace headgate::control {
@@ -16,13 +17,26 @@ Listeners::Listeners(EventLoop* loop,
 
 absl::Status Listeners::TryBind(const Wanted& wanted) const {
   for (const auto& [address, service] : wanted) {
-    const auto entry = entries_.find(address);
-    if (entry != entries_.end() && entry->second.status.ok()) continue;
-    if (absl::Status status = ListenTcp(address, 1).status(); !status.ok()) {
-      return status;
-    }
+    if (BoundByUs(address)) continue;
+    RETURN_IF_ERROR(CheckListenable(address));
   }
   return absl::OkStatus();
+}
+
+// Whether we hold the address already, by itself or by a wildcard (or the other
+// way round): it will be free for its new listener.
+bool Listeners::BoundByUs(const Endpoint& address) const {
+  for (const auto& [bound, entry] : entries_) {
+    if (!entry.status.ok() || bound.port != address.port ||
+        bound.family() != address.family()) {
+      continue;
+    }
+    if (bound == address || bound.address.is_unspecified() ||
+        address.address.is_unspecified()) {
+      return true;
+    }
+  }
+  return false;
 }
 
 void Listeners::Set(const Wanted& wanted) {

@@ -39,6 +39,7 @@ class Listeners {
     absl::Status status;  // Of the last attempt to bind.
   };
 
+  bool BoundByUs(const Endpoint& address) const;
   void Open(const Endpoint& address, Entry& entry);
   void Retry();
 

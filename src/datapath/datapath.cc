@@ -70,6 +70,24 @@ std::string SpliceObjection() {
 
 }  // namespace
 
+const char* VerdictName(hg_verdict verdict) {
+  static constexpr const char* kNames[] = {
+#define HG_VERDICT_NAME(name, text) text,
+      HG_VERDICTS(HG_VERDICT_NAME)
+#undef HG_VERDICT_NAME
+  };
+  return kNames[verdict];
+}
+
+const char* FallbackName(hg_fallback reason) {
+  static constexpr const char* kNames[] = {
+#define HG_FALLBACK_NAME(name, text) text,
+      HG_FALLBACKS(HG_FALLBACK_NAME)
+#undef HG_FALLBACK_NAME
+  };
+  return kNames[reason];
+}
+
 void Datapath::SkeletonDeleter::operator()(headgate_bpf* skeleton) const {
   headgate_bpf::destroy(skeleton);
 }
@@ -196,6 +214,17 @@ absl::Status Datapath::Select(hg_select* request) const {
     return ErrnoStatus(errno, "run the selection program");
   }
   return absl::OkStatus();
+}
+
+void Datapath::LogShortage(hg_fallback reason) {
+  const bool shortage = reason == HG_FALLBACK_NO_FLOW ||
+                        reason == HG_FALLBACK_BACKLOG ||
+                        reason == HG_FALLBACK_REFUSED;
+  if (!shortage || shortage_logged_[reason].exchange(true)) return;
+  log::Warning(
+      "a connection is carried by userspace: %s; later ones are only counted "
+      "(headgate_splice_fallbacks_total)",
+      FallbackName(reason));
 }
 
 absl::StatusOr<std::vector<uint64_t>> Datapath::SpliceVerdicts() const {

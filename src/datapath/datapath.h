@@ -5,6 +5,8 @@
 // and the counters may be used by any thread.
 #pragma once
 
+#include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -31,6 +33,10 @@ inline void Subtract(__u64& counter, uint64_t amount) {
 inline uint64_t Read(const __u64& counter) {
   return __atomic_load_n(&counter, __ATOMIC_RELAXED);
 }
+
+// As in metrics.
+const char* VerdictName(hg_verdict verdict);
+const char* FallbackName(hg_fallback reason);
 
 class Datapath {
  public:
@@ -64,6 +70,8 @@ class Datapath {
   void CountFallback(hg_fallback reason) const {
     Add(fallbacks_[reason].count, 1);
   }
+  // Once for each reason that is a shortage: later ones are only counted.
+  void LogShortage(hg_fallback reason);
   uint64_t fallbacks(hg_fallback reason) const {
     return Read(fallbacks_[reason].count);
   }
@@ -103,6 +111,7 @@ class Datapath {
   SharedArray<hg_splice_flow> flows_;
   std::string splice_objection_;
   SpliceBudget splice_budget_;
+  std::array<std::atomic<bool>, HG_FALLBACK_COUNT> shortage_logged_{};
   std::vector<std::unique_ptr<SpliceFlows>> splice_flows_;
 };
 

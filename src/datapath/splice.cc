@@ -130,21 +130,23 @@ void SpliceFlows::Release(uint32_t number) {
 int SpliceFlows::event_fd() const { return ring_buffer__epoll_fd(ring_.get()); }
 
 int SpliceFlows::OnEvent(void* self, void* data, size_t size) {
-  auto* flows = static_cast<SpliceFlows*>(self);
   if (size != sizeof(hg_splice_event)) return 0;
-  const auto* event = static_cast<const hg_splice_event*>(data);
-  hg_splice_flow& flow = flows->flows_[event->flow];
-  if (flow.generation != event->generation) return 0;
-  // Cleared before the callback reads: bytes passed later make a new event.
-  __atomic_store_n(&flow.notified, 0, __ATOMIC_SEQ_CST);
-  (*flows->callback_)(event->flow);
+  static_cast<SpliceFlows*>(self)->events_.push_back(
+      *static_cast<const hg_splice_event*>(data));
   return 0;
 }
 
 void SpliceFlows::Consume(absl::FunctionRef<void(uint32_t)> callback) {
-  callback_ = &callback;
+  events_.clear();
   ring_buffer__consume(ring_.get());
-  callback_ = nullptr;
+  // Only now, or a busy flow would fill the ring as fast as it is emptied.
+  for (const hg_splice_event& event : events_) {
+    hg_splice_flow& flow = flows_[event.flow];
+    if (flow.generation != event.generation) continue;
+    // Cleared before the callback reads: bytes passed later make a new event.
+    __atomic_store_n(&flow.notified, 0, __ATOMIC_SEQ_CST);
+    callback(event.flow);
+  }
 }
 
 }  // namespace headgate::datapath

@@ -69,7 +69,8 @@ class SpliceFlows {
 
   // Readable when a flow has passed bytes to userspace.
   int event_fd() const;
-  // Calls back for each such flow and re-arms it. Stale events are left out.
+  // Calls back for each such flow, at most once, and re-arms it. Stale events
+  // are left out.
   void Consume(absl::FunctionRef<void(uint32_t flow)> callback);
 
   uint32_t in_use() const { return in_use_; }
@@ -95,7 +96,7 @@ class SpliceFlows {
   uint32_t in_use_ = 0;
   UniqueFd ring_fd_;
   std::unique_ptr<ring_buffer, RingDeleter> ring_;
-  const absl::FunctionRef<void(uint32_t)>* callback_ = nullptr;
+  std::vector<hg_splice_event> events_;  // Of one Consume().
 };
 
 }  // namespace headgate::datapath

@@ -15,11 +15,11 @@ constexpr double kJitter = 0.1;
 
 class Monitor::Checked {
  public:
-  Checked(Monitor* monitor, uint32_t id, const Target& target)
+  Checked(Monitor* monitor, uint32_t id, const Target& target, State state)
       : monitor_(monitor),
         id_(id),
         target_(target),
-        state_(target.health.rise, target.health.fall),
+        state_(target.health.rise, target.health.fall, state),
         timer_(monitor->loop_, [this] { Check(); }) {
     const absl::Duration spread =
         std::min(kFirstSpread, target.health.interval);
@@ -27,6 +27,7 @@ class Monitor::Checked {
   }
 
   const Target& target() const { return target_; }
+  State state() const { return state_.state(); }
 
  private:
   double Random(double low, double high) {
@@ -46,7 +47,8 @@ class Monitor::Checked {
     const absl::Duration spent = absl::Nanoseconds(MonotonicNs() - started_ns_);
     timer_.Set(target_.health.interval * Random(1 - kJitter, 1 + kJitter) -
                spent);
-    const bool changed = state_.OnResult(result.outcome == Outcome::kPassed);
+    const bool changed = result.outcome != Outcome::kError &&
+                         state_.OnResult(result.outcome == Outcome::kPassed);
     monitor_->on_result_(id_, result, state_.state(), changed);
   }
 
@@ -67,7 +69,10 @@ Monitor::~Monitor() = default;
 void Monitor::Put(uint32_t id, const Target& target) {
   std::unique_ptr<Checked>& checked = targets_[id];
   if (checked != nullptr && checked->target() == target) return;
-  checked = std::make_unique<Checked>(this, id, target);
+  const bool same_server =
+      checked != nullptr && checked->target().endpoint == target.endpoint;
+  const State state = same_server ? checked->state() : State::kStarting;
+  checked = std::make_unique<Checked>(this, id, target, state);
 }
 
 void Monitor::Remove(uint32_t id) { targets_.erase(id); }

@@ -29,8 +29,8 @@ class Monitor {
   Monitor(EventLoop* loop, OnResult on_result);
   ~Monitor();
 
-  // Starts checking, the first time almost at once; replaces an earlier target
-  // of this id, and with it what is known of it, unless it is the same.
+  // Starts checking, the first time almost at once. Replaces an earlier target
+  // of this id; what is known of it stays if the endpoint is the same.
   void Put(uint32_t id, const Target& target);
   void Remove(uint32_t id);
 

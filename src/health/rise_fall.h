@@ -10,7 +10,8 @@ enum class State { kStarting, kUp, kDown };
 
 class RiseFall {
  public:
-  RiseFall(int rise, int fall) : rise_(rise), fall_(fall) {}
+  RiseFall(int rise, int fall, State state = State::kStarting)
+      : rise_(rise), fall_(fall), state_(state) {}
 
   // True: the state changed.
   bool OnResult(bool passed) {
@@ -28,13 +29,11 @@ class RiseFall {
   }
 
   State state() const { return state_; }
-  int rise() const { return rise_; }
-  int fall() const { return fall_; }
 
  private:
   int rise_;
   int fall_;
-  State state_ = State::kStarting;
+  State state_;
   int streak_ = 0;  // Results in a row that speak against the state.
 };
 

@@ -21,13 +21,15 @@ Outcome OutcomeOf(int error) {
       return Outcome::kRefused;
     case ETIMEDOUT:
       return Outcome::kTimeout;
-    case EHOSTUNREACH:
-    case ENETUNREACH:
-    case EACCES:
-    case EPERM:
-      return Outcome::kUnreachable;
-    default:
+    case EMFILE:
+    case ENFILE:
+    case ENOBUFS:
+    case ENOMEM:
+    case EADDRNOTAVAIL:
+    case EAGAIN:
       return Outcome::kError;
+    default:
+      return Outcome::kUnreachable;
   }
 }
 

@@ -18,6 +18,8 @@
 
 namespace headgate::health {
 
+// kError: something is wrong on this side (no descriptors, no memory), which
+// says nothing of the target.
 enum class Outcome { kPassed, kRefused, kTimeout, kUnreachable, kError };
 
 struct CheckResult {

@@ -11,11 +11,13 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <optional>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "admin/http_server.h"
+#include "admin/public_server.h"
 #include "admin/routes.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -33,6 +35,9 @@ DEFINE_bool(debug, false, "log every connection");
 
 namespace headgate {
 namespace {
+
+// Of a request on the control socket: a configuration file at most.
+constexpr size_t kMaxAdminBody = 1024 * 1024;
 
 // --check: 0 or 1, every mistake as FILE:LINE:COLUMN: error: ...
 int Check(const std::string& file) {
@@ -72,9 +77,9 @@ class Daemon final : public IoHandler {
     ASSIGN_OR_RETURN(UniqueFd control_socket, ListenUnix(FLAGS_socket));
     owns_socket_ = true;
     RETURN_IF_ERROR(StartController());
-    RETURN_IF_ERROR(StartMetrics());
     ASSIGN_OR_RETURN(
         admin_, admin::HttpServer::Make(loop_.get(), std::move(control_socket),
+                                        {.max_body_bytes = kMaxAdminBody},
                                         [this](const admin::Request& request) {
                                           return admin::HandleAdmin(
                                               *controller_, request);
@@ -110,6 +115,8 @@ class Daemon final : public IoHandler {
     sigset_t set{};
     sigemptyset(&set);
     for (const int signal : {SIGHUP, SIGTERM, SIGINT}) sigaddset(&set, signal);
+    // A reader of our log or socket that goes away must not end us.
+    signal(SIGPIPE, SIG_IGN);
     // Before any thread starts, so that all inherit it.
     pthread_sigmask(SIG_BLOCK, &set, nullptr);
     signals_.reset(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
@@ -132,41 +139,28 @@ class Daemon final : public IoHandler {
     datapath::Datapath::Options options;
     options.pin_dir = FLAGS_pin_dir;
     options.workers = workers;
+    const uint64_t descriptors = RaiseDescriptorLimit();
     options.max_flows = static_cast<uint32_t>(
-        std::clamp<uint64_t>(RaiseDescriptorLimit() / 2, 1024, 262144));
+        std::clamp<uint64_t>(descriptors / 2, 1024, 262144));
     ASSIGN_OR_RETURN(datapath_, datapath::Datapath::Open(options));
-    ASSIGN_OR_RETURN(controller_,
-                     control::Controller::Make({FLAGS_config, loop_.get(),
-                                                datapath_.get(), workers}));
+    ASSIGN_OR_RETURN(controller_, control::Controller::Make(
+                                      {.config_file = FLAGS_config,
+                                       .loop = loop_.get(),
+                                       .datapath = datapath_.get(),
+                                       .workers = workers,
+                                       .max_descriptors = descriptors}));
     if (!datapath_->splice_objection().empty()) {
       log::Warning("connections are carried by userspace: %s",
                    datapath_->splice_objection());
     }
+    metrics_.emplace(loop_.get(), controller_.get());
+    controller_->OnApplied([this] { metrics_->Refresh(); });
     RETURN_IF_ERROR(
         controller_
             ->Apply(parsed.config, control::Controller::Binding::kLenient)
             .status());
     log::Info("serving %d services with %d workers, configuration %s",
               parsed.config.services.size(), workers, FLAGS_config);
-    return absl::OkStatus();
-  }
-
-  // Metrics are worth less than the service: a busy port is only reported.
-  absl::Status StartMetrics() {
-    if (!controller_->config().metrics_listen.has_value()) {
-      return absl::OkStatus();
-    }
-    auto sockets = ListenTcp(*controller_->config().metrics_listen, 1);
-    if (!sockets.ok()) {
-      log::Error("metrics: %s", sockets.status().message());
-      return absl::OkStatus();
-    }
-    ASSIGN_OR_RETURN(metrics_, admin::HttpServer::Make(
-                                   loop_.get(), std::move(sockets->front()),
-                                   [this](const admin::Request& request) {
-                                     return admin::HandlePublic(*controller_,
-                                                                request);
-                                   }));
     return absl::OkStatus();
   }
 
@@ -192,7 +186,7 @@ class Daemon final : public IoHandler {
   UniqueFd signals_;
   std::unique_ptr<datapath::Datapath> datapath_;
   std::unique_ptr<control::Controller> controller_;
-  std::unique_ptr<admin::HttpServer> metrics_;
+  std::optional<admin::PublicServer> metrics_;
   std::unique_ptr<admin::HttpServer> admin_;
   bool owns_socket_ = false;
 };

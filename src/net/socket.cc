@@ -71,15 +71,15 @@ bool TcpInfo(int fd, tcp_info* info) {
 
 }  // namespace
 
+// SO_REUSEPORT would share the address silently with a listener of the same
+// user; a socket without it is refused then.
+absl::Status CheckListenable(const Endpoint& endpoint) {
+  return BoundSocket(endpoint, false).status();
+}
+
 absl::StatusOr<std::vector<UniqueFd>> ListenTcp(const Endpoint& endpoint,
                                                 size_t count) {
-  // SO_REUSEPORT would share the address silently with a listener of the same
-  // user; a socket without it is refused then.
-  ASSIGN_OR_RETURN(UniqueFd probe, BoundSocket(endpoint, false));
-  if (listen(probe.get(), 1) != 0) {
-    return ErrnoStatus(errno, absl::StrCat("listen on ", endpoint.ToString()));
-  }
-  probe.reset();
+  RETURN_IF_ERROR(CheckListenable(endpoint));
   std::vector<UniqueFd> sockets;
   for (size_t i = 0; i < count; ++i) {
     ASSIGN_OR_RETURN(UniqueFd fd, BoundSocket(endpoint, true));
@@ -142,13 +142,20 @@ uint64_t BytesAcknowledged(int fd) {
   return TcpInfo(fd, &info) ? info.tcpi_bytes_acked : 0;
 }
 
-uint64_t BytesQueuedEver(int fd) {
-  // In this order an acknowledgement in between makes the sum too low, never
-  // too high.
-  const uint64_t acknowledged = BytesAcknowledged(fd);
+uint64_t BytesUnacknowledged(int fd) {
   int queued = 0;
-  if (ioctl(fd, SIOCOUTQ, &queued) != 0 || queued < 0) queued = 0;
-  return acknowledged + static_cast<uint64_t>(queued);
+  if (ioctl(fd, SIOCOUTQ, &queued) != 0 || queued < 0) return 0;
+  return static_cast<uint64_t>(queued);
+}
+
+uint64_t BytesQueuedEver(int fd) {
+  // An acknowledgement between the two calls would spoil the sum.
+  for (uint64_t acknowledged = BytesAcknowledged(fd);;) {
+    const uint64_t queued = BytesUnacknowledged(fd);
+    const uint64_t again = BytesAcknowledged(fd);
+    if (again == acknowledged) return acknowledged + queued;
+    acknowledged = again;
+  }
 }
 
 absl::StatusOr<UniqueFd> ListenUnix(const std::string& path) {
@@ -168,7 +175,10 @@ absl::StatusOr<UniqueFd> ListenUnix(const std::string& path) {
         absl::StrCat("another headgated already serves ", path,
                      ": stop it, or give this one its own --socket"));
   }
-  if (errno == ECONNREFUSED) unlink(path.c_str());  // Nobody behind it.
+  struct stat info {};
+  const bool stale = errno == ECONNREFUSED && lstat(path.c_str(), &info) == 0 &&
+                     S_ISSOCK(info.st_mode);
+  if (stale) unlink(path.c_str());
   fd.reset(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.valid()) return ErrnoStatus(errno, "make socket");
   if (bind(fd.get(), generic, sizeof address) != 0 ||

@@ -18,6 +18,8 @@ namespace headgate {
 // connections inherit: TCP_NODELAY, keepalive.
 absl::StatusOr<std::vector<UniqueFd>> ListenTcp(const Endpoint& endpoint,
                                                 size_t count);
+// Whether ListenTcp would succeed; nobody can connect meanwhile.
+absl::Status CheckListenable(const Endpoint& endpoint);
 
 // A socket on its way to `endpoint`. *error is 0 when it is connected,
 // EINPROGRESS when to wait for writability and then ask TakeSocketError, else
@@ -36,11 +38,12 @@ Endpoint LocalEndpoint(int fd);
 // From now on close() sends RST and drops what is unsent.
 void ResetOnClose(int fd);
 
-// Bytes that have ever entered the socket's send queue, off by a constant
-// (SYN and FIN count too); never too high while others send.
+// Bytes that have ever entered the socket's send queue, off by a constant (the
+// SYN counts too), at some moment during the call.
 uint64_t BytesQueuedEver(int fd);
-// Of those, what the peer has acknowledged.
+// Of those, what the peer has acknowledged, and what it has not.
 uint64_t BytesAcknowledged(int fd);
+uint64_t BytesUnacknowledged(int fd);
 
 // A listening unix stream socket at `path`, mode 0660. A stale file is
 // replaced; AlreadyExists when somebody serves it.

@@ -24,6 +24,13 @@ constexpr uint32_t kSplicedSourceEvents =
     kAllEvents & ~static_cast<uint32_t>(EPOLLIN);
 constexpr absl::Duration kDrainPollFirst = absl::Milliseconds(1);
 constexpr absl::Duration kDrainPollMost = absl::Milliseconds(250);
+// For what a peer had sent before its RST.
+constexpr absl::Duration kResetGrace = absl::Seconds(2);
+
+bool IsLocal(int error) {
+  return error == EMFILE || error == ENFILE || error == ENOBUFS ||
+         error == ENOMEM;
+}
 
 bool Any(uint32_t events, int mask) {
   return (events & static_cast<uint32_t>(mask)) != 0;
@@ -87,6 +94,7 @@ void Connection::ConnectNext() {
     backend_ = ConnectTcp(backend, &error);
     if (!backend_.valid()) {
       CountConnectFailure(error);
+      if (IsLocal(error)) break;  // No backend can help.
       continue;
     }
     if (!host_->loop()->Add(backend_.get(), kAllEvents, &backend_leg_).ok()) {
@@ -103,6 +111,19 @@ void Connection::ConnectNext() {
   NoBackend();
 }
 
+// Counted from here on, so that the id is not given to another backend.
+void Connection::SetBackend(uint32_t id) {
+  datapath::Datapath* datapath = host_->context()->datapath;
+  if (backend_id_ != 0) {
+    datapath::Subtract(datapath->backend_stats(backend_id_).connections_active,
+                       1);
+  }
+  backend_id_ = id;
+  if (id != 0) {
+    datapath::Add(datapath->backend_stats(id).connections_active, 1);
+  }
+}
+
 bool Connection::SelectBackend() {
   const absl::Status status = host_->context()->datapath->Select(&selection_);
   if (!status.ok()) {
@@ -110,6 +131,7 @@ bool Connection::SelectBackend() {
     return false;
   }
   if (selection_.backend == 0) return false;
+  SetBackend(selection_.backend);
   selection_.tried[selection_.slot / 64] |= 1ULL << (selection_.slot % 64);
   return true;
 }
@@ -183,11 +205,9 @@ void Connection::NoBackend() {
 void Connection::Opened() {
   state_ = State::kOpen;
   active_ns_ = host_->loop()->now_ns();
-  backend_id_ = selection_.backend;
   hg_backend_stats& stats =
       host_->context()->datapath->backend_stats(backend_id_);
   datapath::Add(stats.connections_total, 1);
-  datapath::Add(stats.connections_active, 1);
   in_.Open(client_.get(), backend_.get());
   out_.Open(backend_.get(), client_.get());
   timer_.Set(service_->config.idle_timeout);
@@ -199,12 +219,12 @@ void Connection::Opened() {
 void Connection::OnClient(uint32_t events) {
   if (state_ == State::kClosed) return;
   if (Any(events, EPOLLERR)) {  // RST, or the network has given up.
-    Reset();
+    Failed(in_);
     return;
   }
   if (Any(events, EPOLLIN | EPOLLRDHUP | EPOLLHUP)) in_.SourceReadable();
   if (Any(events, EPOLLOUT | EPOLLHUP)) out_.SinkWritable();
-  if (state_ == State::kOpen) PumpBoth();
+  if (state_ != State::kConnecting) PumpBoth();
 }
 
 void Connection::OnBackend(uint32_t events) {
@@ -217,7 +237,7 @@ void Connection::OnBackend(uint32_t events) {
     return;
   }
   if (Any(events, EPOLLERR)) {
-    Reset();
+    Failed(out_);
     return;
   }
   if (Any(events, EPOLLIN | EPOLLRDHUP | EPOLLHUP)) out_.SourceReadable();
@@ -226,7 +246,7 @@ void Connection::OnBackend(uint32_t events) {
 }
 
 void Connection::OnSpliceEvent() {
-  if (state_ != State::kOpen) return;
+  if (state_ == State::kClosed) return;
   (in_.spliced() ? in_ : out_).SourceReadable();
   PumpBoth();
 }
@@ -245,17 +265,25 @@ void Connection::OnTimer() {
     ConnectFailed(ETIMEDOUT);
     return;
   }
+  drain_poll_ = std::min(drain_poll_ * 2, kDrainPollMost);
+  if (state_ == State::kResetting) {
+    FlushThenReset();
+    return;
+  }
   if (draining_) {
-    drain_poll_ = std::min(drain_poll_ * 2, kDrainPollMost);
     timer_.Set(drain_poll_);
     PumpBoth();
   }
-  if (state_ != State::kClosed) CheckIdle();
+  if (state_ == State::kOpen) CheckIdle();
 }
 
 // ---- moving bytes ---------------------------------------------------------
 
 void Connection::PumpBoth() {
+  if (state_ == State::kResetting) {
+    FlushThenReset();
+    return;
+  }
   draining_ = false;
   if (!Act(in_) || !Act(out_)) return;
   if (in_.finished() && out_.finished()) {
@@ -287,11 +315,43 @@ bool Connection::Act(Direction& direction) {
     case Direction::Outcome::kWaitDrain:
       draining_ = true;
       return true;
-    case Direction::Outcome::kReset:
+    case Direction::Outcome::kSourceReset:
+      Failed(direction);
+      return false;
+    case Direction::Outcome::kSinkReset:
       Reset();
       return false;
   }
   return false;
+}
+
+// The source of `direction` is broken. What it had sent before goes on to the
+// sink, as it would without us, and a RST follows.
+void Connection::Failed(Direction& direction) {
+  if (state_ == State::kResetting && last_words_ == &direction) return;
+  if (state_ != State::kOpen) {
+    Reset();
+    return;
+  }
+  state_ = State::kResetting;
+  last_words_ = &direction;
+  reset_by_ns_ = MonotonicNs() + absl::ToInt64Nanoseconds(kResetGrace);
+  drain_poll_ = kDrainPollFirst;
+  FlushThenReset();
+}
+
+void Connection::FlushThenReset() {
+  last_words_->SourceReadable();
+  Direction::Outcome outcome = last_words_->Pump();
+  while (outcome == Direction::Outcome::kMore) outcome = last_words_->Pump();
+  const bool said =
+      outcome == Direction::Outcome::kSourceReset && last_words_->Delivered();
+  if (said || outcome == Direction::Outcome::kSinkReset ||
+      MonotonicNs() >= reset_by_ns_) {
+    Reset();
+    return;
+  }
+  timer_.Set(drain_poll_);
 }
 
 // Only one direction of a connection is ever spliced: a socket that is both a
@@ -305,8 +365,10 @@ void Connection::MaybePromote(Direction& direction, Leg& source_leg,
   if (fallback_.has_value()) return;
   if (!direction.Promote(host_->splice().backlog_per_connection_bytes,
                          &fallback_)) {
-    // Refused: ask again when as much has moved once more.
-    if (fallback_.has_value()) promote_at_bytes_ += direction.bytes();
+    host_->context()->datapath->LogShortage(*fallback_);
+    // A slow sink may be quick the next time; else ask again when as much has
+    // moved once more.
+    if (fallback_ != HG_FALLBACK_BUSY) promote_at_bytes_ += direction.bytes();
     return;
   }
   was_spliced_ = true;
@@ -333,18 +395,21 @@ int64_t Connection::last_active_ns() const {
 
 // Ends the connection if it is idle, else sets the timer to when it may be.
 void Connection::CheckIdle() {
-  if (draining_) {
+  const absl::Duration idle = service_->config.idle_timeout;
+  absl::Duration quiet = absl::Nanoseconds(MonotonicNs() - last_active_ns());
+  if (quiet >= idle) {
+    const bool delivered = in_.Delivered() && out_.Delivered();
+    // Bytes on their way to a slow reader that takes some are no silence.
     const uint64_t progress = in_.SinkProgress() + out_.SinkProgress();
-    if (progress != sink_progress_) active_ns_ = MonotonicNs();
+    if (delivered || progress == sink_progress_) {
+      Close(!delivered);
+      return;
+    }
     sink_progress_ = progress;
+    active_ns_ = MonotonicNs();
+    quiet = absl::ZeroDuration();
   }
-  const absl::Duration quiet =
-      absl::Nanoseconds(MonotonicNs() - last_active_ns());
-  if (quiet >= service_->config.idle_timeout) {
-    Close(false);
-  } else if (!draining_) {
-    timer_.Set(service_->config.idle_timeout - quiet);
-  }
+  if (!draining_) timer_.Set(idle - quiet);
 }
 
 void Connection::Reset() { Close(true); }
@@ -355,10 +420,7 @@ void Connection::Close(bool reset) {
   CountFallback();
   datapath::Subtract(datapath->service_stats(service_->id).connections_active,
                      1);
-  if (backend_id_ != 0) {
-    datapath::Subtract(datapath->backend_stats(backend_id_).connections_active,
-                       1);
-  }
+  SetBackend(0);
   state_ = State::kClosed;
   timer_.Cancel();
   if (reset) {
@@ -378,7 +440,7 @@ void Connection::Close(bool reset) {
 }
 
 void Connection::CountFallback() {
-  if (was_spliced_ || state_ != State::kOpen) return;
+  if (was_spliced_ || state_ == State::kConnecting) return;
   hg_fallback reason = fallback_.value_or(HG_FALLBACK_SHORT);
   if (service_->config.datapath == config::Datapath::kRelay) {
     reason = HG_FALLBACK_RELAY;
@@ -396,7 +458,7 @@ ConnectionInfo Connection::Info() const {
   const int64_t now = MonotonicNs();
   info.age_ns = now - started_ns_;
   info.idle_ns =
-      now - (state_ == State::kOpen ? last_active_ns() : started_ns_);
+      now - (state_ == State::kConnecting ? started_ns_ : last_active_ns());
   info.bytes_in = in_.bytes();
   info.bytes_out = out_.bytes();
   return info;

@@ -19,7 +19,7 @@ namespace headgate::relay {
 // A row of `conn list`.
 struct ConnectionInfo {
   uint64_t id = 0;
-  uint32_t service = 0;  // Ids in the maps; backend 0: still connecting.
+  uint32_t service = 0;  // Ids in the maps; backend 0: none is selected.
   uint32_t backend = 0;
   Endpoint client;
   bool spliced = false;
@@ -69,7 +69,7 @@ class Connection final : public LoopOwned {
   ConnectionInfo Info() const;
 
  private:
-  enum class State { kConnecting, kOpen, kClosed };
+  enum class State { kConnecting, kOpen, kResetting, kClosed };
 
   // The epoll face of one socket.
   class Leg final : public IoHandler {
@@ -90,6 +90,7 @@ class Connection final : public LoopOwned {
 
   void ConnectNext();
   bool SelectBackend();
+  void SetBackend(uint32_t id);
   void ConnectDone(int error);
   void ConnectFailed(int error);
   void CountConnectFailure(int error);
@@ -100,6 +101,8 @@ class Connection final : public LoopOwned {
   void PumpBoth();
   bool Act(Direction& direction);
   void MaybePromote(Direction& direction, Leg& source_leg, int source_fd);
+  void Failed(Direction& direction);
+  void FlushThenReset();
   void CheckIdle();
   int64_t last_active_ns() const;
   void Close(bool reset);
@@ -119,7 +122,7 @@ class Connection final : public LoopOwned {
   bool deferred_ = false;
   Timer timer_;
   hg_select selection_{};
-  uint32_t backend_id_ = 0;  // Once connected.
+  uint32_t backend_id_ = 0;  // Selected; 0: none.
   Direction in_;             // From the client.
   Direction out_;            // To the client.
   bool was_spliced_ = false;
@@ -128,6 +131,8 @@ class Connection final : public LoopOwned {
   int64_t started_ns_;
   int64_t active_ns_ = 0;  // Opened, or a slow sink was seen to take bytes.
   uint64_t sink_progress_ = 0;
+  Direction* last_words_ = nullptr;  // While resetting.
+  int64_t reset_by_ns_ = 0;
   // While a direction waits for the kernel to send what it holds, the timer
   // asks again, less and less often.
   bool draining_ = false;

@@ -40,13 +40,14 @@ Direction::Outcome Direction::Pump() {
 // was done.
 Direction::Outcome Direction::PumpSome() {
   if (finished_) return Outcome::kWait;
-  if (Broken()) return Outcome::kReset;
+  if (Broken()) return Outcome::kSinkReset;
   if (pending_ != nullptr) {
     if (!ClearToSend()) return Outcome::kWaitDrain;
     if (!writable_) return Outcome::kWait;
-    if (!SendPending()) return Outcome::kReset;
+    if (!SendPending()) return Outcome::kSinkReset;
     return pending_ == nullptr ? Outcome::kMore : Outcome::kWait;
   }
+  if (source_failed_) return Outcome::kSourceReset;
   if (source_ended_) return FinishSink();
   if (!readable_) {
     Publish();
@@ -59,15 +60,22 @@ Direction::Outcome Direction::Read() {
   const ssize_t got = recv(source_, context_->scratch.data(),
                            context_->scratch.size(), MSG_DONTWAIT);
   if (got == 0) {
+    // The end is told even while passed bytes are still on their way up (the
+    // kernel queues what it has no memory for: sk_psock_verdict_apply).
+    if (PassedBytesMissing()) return Outcome::kWaitDrain;
     source_ended_ = true;
     Publish();
     return Outcome::kMore;
   }
   if (got < 0) {
     if (errno == EINTR) return Outcome::kMore;
-    if (!WouldBlock(errno)) return Outcome::kReset;
-    readable_ = false;
+    if (!WouldBlock(errno)) {
+      source_failed_ = true;  // Told once; the next recv() would say "end".
+      return Outcome::kSourceReset;
+    }
     Publish();
+    if (PassedBytesMissing()) return Outcome::kWaitDrain;
+    readable_ = false;
     return Outcome::kWait;
   }
   const absl::string_view bytes(context_->scratch.data(),
@@ -77,7 +85,7 @@ Direction::Outcome Direction::Read() {
     pending_ = context_->buffers.Take(bytes);
     return Outcome::kMore;
   }
-  return Send(bytes) == Sent::kError ? Outcome::kReset : Outcome::kMore;
+  return Send(bytes) == Sent::kError ? Outcome::kSinkReset : Outcome::kMore;
 }
 
 // Sends; what the sink does not take becomes pending_.
@@ -135,8 +143,12 @@ void Direction::CountRead(size_t bytes) {
 
 bool Direction::Promote(uint64_t backlog_limit_bytes,
                         std::optional<hg_fallback>* reason) {
-  if (flow_.has_value() || readable_ || pending_ != nullptr || source_ended_ ||
-      finished_) {
+  if (source_ended_ || source_failed_) {
+    *reason = HG_FALLBACK_CLOSING;
+    return false;
+  }
+  if (pending_ != nullptr) {
+    *reason = HG_FALLBACK_BUSY;
     return false;
   }
   // Before the insertion: afterwards the kernel may already be sending.
@@ -155,8 +167,9 @@ bool Direction::Promote(uint64_t backlog_limit_bytes,
   }
   unpublished_bytes_ = 0;
   clear_to_send_ = false;
-  // What arrived during the insertion waits for the next packet otherwise:
-  // a peek makes the kernel run the verdict on it (tcp_bpf_recvmsg_parser).
+  // What is in the receive queue waits for the next packet otherwise: a peek
+  // makes the kernel run the verdict on it (tcp_bpf_recvmsg_parser), and the
+  // program cuts off what was read of it.
   char byte = 0;
   if (recv(source_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0) readable_ = true;
   return true;
@@ -188,6 +201,13 @@ bool Direction::KernelHasSentAll() const {
   return BytesQueuedEver(sink_) - sink_base_ >= due;
 }
 
+bool Direction::PassedBytesMissing() const {
+  if (!flow_.has_value()) return false;
+  const hg_splice_flow& flow = context_->flows->flow(*flow_);
+  return __atomic_load_n(&flow.passed, __ATOMIC_SEQ_CST) !=
+         __atomic_load_n(&flow.relayed, __ATOMIC_SEQ_CST) + unpublished_bytes_;
+}
+
 bool Direction::Broken() const {
   return flow_.has_value() &&
          __atomic_load_n(&context_->flows->flow(*flow_).mode,
@@ -215,8 +235,11 @@ int64_t Direction::last_active_ns() const {
                       context_->flows->flow(*flow_).last_active)));
 }
 
-uint64_t Direction::SinkProgress() const {
-  return flow_.has_value() ? BytesAcknowledged(sink_) : 0;
+bool Direction::Delivered() const {
+  return pending_ == nullptr && KernelHasSentAll() &&
+         BytesUnacknowledged(sink_) == 0;
 }
+
+uint64_t Direction::SinkProgress() const { return BytesAcknowledged(sink_); }
 
 }  // namespace headgate::relay

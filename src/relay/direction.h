@@ -32,10 +32,11 @@ struct PumpContext {
 class Direction {
  public:
   enum class Outcome {
-    kWait,       // Until the source is readable or the sink writable.
-    kMore,       // The budget is used up: call again soon.
-    kWaitDrain,  // Until the kernel has sent what it holds: poll.
-    kReset,      // A side is broken: reset both.
+    kWait,         // Until the source is readable or the sink writable.
+    kMore,         // The budget is used up: call again soon.
+    kWaitDrain,    // Until the kernel has sent what it holds: poll.
+    kSourceReset,  // The source is broken, and all it had sent is read.
+    kSinkReset,    // The sink is broken.
   };
 
   Direction(PumpContext* context, uint32_t service, bool outward)
@@ -57,9 +58,8 @@ class Direction {
   // Moves what can be moved.
   Outcome Pump();
 
-  // Hands the direction to the kernel, if it is quiet for a moment: all read
-  // is sent, the source has not ended. Otherwise does nothing and returns
-  // false; *reason is set when the kernel refused.
+  // Hands the direction to the kernel, if all that was read is sent and the
+  // source has not ended; returns whether it did, else *reason says why not.
   bool Promote(uint64_t backlog_limit_bytes,
                std::optional<hg_fallback>* reason);
   // Of a promoted direction: whether the kernel may redirect.
@@ -71,7 +71,9 @@ class Direction {
   std::optional<uint32_t> flow() const { return flow_; }
   uint64_t bytes() const;  // All, since Open.
   int64_t last_active_ns() const;
-  // Grows while a slow sink takes what the kernel holds for it.
+  // Nothing is left to be acknowledged by the sink's peer. Not for hot paths.
+  bool Delivered() const;
+  // Grows while the sink's peer takes bytes. Not for hot paths.
   uint64_t SinkProgress() const;
 
   // The sockets are closed: gives the flow back.
@@ -86,6 +88,7 @@ class Direction {
   bool SendPending();
   bool ClearToSend();
   bool KernelHasSentAll() const;
+  bool PassedBytesMissing() const;
   bool Broken() const;
   void Publish();
   Outcome FinishSink();
@@ -99,6 +102,7 @@ class Direction {
   bool readable_ = false;
   bool writable_ = true;
   bool source_ended_ = false;
+  bool source_failed_ = false;
   bool finished_ = false;
   // Spliced only: all redirected bytes are in the sink's queue and no more can
   // come before Publish().

@@ -52,7 +52,7 @@ bool Listener::AcceptOne() {
   UniqueFd socket(accept4(socket_.get(), reinterpret_cast<sockaddr*>(&storage),
                           &size, SOCK_NONBLOCK | SOCK_CLOEXEC));
   if (socket.valid()) {
-    said_out_of_descriptors_ = false;
+    said_failing_ = false;
     // A wildcard listener has to ask what the client dialled.
     const Endpoint destination = address_.address.is_unspecified()
                                      ? LocalEndpoint(socket.get())
@@ -63,17 +63,19 @@ bool Listener::AcceptOne() {
   }
   const int error = errno;
   if (error == EAGAIN) return false;
-  if (error == EMFILE || error == ENFILE || error == ENOBUFS ||
-      error == ENOMEM) {
-    if (!said_out_of_descriptors_) {
-      log::Error("listener %s: %s; clients wait until connections end",
-                 address_.ToString(), ErrnoStatus(error, "accept").message());
-      said_out_of_descriptors_ = true;
-    }
-    Pause();
-    return false;
+  // The client has gone already, or its network has (accept(2)).
+  if (error == ECONNABORTED || error == EINTR || error == EPROTO ||
+      error == ENETDOWN || error == EHOSTDOWN || error == EHOSTUNREACH ||
+      error == ENETUNREACH || error == ENOPROTOOPT || error == ENONET) {
+    return true;
   }
-  return true;  // The client has gone already (ECONNABORTED and its like).
+  if (!said_failing_) {
+    log::Error("listener %s: %s; clients wait", address_.ToString(),
+               ErrnoStatus(error, "accept").message());
+    said_failing_ = true;
+  }
+  Pause();
+  return false;
 }
 
 void Listener::Pause() {

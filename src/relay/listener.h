@@ -39,7 +39,7 @@ class Listener final : public IoHandler {
   absl::AnyInvocable<bool()> admit_;
   absl::AnyInvocable<void(Accepted)> accepted_;
   Timer resume_;
-  bool said_out_of_descriptors_ = false;
+  bool said_failing_ = false;
 };
 
 }  // namespace headgate::relay

@@ -54,6 +54,7 @@ class Worker::Impl final : public ConnectionHost, public IoHandler {
   void Closed(Connection* connection) override {
     const auto found = connections_.find(connection->id());
     if (found == connections_.end()) return;
+    --limit_->open;
     loop_->DestroyLater(std::move(found->second));
     connections_.erase(found);
   }
@@ -130,12 +131,21 @@ class Worker::Impl final : public ConnectionHost, public IoHandler {
   };
 
   Impl(const Options& options, std::unique_ptr<EventLoop> loop)
-      : index_(options.index), loop_(std::move(loop)) {
+      : index_(options.index), limit_(options.limit), loop_(std::move(loop)) {
     context_.datapath = options.datapath;
     context_.flows = options.datapath->splice_flows(index_);
   }
 
-  bool Admit(uint32_t service) const {
+  bool Admit(uint32_t service) {
+    const bool full = limit_->open >= limit_->max;
+    if (full && !said_full_) {
+      log::Warning(
+          "%d connections are open, as many as there are descriptors for; "
+          "clients wait until some end: raise LimitNOFILE",
+          limit_->max);
+    }
+    said_full_ = full;
+    if (full) return false;
     const uint64_t limit = services_.at(service)->config.max_connections;
     return limit == 0 ||
            datapath::Read(
@@ -150,6 +160,7 @@ class Worker::Impl final : public ConnectionHost, public IoHandler {
         accepted.source, accepted.destination);
     Connection* started = connection.get();
     connections_[id] = std::move(connection);
+    ++limit_->open;
     started->Start();
   }
 
@@ -162,6 +173,8 @@ class Worker::Impl final : public ConnectionHost, public IoHandler {
   }
 
   const uint32_t index_;
+  ConnectionLimit* limit_;
+  bool said_full_ = false;
   std::unique_ptr<EventLoop> loop_;
   PumpContext context_;
   config::Splice splice_;

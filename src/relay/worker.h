@@ -5,6 +5,7 @@
 // Threads: the public methods are for the control thread.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -20,11 +21,19 @@
 
 namespace headgate::relay {
 
+// How many connections all workers together may have; more wait in the
+// kernel's queues. Shared between threads.
+struct ConnectionLimit {
+  uint64_t max = 0;
+  std::atomic<uint64_t> open{0};
+};
+
 class Worker {
  public:
   struct Options {
     uint32_t index = 0;
     datapath::Datapath* datapath = nullptr;  // Outlives the worker.
+    ConnectionLimit* limit = nullptr;        // So does this.
   };
 
   // Starts the thread.

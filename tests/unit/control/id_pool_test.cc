@@ -5,14 +5,14 @@
 namespace headgate::control {
 namespace {
 
-TEST(IdPoolTest, StartsAtOneAndReusesTheLowest) {
+TEST(IdPoolTest, GoesRoundAndReusesLate) {
   IdPool pool(5);
   EXPECT_EQ(pool.Take(), 1U);
   EXPECT_EQ(pool.Take(), 2U);
   EXPECT_EQ(pool.Take(), 3U);
   pool.Return(2);
-  EXPECT_EQ(pool.Take(), 2U);
   EXPECT_EQ(pool.Take(), 4U);
+  EXPECT_EQ(pool.Take(), 2U);
 }
 
 TEST(IdPoolTest, IsEmptyAtItsLimit) {

@@ -113,7 +113,7 @@ TEST(EventLoopTest, PostRunsInOrderInTheLoopsThread) {
 
 class Reader final : public IoHandler {
  public:
-  Reader(EventLoop* loop, int fd) : loop_(loop), fd_(fd) {}
+  explicit Reader(int fd) : fd_(fd) {}
   void OnIo(uint32_t events) override {
     ++calls;
     last_events = events;
@@ -126,7 +126,6 @@ class Reader final : public IoHandler {
   std::function<void()> on_call;
 
  private:
-  EventLoop* loop_;
   int fd_;
 };
 
@@ -147,8 +146,8 @@ class PairTest : public ::testing::Test {
 
 TEST_F(PairTest, AHandlerRemovedInARoundGetsNoEventOfThatRound) {
   auto loop = MakeLoop();
-  Reader one(loop.get(), first_[0]);
-  Reader other(loop.get(), second_[0]);
+  Reader one(first_[0]);
+  Reader other(second_[0]);
   // Whoever comes first removes the other; both are ready in the same round.
   one.on_call = [&] { loop->Remove(second_[0], &other); };
   other.on_call = [&] { loop->Remove(first_[0], &one); };
@@ -163,7 +162,7 @@ TEST_F(PairTest, AHandlerRemovedInARoundGetsNoEventOfThatRound) {
 
 TEST_F(PairTest, DeferRunsOnceInTheNextRoundWithoutEvents) {
   auto loop = MakeLoop();
-  Reader reader(loop.get(), first_[0]);
+  Reader reader(first_[0]);
   reader.on_call = [&] { loop->Stop(); };
   loop->Defer(&reader);
   loop->Run();
