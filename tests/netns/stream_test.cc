@@ -55,7 +55,7 @@ void PrintTo(const Case& tested, std::ostream* out) { *out << tested.name; }
 
 const Case kCases[] = {
     {"Relay", "auto", "256KiB", "relay", "relay"},
-    {"SpliceFromTheStart", "always", "0", "splice", "splice"},
+    {"SpliceFromTheStart", "always", "256KiB", "splice", "splice"},
     {"SpliceAfterOneByte", "auto", "1", "splice", "splice"},
     {"SpliceByDefault", "auto", "256KiB", "splice", "relay"},
 };

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <csignal>
+#include <cstdlib>
+#include <filesystem>
 #include <fstream>
 
 #include "absl/strings/match.h"
@@ -178,6 +180,12 @@ bool Daemon::LogHas(const std::string& text) const {
   return absl::StrContains(Log(), text);
 }
 
+size_t Daemon::OpenFiles() const {
+  const std::filesystem::directory_iterator files(
+      absl::StrCat("/proc/", pid(), "/fd"));
+  return static_cast<size_t>(std::distance(begin(files), end(files)));
+}
+
 std::string Daemon::socket_path() const {
   return absl::StrCat("/run/headgate/", options_.name, ".sock");
 }
@@ -198,7 +206,9 @@ ProcessResult CheckConfig(const std::string& config) {
 }
 
 std::string Program(const std::string& name) {
-  return absl::StrCat(HG_BIN_DIR, "/", name);
+  // tools/test lets the same tests drive programs built with sanitizers.
+  const char* folder = std::getenv("HEADGATE_BIN");
+  return absl::StrCat(folder != nullptr ? folder : HG_BIN_DIR, "/", name);
 }
 
 }  // namespace headgate::testing

@@ -63,6 +63,8 @@ class Daemon {
 
   bool LogHas(const std::string& text) const;
   std::string Log() const { return process_->err(); }
+  // Descriptors the daemon has open.
+  size_t OpenFiles() const;
   pid_t pid() const { return process_->pid(); }
   bool running() const { return process_->running(); }
   std::string socket_path() const;

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <optional>
 #include <random>
 
 #include "absl/strings/str_cat.h"
@@ -22,6 +23,10 @@ namespace {
 constexpr size_t kPatternSize = 8 << 20;
 constexpr uint64_t kMaxWrite = 256 << 10;
 constexpr int kCallsPerEvent = 8;  // So that one stream cannot starve others.
+constexpr size_t kNoNode = SIZE_MAX;
+constexpr size_t kSlowRead = 4096;
+constexpr absl::Duration kLongestRest = absl::Milliseconds(20);
+constexpr absl::Duration kDeadFor = absl::Milliseconds(200);
 
 class Sha256 {
  public:
@@ -59,6 +64,9 @@ struct End {
   bool waits_for_peer = false;  // Half-closes only after the peer has.
   bool shut = false;
   bool peer_ended = false;
+  bool over = false;  // Closed, or reset.
+  bool slow = false;
+  uint64_t reset_after = UINT64_MAX;  // Bytes, both ways.
   uint32_t watched = 0;
   bool done() const { return shut && peer_ended; }
 };
@@ -66,6 +74,8 @@ struct End {
 struct Stream {
   Flow up, down;
   End client, server;
+  size_t node = kNoNode;  // Whose listener accepted it.
+  bool doomed = false;    // An end was reset as planned.
 };
 
 class StreamRun {
@@ -83,19 +93,18 @@ class StreamRun {
 
   StreamReport Run() {
     ScopedNetns backend(kBackend);
-    for (const Endpoint& endpoint : plan_.listen) {
-      UniqueFd fd = Listen(endpoint);
-      Watch(fd.get(), kListenerTag, EPOLLIN, EPOLL_CTL_ADD);
-      listeners_.push_back(std::move(fd));
-    }
+    listeners_.resize(plan_.listen.size());
+    for (size_t node = 0; node < listeners_.size(); ++node) Revive(node);
     ScopedNetns client(kClient);
     last_progress_ = absl::Now();
+    next_kill_ = last_progress_ + plan_.chaos.kill_every;
     while (report_.first_error.empty() &&
            (next_ < plan_.count || !streams_.empty())) {
       while (next_ < plan_.count && streams_.size() < plan_.concurrency) {
         Start();
       }
       HandleEvents();
+      HandleTimes();
       if (absl::Now() - last_progress_ > plan_.patience) {
         Fail(streams_.empty() ? 0 : streams_.begin()->first, "stalled");
       }
@@ -116,10 +125,52 @@ class StreamRun {
     ::epoll_ctl(epoll_.get(), operation, fd, &event);
   }
 
+  void Revive(size_t node) {
+    ScopedNetns backend(kBackend);
+    listeners_[node] = Listen(plan_.listen[node]);
+    Watch(listeners_[node].get(), kListenerTag, EPOLLIN, EPOLL_CTL_ADD);
+  }
+
+  void Kill(size_t node) {
+    listeners_[node].reset();
+    for (auto it = pending_.begin(); it != pending_.end();) {
+      if (it->second.node == node) ResetOnClose(it->first);
+      it = it->second.node == node ? pending_.erase(it) : std::next(it);
+    }
+    std::vector<uint64_t> killed;  // Reset() changes the map.
+    for (auto& [id, stream] : streams_) {
+      if (stream.node == node && !stream.server.over) killed.push_back(id);
+    }
+    for (const uint64_t id : killed) Reset(id, streams_[id].server);
+  }
+
+  void HandleTimes() {
+    const absl::Time now = absl::Now();
+    while (!resting_.empty() && resting_.begin()->first <= now) {
+      const uint64_t tag = resting_.begin()->second;
+      resting_.erase(resting_.begin());
+      Advance(tag);
+    }
+    if (now < next_kill_) return;
+    if (victim_.has_value()) {
+      Revive(*victim_);
+      victim_.reset();
+      next_kill_ = now + plan_.chaos.kill_every;
+    } else {
+      victim_ = next_victim_++ % listeners_.size();
+      Kill(*victim_);
+      next_kill_ = now + kDeadFor;
+    }
+  }
+
+  double Unit() {
+    return std::uniform_real_distribution<double>(0, 1)(random_);
+  }
+  bool Chance(double share) { return Unit() < share; }
+
   uint64_t LogUniform(uint64_t max) {
-    std::uniform_real_distribution<double> unit(0, 1);
     const double log_max = std::log(static_cast<double>(max) + 1);
-    return static_cast<uint64_t>(std::exp(unit(random_) * log_max)) - 1;
+    return static_cast<uint64_t>(std::exp(Unit() * log_max)) - 1;
   }
 
   void Draw(Flow& flow) {
@@ -139,6 +190,13 @@ class StreamRun {
     const uint64_t order = random_() % 3;  // At most one end waits.
     stream.client.waits_for_peer = order == 1;
     stream.server.waits_for_peer = order == 2;
+    for (End* end : {&stream.client, &stream.server}) {
+      end->slow = Chance(plan_.chaos.slow);
+    }
+    if (Chance(plan_.chaos.resets)) {
+      End& end = Chance(0.5) ? stream.client : stream.server;
+      end.reset_after = random_() % (stream.up.size + stream.down.size + 1);
+    }
     stream.client.fd = StartConnect(IpAddress(), plan_.target);
     if (!stream.client.fd.valid()) return Fail(id, "connect");
     by_source_[LocalEndpoint(stream.client.fd.get())] = id;
@@ -152,7 +210,8 @@ class StreamRun {
 
   void HandleEvents() {
     epoll_event events[64];
-    const int n = ::epoll_wait(epoll_.get(), events, 64, 100);
+    const int n =
+        ::epoll_wait(epoll_.get(), events, 64, resting_.empty() ? 100 : 1);
     for (int i = 0; i < n && report_.first_error.empty(); ++i) {
       const uint64_t tag = events[i].data.u64;
       if ((tag & kListenerTag) != 0) {
@@ -173,17 +232,35 @@ class StreamRun {
       const int key = fd.get();
       Watch(key, kPendingTag, EPOLLIN, EPOLL_CTL_ADD);
       pending_[key].fd = std::move(fd);
+      pending_[key].node = NodeOf(listener);
       if (plan_.header == HeaderKind::kNone) Match(key, PeerEndpoint(key));
     }
   }
 
+  size_t NodeOf(int listener) const {
+    size_t node = 0;
+    while (listeners_[node].get() != listener) ++node;
+    return node;
+  }
+
+  // A connection whose client has gone meanwhile, or dies with its node.
+  void Orphan(int key, const std::string& why) {
+    pending_.erase(key);
+    if (!Chaotic()) Fail(0, why);
+  }
+  bool Chaotic() const {
+    return plan_.chaos.resets > 0 ||
+           plan_.chaos.kill_every != absl::InfiniteDuration();
+  }
+
   void ReadHeader(int key) {
+    if (pending_.count(key) == 0) return;  // Killed since the event.
     Pending& pending = pending_[key];
     char buffer[52];
     const size_t size = plan_.target.address.is_v4() ? 28 : 52;
     const ssize_t n = ::recv(key, buffer, size - pending.header.size(), 0);
     if (n < 0 && errno == EAGAIN) return;
-    if (n <= 0) return Fail(0, "no header");
+    if (n <= 0) return Orphan(key, "no header");
     pending.header.append(buffer, static_cast<size_t>(n));
     if (pending.header.size() == size) Match(key, HeaderSource(pending.header));
   }
@@ -191,12 +268,13 @@ class StreamRun {
   void Match(int key, const Endpoint& source) {
     const auto found = by_source_.find(source);
     if (found == by_source_.end()) {
-      return Fail(0, absl::StrCat("unknown source ", source.ToString()));
+      return Orphan(key, absl::StrCat("unknown source ", source.ToString()));
     }
     const uint64_t id = found->second;
     by_source_.erase(found);
     Stream& stream = streams_[id];
     stream.server.fd = std::move(pending_[key].fd);
+    stream.node = pending_[key].node;
     pending_.erase(key);
     Adopt(stream.server, id * 2 + 1, EPOLL_CTL_MOD);
   }
@@ -207,23 +285,54 @@ class StreamRun {
     if (found == streams_.end()) return;
     Stream& stream = found->second;
     End& end = tag % 2 == 0 ? stream.client : stream.server;
+    if (!end.fd.valid()) return;
     if (!Receive(end) || !Send(end)) {
+      // A client whose backend dies before it is known is reset, too.
+      const bool planned =
+          stream.doomed || (Chaotic() && stream.node == kNoNode);
+      if (planned &&
+          (errno == ECONNRESET || errno == EPIPE || errno == ENOTCONN)) {
+        return Reset(id, end);
+      }
       return Fail(id, absl::StrCat(tag % 2 == 0 ? "client" : "server", ": ",
                                    ErrnoName(errno)));
     }
-    if (end.done()) end.fd.reset();
-    if (stream.client.done() && stream.server.done()) {
+    if (end.out->sent + end.in->received >= end.reset_after) {
+      return Reset(id, end);
+    }
+    if (end.done()) {
+      end.fd.reset();
+      end.over = true;
+    }
+    if (stream.client.over && stream.server.over) {
       Finish(id, stream);
-    } else if (end.fd.valid()) {
+    } else if (!end.over) {
       Rewatch(end, tag);
+    }
+  }
+
+  void Reset(uint64_t id, End& end) {
+    Stream& stream = streams_[id];
+    if (stream.node == kNoNode) by_source_.erase(LocalEndpoint(end.fd.get()));
+    ResetOnClose(end.fd.get());
+    end.fd.reset();
+    end.over = true;
+    stream.doomed = true;
+    last_progress_ = absl::Now();
+    if ((stream.client.over && stream.server.over) || stream.node == kNoNode) {
+      ++report_.lost;
+      streams_.erase(id);
     }
   }
 
   void Rewatch(End& end, uint64_t tag) {
     const bool wants_out = !end.shut && (end.out->sent < end.out->size ||
                                          !end.waits_for_peer || end.peer_ended);
+    const bool rests = end.slow || Chance(plan_.chaos.pauses);
+    if (rests) resting_.emplace(absl::Now() + kLongestRest * Unit(), tag);
     const uint32_t events =
-        (end.peer_ended ? 0U : EPOLLIN) | (wants_out ? EPOLLOUT : 0U);
+        rests ? 0
+              : (end.peer_ended ? 0U : EPOLLIN) | (wants_out ? EPOLLOUT : 0U);
     if (events == end.watched) return;
     end.watched = events;
     Watch(end.fd.get(), tag, events, EPOLL_CTL_MOD);
@@ -231,18 +340,33 @@ class StreamRun {
 
   bool Receive(End& end) {
     static char buffer[kMaxWrite];
-    for (int i = 0; i < kCallsPerEvent && !end.peer_ended; ++i) {
-      const ssize_t n = ::recv(end.fd.get(), buffer, sizeof buffer, 0);
+    const size_t wanted = end.slow ? kSlowRead : sizeof buffer;
+    const int calls = end.slow ? 1 : kCallsPerEvent;
+    for (int i = 0; i < calls && !end.peer_ended; ++i) {
+      const ssize_t n = ::recv(end.fd.get(), buffer, wanted, 0);
       if (n < 0) return errno == EAGAIN;
       last_progress_ = absl::Now();
-      end.peer_ended = n == 0;
       const auto size = static_cast<size_t>(n);
+      if (!IsNext(*end.in, {buffer, size})) return false;
+      end.peer_ended = n == 0;
       end.in->received_digest.Update({buffer, size});
       end.in->received += size;
       report_.bytes += size;
     }
     return true;
   }
+
+  // Whether `bytes` are what comes next in `flow`; none: its end. A stream
+  // that is reset later has no digest to compare.
+  bool IsNext(const Flow& flow, absl::string_view bytes) {
+    errno = EBADMSG;
+    if (bytes.empty()) return flow.received == flow.size;
+    const size_t begin = (flow.offset + flow.received) % kPatternSize;
+    const size_t size = std::min(bytes.size(), kPatternSize - begin);
+    return bytes.substr(0, size) == pattern().substr(begin, size) &&
+           bytes.substr(size) == pattern().substr(0, bytes.size() - size);
+  }
+  absl::string_view pattern() const { return pattern_; }
 
   bool Send(End& end) {
     Flow& flow = *end.out;
@@ -268,6 +392,11 @@ class StreamRun {
   }
 
   void Finish(uint64_t id, Stream& stream) {
+    if (stream.doomed) {
+      ++report_.lost;
+      streams_.erase(id);
+      return;
+    }
     for (Flow* flow : {&stream.up, &stream.down}) {
       if (flow->received != flow->size ||
           flow->sent_digest.Final() != flow->received_digest.Final()) {
@@ -292,6 +421,7 @@ class StreamRun {
   struct Pending {
     UniqueFd fd;
     std::string header;
+    size_t node = 0;
   };
 
   const StreamPlan& plan_;
@@ -304,6 +434,10 @@ class StreamRun {
   uint64_t next_ = 0;
   std::map<uint64_t, Stream> streams_;
   absl::Time last_progress_;
+  std::multimap<absl::Time, uint64_t> resting_;  // Tags.
+  absl::Time next_kill_;
+  std::optional<size_t> victim_;
+  size_t next_victim_ = 0;
   StreamReport report_;
 };
 

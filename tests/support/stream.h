@@ -1,6 +1,7 @@
 // Full-duplex transfers, both ends driven by the calling thread: sizes, write
 // sizes and the order of the half-closes are drawn from a seed, and SHA-256 of
-// what one end sent must be that of what the other received.
+// what one end sent must be that of what the other received. A stream may end
+// early only by a reset.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +14,15 @@
 
 namespace headgate::testing {
 
+// What goes wrong on purpose. Shares are 0 to 1.
+struct StreamChaos {
+  double pauses = 0;  // Of the turns of an end, after which it rests.
+  double slow = 0;    // Of the ends, which read little and rest each time.
+  double resets = 0;  // Of the streams, which one end resets somewhere.
+  // One listener, in turn, dies with all its connections and is back soon.
+  absl::Duration kill_every = absl::InfiniteDuration();
+};
+
 struct StreamPlan {
   uint64_t seed = 1;
   std::vector<Endpoint> listen = {};  // In the backend namespace.
@@ -23,12 +33,14 @@ struct StreamPlan {
   size_t large = 2;              // The first ones have max_size both ways.
   uint64_t max_size = 50 << 20;  // Sizes are 0 to this, log-uniform.
   size_t concurrency = 32;
+  StreamChaos chaos = {};
   // Gives up when no stream has moved a byte for so long.
   absl::Duration patience = absl::Seconds(10);
 };
 
 struct StreamReport {
   size_t equal = 0;         // Streams whose digests agree, both ways.
+  size_t lost = 0;          // Reset or killed as planned, at both ends.
   uint64_t bytes = 0;       // Received, both ways.
   std::string first_error;  // Empty when all is well.
 };
