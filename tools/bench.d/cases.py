@@ -1,0 +1,207 @@
+"""What is measured: the cases, and how one measurement is made."""
+
+import dataclasses
+import json
+import os
+import select
+import subprocess
+import time
+
+import machine
+from subjects import Failure
+
+_PATIENCE_SECONDS = 40
+_SAMPLE_SECONDS = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One number of a case; `better` says which way."""
+    name: str
+    title: str
+    better: str
+    digits: int = 0
+
+
+RATE_GBPS = Metric("gbps", "Gb/s", "more", 2)
+CPU_GB = Metric("cpu_per_gb", "CPU s/GB, machine", "less", 3)
+OWN_CPU_GB = Metric("own_cpu_per_gb", "CPU s/GB, own", "less", 3)
+RATE = Metric("rate", "per second", "more")
+P50 = Metric("p50_us", "p50, us", "less")
+P99 = Metric("p99_us", "p99, us", "less")
+P999 = Metric("p999_us", "p99.9, us", "less")
+CPU_10K = Metric("cpu_per_10k", "CPU s/10,000, machine", "less", 2)
+OWN_CPU_10K = Metric("own_cpu_per_10k", "CPU s/10,000, own", "less", 2)
+BUFFERS = Metric("buffers_mb", "socket buffers at most, MB", "less", 1)
+USER_BYTES = Metric("user_bytes", "user memory, B/connection", "less")
+KERNEL_BYTES = Metric("kernel_bytes", "kernel memory, B/connection", "less")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    name: str
+    title: str
+    mode: str  # Of the load.
+    metrics: tuple
+    connections: int
+    size: int = 64
+    slow: bool = False   # Receivers take half of what senders could send.
+    fresh: bool = False  # The subject is started anew for it.
+    quick: bool = True   # Also measured with --quick.
+
+
+def _count(number, noun):
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _bulk(direction, connections):
+    return Case(f"bulk-{direction}-{connections}",
+                f"bulk {direction}load, {_count(connections, 'flow')}",
+                f"{direction}load", (RATE_GBPS, CPU_GB, OWN_CPU_GB),
+                connections)
+
+
+def _slow(direction):
+    return Case(f"slow-{direction}-64",
+                f"slow receivers, {direction}load, 64 flows",
+                f"{direction}load", (RATE_GBPS, CPU_GB, OWN_CPU_GB, BUFFERS),
+                64, slow=True)
+
+
+def _echo(size, connections):
+    return Case(f"echo-{size}-{connections}",
+                f"echo of {size} B, {_count(connections, 'connection')}",
+                "echo", (RATE, P50, P99, P999), connections, size=size,
+                quick=size == 64)
+
+
+ALL = (
+    *(_bulk(direction, n) for direction in ("down", "up") for n in (1, 8, 64)),
+    _slow("down"),
+    _slow("up"),
+    *(_echo(size, n) for size in (64, 4096, 65536) for n in (1, 64, 1000)),
+    Case("connect", "connections with header, 64 at once", "connect",
+         (RATE, P50, P99, CPU_10K, OWN_CPU_10K), 64),
+    Case("greeting", "time to the server's greeting, one at a time", "connect",
+         (P50, P99), 1),
+    Case("idle", "5,000 idle connections", "idle",
+         (USER_BYTES, KERNEL_BYTES), 5000, fresh=True),
+)
+
+
+@dataclasses.dataclass
+class Snapshot:
+    """Counters at one moment; of the subject's processes, and of all."""
+    at: float
+    busy: float
+    own: float
+    user: int
+    kernel: int
+    buffers: int
+
+    @staticmethod
+    def take(pids):
+        return Snapshot(time.monotonic(), machine.busy_seconds(),
+                        machine.process_seconds(pids),
+                        machine.resident_bytes(pids), machine.kernel_bytes(),
+                        machine.tcp_bytes())
+
+
+class _Load:
+    """The load's process, and the lines it prints."""
+
+    def __init__(self, command):
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE)
+        self.unread = b""
+        self.deadline = time.monotonic() + _PATIENCE_SECONDS
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+
+    def line(self, while_waiting=lambda: None):
+        """Its next line; `while_waiting` is called now and then."""
+        while b"\n" not in self.unread:
+            if time.monotonic() > self.deadline:
+                raise Failure(f"no result within {_PATIENCE_SECONDS} s")
+            if not select.select([self.process.stdout], [], [],
+                                 _SAMPLE_SECONDS)[0]:
+                while_waiting()
+                continue
+            read = os.read(self.process.stdout.fileno(), 65536)
+            if not read:
+                raise Failure(self.process.stderr.read().decode().strip() or
+                              "the load ended early")
+            self.unread += read
+        line, _, self.unread = self.unread.partition(b"\n")
+        return line.decode()
+
+    def expect(self, word, while_waiting=lambda: None):
+        line = self.line(while_waiting)
+        if line != word:
+            raise Failure(f"the load said {line!r} instead of {word!r}")
+
+
+def measure(case, subject, options, slow_rate):
+    """One measurement: {metric name: number}. Raises Failure."""
+    if case.fresh:
+        subject.stop()
+    subject.start()
+    pids = machine.family(subject.pid()) if subject.pid() else []
+    command = [
+        f"{options.bin}/headgate_bench_load", f"--mode={case.mode}",
+        f"--target={subject.target}", f"--listen={subject.listen}",
+        "--client_netns=/run/netns/client", "--server_netns=/run/netns/server",
+        f"--header={str(subject.header).lower()}",
+        f"--connections={case.connections}", f"--size={case.size}",
+        f"--receive_rate={slow_rate if case.slow else 0}",
+        f"--warmup={options.warmup}s", f"--window={options.window}s"]
+    # Snapshots cost a little: no more than the case needs.
+    samples = [Snapshot.take(pids)]
+    sample = ((lambda: samples.append(Snapshot.take(pids)))
+              if case.slow or case.mode == "idle" else lambda: None)
+    with _Load(command) as load:
+        load.expect("begin")
+        begin = Snapshot.take(pids)
+        load.expect("end", sample)
+        end = Snapshot.take(pids)
+        result = json.loads(load.line())
+    numbers = _numbers(case, result, begin, end, samples)
+    if case.slow:
+        # More is what receivers had saved up in the warm-up.
+        numbers["gbps"] = min(numbers["gbps"], slow_rate * 8 / 1e9)
+    return {metric.name: numbers[metric.name] for metric in case.metrics}
+
+
+def _numbers(case, result, begin, end, samples):
+    """CPU as a share of the time between the snapshots, which are taken a
+    little after the window's ends; memory while all connections are open: the
+    last sample, the first one is from before."""
+    seconds = result["seconds"]
+    busy = (end.busy - begin.busy) / (end.at - begin.at) * seconds
+    own = (end.own - begin.own) / (end.at - begin.at) * seconds
+    if case.mode == "idle":
+        before, during = samples[0], samples[-1]
+        return {"user_bytes": (during.user - before.user) / case.connections,
+                "kernel_bytes":
+                    (during.kernel - before.kernel) / case.connections}
+    if case.mode in ("download", "upload"):
+        if result["bytes"] == 0:
+            raise Failure("no byte arrived")
+        gigabytes = result["bytes"] / 1e9
+        return {"gbps": gigabytes * 8 / seconds,
+                "cpu_per_gb": busy / gigabytes,
+                "own_cpu_per_gb": own / gigabytes,
+                "buffers_mb": max(sample.buffers for sample in samples) / 1e6}
+    if "operations" not in result:
+        raise Failure("no answer arrived")
+    count = result["operations"]
+    return {"rate": count / seconds,
+            "cpu_per_10k": busy / count * 1e4,
+            "own_cpu_per_10k": own / count * 1e4,
+            **{f"{name}_us": us for name, us in result["latency_us"].items()}}
