@@ -190,7 +190,7 @@ void Controller::PutService(const config::Service& config,
   Service& service = it->second;
   if (is_new) {
     service.id = service_ids_.Take().value();  // The parser has counted them.
-    options_.datapath->service_stats(service.id) = {};
+    datapath::Clear(options_.datapath->service_stats(service.id));
   }
   service.config = config;
   std::vector<uint32_t> backends;
@@ -223,7 +223,7 @@ uint32_t Controller::PutBackend(Service& service,
   if (backend == nullptr) {
     FreeRetired();
     const uint32_t id = backend_ids_.Take().value();  // CheckRoom.
-    options_.datapath->backend_stats(id) = {};
+    datapath::Clear(options_.datapath->backend_stats(id));
     backend = &backends_[id];
     backend->row.id = id;
     backend->row.service = service.config.name;
@@ -411,7 +411,8 @@ std::vector<ServiceRow> Controller::Services() const {
     row.id = service.id;
     row.config = service.config;
     row.listeners = listeners_.Rows(service.id);
-    row.stats = options_.datapath->service_stats(service.id);
+    row.stats =
+        datapath::Snapshot(options_.datapath->service_stats(service.id));
     for (const uint32_t id : service.backends) {
       const BackendRow& backend = backends_.at(id).row;
       ++row.backends_total;
@@ -427,7 +428,8 @@ std::vector<BackendRow> Controller::Backends() const {
   for (const auto& [name, service] : services_) {
     for (const uint32_t id : service.backends) {
       rows.push_back(backends_.at(id).row);
-      rows.back().stats = options_.datapath->backend_stats(id);
+      rows.back().stats =
+          datapath::Snapshot(options_.datapath->backend_stats(id));
     }
   }
   return rows;

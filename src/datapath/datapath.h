@@ -34,6 +34,26 @@ inline uint64_t Read(const __u64& counter) {
   return __atomic_load_n(&counter, __ATOMIC_RELAXED);
 }
 
+// A copy of counters that others go on counting, and their reset. Each field is
+// read or written at once; all of them are 64 bits wide.
+template <typename Stats>
+Stats Snapshot(const Stats& shared) {
+  Stats copy{};
+  const auto* from = reinterpret_cast<const __u64*>(&shared);
+  auto* to = reinterpret_cast<__u64*>(&copy);
+  for (size_t i = 0; i < sizeof(Stats) / sizeof(__u64); ++i) {
+    to[i] = Read(from[i]);
+  }
+  return copy;
+}
+template <typename Stats>
+void Clear(Stats& shared) {
+  auto* field = reinterpret_cast<__u64*>(&shared);
+  for (size_t i = 0; i < sizeof(Stats) / sizeof(__u64); ++i) {
+    __atomic_store_n(&field[i], 0, __ATOMIC_RELAXED);
+  }
+}
+
 // As in metrics.
 const char* VerdictName(hg_verdict verdict);
 const char* FallbackName(hg_fallback reason);
