@@ -366,7 +366,7 @@ void Connection::MaybePromote(Direction& direction, Leg& source_leg,
   if (!direction.Promote(host_->splice().backlog_per_connection_bytes,
                          &fallback_)) {
     host_->context()->datapath->LogShortage(*fallback_);
-    // A slow sink may be quick the next time; else ask again when as much has
+    // A busy one may be drained the next time; else ask again when as much has
     // moved once more.
     if (fallback_ != HG_FALLBACK_BUSY) promote_at_bytes_ += direction.bytes();
     return;

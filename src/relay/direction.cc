@@ -147,7 +147,10 @@ bool Direction::Promote(uint64_t backlog_limit_bytes,
     *reason = HG_FALLBACK_CLOSING;
     return false;
   }
-  if (pending_ != nullptr) {
+  // Only a drained source: the head of a receive queue may be half a megabyte
+  // (tcp_try_coalesce), too much for the program to cut off what was read of
+  // it.
+  if (readable_ || pending_ != nullptr) {
     *reason = HG_FALLBACK_BUSY;
     return false;
   }
@@ -167,9 +170,8 @@ bool Direction::Promote(uint64_t backlog_limit_bytes,
   }
   unpublished_bytes_ = 0;
   clear_to_send_ = false;
-  // What is in the receive queue waits for the next packet otherwise: a peek
-  // makes the kernel run the verdict on it (tcp_bpf_recvmsg_parser), and the
-  // program cuts off what was read of it.
+  // What arrived during the insertion waits for the next packet otherwise: a
+  // peek makes the kernel run the verdict on it (tcp_bpf_recvmsg_parser).
   char byte = 0;
   if (recv(source_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0) readable_ = true;
   return true;

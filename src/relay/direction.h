@@ -58,8 +58,8 @@ class Direction {
   // Moves what can be moved.
   Outcome Pump();
 
-  // Hands the direction to the kernel, if all that was read is sent and the
-  // source has not ended; returns whether it did, else *reason says why not.
+  // Hands the direction to the kernel, if the source is drained, all of it is
+  // sent and it has not ended; returns whether it did, else *reason says why.
   bool Promote(uint64_t backlog_limit_bytes,
                std::optional<hg_fallback>* reason);
   // Of a promoted direction: whether the kernel may redirect.
