@@ -52,7 +52,7 @@ run_apt() {
 
 install_packages() (
   # One at a time: two would mistake each other's policy for the machine's.
-  exec {lock}>/run/lock/headgate-packages
+  exec {lock}>/run/headgate-packages.lock
   flock "$lock"
   trap unblock_services EXIT
   block_services
@@ -80,8 +80,9 @@ need_packages() {
   local status=$?
   set -e
   if ((status)); then
-    grep -E '^(E|W|dpkg):|unable|error' "$log" | tail -n 10 | indent >&2
-    fail "install packages: apt-get failed, its log is $log"
+    { grep -E '^(E|W|dpkg):|unable|error' "$log" || cat "$log"; } |
+      tail -n 10 | indent >&2
+    fail "install packages: it failed, the log is $log"
   fi
   rm -f "$log"
 }
