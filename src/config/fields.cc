@@ -44,6 +44,10 @@ Fields GlobalFields(const Config& config) {
       {"splice.promote_after", SizeText(config.splice.promote_after_bytes)},
       {"splice.backlog_per_connection",
        SizeText(config.splice.backlog_per_connection_bytes)},
+      {"splice.backlog_total",
+       config.splice.backlog_total_bytes.has_value()
+           ? SizeText(*config.splice.backlog_total_bytes)
+           : ""},
   };
 }
 
@@ -65,6 +69,7 @@ Fields FieldsOf(const Service& service) {
       {"health.fall", absl::StrCat(health.fall)},
       {"timeouts.connect", DurationText(service.connect_timeout)},
       {"timeouts.idle", DurationText(service.idle_timeout)},
+      {"timeouts.dead_peer", DurationText(service.dead_peer_timeout)},
       {"max_connections", absl::StrCat(service.max_connections)},
   };
 }

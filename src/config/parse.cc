@@ -17,7 +17,8 @@ using Nodes = std::vector<const Node*>;
 
 constexpr auto kPort = IntegerIn<uint16_t>(1, 65535);
 constexpr uint64_t kKiB = 1024;
-constexpr uint64_t kGiB = 1024 * 1024 * kKiB;
+constexpr uint64_t kMiB = 1024 * kKiB;
+constexpr uint64_t kGiB = 1024 * kMiB;
 
 // "pool mail-nodes: backend spare", as far as it has a name.
 std::string BackendObject(absl::string_view pool_object, const Node& node) {
@@ -95,12 +96,21 @@ void Grammar::ReadMetrics(const MapReader& top) {
 
 void Grammar::ReadSplice(const MapReader& top) {
   const MapReader splice = top.Section(
-      "splice", {"mode", "promote_after", "backlog_per_connection"});
+      "splice",
+      {"mode", "promote_after", "backlog_per_connection", "backlog_total"});
   splice.Read("mode", OneOf(kSpliceModes), config_.splice.mode);
   splice.Read("promote_after", SizeIn(0, kGiB),
               config_.splice.promote_after_bytes);
   splice.Read("backlog_per_connection", SizeIn(64 * kKiB, kGiB),
               config_.splice.backlog_per_connection_bytes);
+  if (splice.Read("backlog_total", SizeIn(kMiB, 1024 * kGiB),
+                  config_.splice.backlog_total_bytes) &&
+      *config_.splice.backlog_total_bytes <
+          config_.splice.backlog_per_connection_bytes) {
+    splice.Report(splice.Find("backlog_total")->at, "backlog_total",
+                  "less than backlog_per_connection; no connection would be "
+                  "spliced (splice.mode: off says so)");
+  }
 }
 
 void Grammar::ReadPool(const Node& node) {
@@ -200,11 +210,14 @@ void Grammar::ReadHealth(const MapReader& map, Health& health) {
 }
 
 void Grammar::ReadTimeouts(const MapReader& map, Service& service) {
-  const MapReader section = map.Section("timeouts", {"connect", "idle"});
+  const MapReader section =
+      map.Section("timeouts", {"connect", "idle", "dead_peer"});
   section.Read("connect", DurationIn(absl::Milliseconds(10), absl::Minutes(5)),
                service.connect_timeout);
   section.Read("idle", DurationIn(absl::Seconds(1), absl::Hours(7 * 24)),
                service.idle_timeout);
+  section.Read("dead_peer", DurationIn(absl::Seconds(1), absl::Hours(24)),
+               service.dead_peer_timeout);
 }
 
 Nodes Grammar::Children(const MapReader& map, absl::string_view key,

@@ -60,6 +60,8 @@ struct Service {
   Health health;
   absl::Duration connect_timeout = absl::Seconds(5);
   absl::Duration idle_timeout = absl::Hours(1);
+  // A peer that acknowledges nothing, or takes nothing, for so long is dead.
+  absl::Duration dead_peer_timeout = absl::Minutes(5);
   uint64_t max_connections = 0;  // 0: no limit.
   bool operator==(const Service&) const = default;
 };
@@ -70,6 +72,8 @@ struct Splice {
   uint64_t promote_after_bytes = 256 * 1024;
   // Cap on bytes that the kernel holds for one connection's slow reader.
   uint64_t backlog_per_connection_bytes = 1024 * 1024;
+  // The same for all of them together. Absent: a quarter of the memory.
+  std::optional<uint64_t> backlog_total_bytes;
   bool operator==(const Splice&) const = default;
 };
 

@@ -46,6 +46,7 @@ services:
     timeouts:
       connect: 5s
       idle: 1h
+      dead_peer: 5m
     max_connections: 0
 )");
 }

@@ -174,6 +174,10 @@ INSTANTIATE_TEST_SUITE_P(
         AtTop("BacklogTooSmall", "splice: {backlog_per_connection: 65535}",
               "34: splice.backlog_per_connection: \"65535\" is outside 64KiB "
               "to 1GiB"),
+        AtTop("BacklogTotalBelowOne",
+              "splice: {backlog_per_connection: 4MiB, backlog_total: 2MiB}",
+              "55: splice.backlog_total: less than backlog_per_connection; no "
+              "connection would be spliced (splice.mode: off says so)"),
         AtTop("TwoDocuments", "---\nworkers: 1",
               "1: the YAML document ends before this; only one is allowed"),
         AtTop("ListAsKey", "[a, b]: 1",

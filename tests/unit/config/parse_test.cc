@@ -51,10 +51,11 @@ TEST(ParseTest, ReadsEveryKeyThatHasADefault) {
       timeout: 1m
       rise: 100
       fall: 1
-    timeouts: {connect: 10ms, idle: 168h}
+    timeouts: {connect: 10ms, idle: 168h, dead_peer: 1s}
     max_connections: 10000000
 workers: 256
-splice: {mode: "off", promote_after: 0, backlog_per_connection: 64KiB}
+splice: {mode: "off", promote_after: 0, backlog_per_connection: 64KiB,
+         backlog_total: 1MiB}
 )");
   ASSERT_THAT(ErrorsOf(text), IsEmpty());
   const Config config = Parse(text).config;
@@ -71,9 +72,10 @@ splice: {mode: "off", promote_after: 0, backlog_per_connection: 64KiB}
   EXPECT_EQ(smtp.health, health);
   EXPECT_EQ(smtp.connect_timeout, absl::Milliseconds(10));
   EXPECT_EQ(smtp.idle_timeout, absl::Hours(168));
+  EXPECT_EQ(smtp.dead_peer_timeout, absl::Seconds(1));
   EXPECT_EQ(smtp.max_connections, 10'000'000u);
   EXPECT_EQ(config.workers, 256u);
-  const Splice splice = {SpliceMode::kOff, 0, 64 * 1024};
+  const Splice splice = {SpliceMode::kOff, 0, 64 * 1024, 1024 * 1024};
   EXPECT_EQ(config.splice, splice);
 }
 

@@ -20,7 +20,11 @@ class RandomConfig {
     if (Maybe()) config.workers = Number<uint32_t>(1, 256);
     config.splice = {
         Any({SpliceMode::kAuto, SpliceMode::kAlways, SpliceMode::kOff}),
-        Number<uint64_t>(0, 1 << 30), Number<uint64_t>(64 << 10, 1 << 30)};
+        Number<uint64_t>(0, 1 << 30), Number<uint64_t>(64 << 10, 1 << 30),
+        std::nullopt};
+    if (Maybe()) {
+      config.splice.backlog_total_bytes = Number<uint64_t>(1 << 30, 1ULL << 40);
+    }
     const int pools = Number(1, 4);
     for (int i = 0; i < pools; ++i) AddPool(config);
     const int services = Number(1, 6);
@@ -96,6 +100,7 @@ class RandomConfig {
     if (Maybe()) service.health.port = Port();
     service.connect_timeout = Time(absl::Milliseconds(10), 1, 30000);
     service.idle_timeout = Time(absl::Seconds(1), 1, 604800);
+    service.dead_peer_timeout = Time(absl::Seconds(1), 1, 86400);
     service.max_connections = Number<uint64_t>(0, 10'000'000);
     config.services[service.name] = service;
   }
