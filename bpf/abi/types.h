@@ -164,7 +164,8 @@ enum hg_verdict { HG_VERDICTS(HG_VERDICT_ENUM) HG_VERDICT_COUNT };
 	X(KERNEL, "kernel")     /* the kernel cannot do it safely */     \
 	X(NO_FLOW, "no_flow")   /* all flow numbers are in use */        \
 	X(BACKLOG, "backlog")   /* splice backlog budget is used up */   \
-	X(BUSY, "busy")         /* never drained: always bytes to move */    \
+	X(BUSY, "busy")         /* saturated: splice(2) is faster */     \
+	X(INTERACTIVE, "interactive") /* small pieces: copying is faster */ \
 	X(CLOSING, "closing")   /* one side had closed already */        \
 	X(REFUSED, "refused")   /* the sockmap refused the socket */
 

@@ -39,17 +39,27 @@ hg_health ToAbi(health::State state) {
   return HG_HEALTH_DOWN;
 }
 
+// A worker's.
+uint64_t MaxPipes(const Controller::Options& options) {
+  return std::min<uint64_t>(options.max_descriptors / (64 * options.workers),
+                            128);
+}
+
 // Two descriptors a connection; some stay free for maps, checks, listeners and
 // the admin API, so that a flood of clients takes neither sight nor control
 // away.
 uint64_t MaxConnections(const Controller::Options& options) {
-  const uint64_t reserve = std::min<uint64_t>(options.max_descriptors / 2,
-                                              192 + 8 * options.workers);
+  const uint64_t reserve =
+      std::min<uint64_t>(options.max_descriptors / 2,
+                         192 + (8 + 2 * MaxPipes(options)) * options.workers);
   return (options.max_descriptors - reserve) / 2;
 }
 
 // What all readers together may leave in kernel queues: a quarter of memory.
-uint64_t SpliceBacklogTotal() {
+uint64_t BacklogTotal(const config::Splice& splice) {
+  if (splice.backlog_total_bytes.has_value()) {
+    return *splice.backlog_total_bytes;
+  }
   return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
          static_cast<uint64_t>(sysconf(_SC_PAGESIZE)) / 4;
 }
@@ -77,7 +87,8 @@ absl::StatusOr<std::unique_ptr<Controller>> Controller::Make(
   made->limit_.max = MaxConnections(options);
   for (uint32_t i = 0; i < options.workers; ++i) {
     ASSIGN_OR_RETURN(auto worker,
-                     relay::Worker::Make({i, options.datapath, &made->limit_}));
+                     relay::Worker::Make({i, options.datapath, &made->limit_,
+                                          MaxPipes(options)}));
     made->workers_.push_back(std::move(worker));
   }
   return made;
@@ -112,7 +123,7 @@ absl::StatusOr<Controller::Applied> Controller::Apply(config::Config next,
       if (!next.services.contains(name)) gone.push_back(name);
     }
     for (const std::string& name : gone) RemoveService(name);
-    options_.datapath->splice_budget().set_limit(SpliceBacklogTotal());
+    options_.datapath->splice_budget().set_limit(BacklogTotal(next.splice));
     for (const auto& worker : workers_) worker->SetSplice(next.splice);
     for (const auto& [name, service] : next.services) {
       PutService(service, next.pools.at(service.pool));

@@ -9,6 +9,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -59,11 +60,6 @@ absl::StatusOr<UniqueFd> BoundSocket(const Endpoint& endpoint, bool share) {
   return fd;
 }
 
-absl::Status SetInherited(int fd) {
-  RETURN_IF_ERROR(SetOption(fd, IPPROTO_TCP, TCP_NODELAY, 1, "TCP_NODELAY"));
-  return SetOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1, "SO_KEEPALIVE");
-}
-
 bool TcpInfo(int fd, tcp_info* info) {
   socklen_t size = sizeof *info;
   return getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &size) == 0;
@@ -83,7 +79,8 @@ absl::StatusOr<std::vector<UniqueFd>> ListenTcp(const Endpoint& endpoint,
   std::vector<UniqueFd> sockets;
   for (size_t i = 0; i < count; ++i) {
     ASSIGN_OR_RETURN(UniqueFd fd, BoundSocket(endpoint, true));
-    RETURN_IF_ERROR(SetInherited(fd.get()));
+    RETURN_IF_ERROR(
+        SetOption(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1, "TCP_NODELAY"));
     if (listen(fd.get(), kListenBacklog) != 0) {
       return ErrnoStatus(errno,
                          absl::StrCat("listen on ", endpoint.ToString()));
@@ -100,9 +97,8 @@ UniqueFd ConnectTcp(const Endpoint& endpoint, int* error, HandshakeAck ack) {
     *error = errno;
     return fd;
   }
-  const int on = 1;  // Best effort: a stream without them works too.
+  const int on = 1;  // Best effort: a stream without it works too.
   setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  setsockopt(fd.get(), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
   if (ack == HandshakeAck::kHold) {
     const int off = 0;  // tcp_rcv_synsent_state_process() delays it then.
     setsockopt(fd.get(), IPPROTO_TCP, TCP_QUICKACK, &off, sizeof off);
@@ -130,6 +126,20 @@ Endpoint LocalEndpoint(int fd) {
     return {};
   }
   return Endpoint::FromSockaddr(storage);
+}
+
+void WatchPeer(int fd, absl::Duration dead_after) {
+  // Fails only on a closed socket, which has no peer.
+  const auto set = [fd](int level, int option, int64_t value) {
+    const int number = static_cast<int>(value);
+    setsockopt(fd, level, option, &number, sizeof number);
+  };
+  const int64_t seconds = std::clamp<int64_t>(absl::ToInt64Seconds(dead_after),
+                                              1, 32767);  // MAX_TCP_KEEPIDLE.
+  set(IPPROTO_TCP, TCP_USER_TIMEOUT, absl::ToInt64Milliseconds(dead_after));
+  set(IPPROTO_TCP, TCP_KEEPIDLE, seconds);
+  set(IPPROTO_TCP, TCP_KEEPINTVL, std::max<int64_t>(seconds / 8, 1));
+  set(SOL_SOCKET, SO_KEEPALIVE, 1);
 }
 
 void ResetOnClose(int fd) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/strings/string_view.h"
 #include "base/unique_fd.h"
 #include "net/address.h"
@@ -15,7 +16,7 @@ namespace headgate {
 // `count` listening sockets on exactly `endpoint`, sharing it by SO_REUSEPORT;
 // the kernel spreads connections over them. EADDRINUSE also
 // when another process listens there with SO_REUSEPORT itself. What the
-// connections inherit: TCP_NODELAY, keepalive.
+// connections inherit: TCP_NODELAY.
 absl::StatusOr<std::vector<UniqueFd>> ListenTcp(const Endpoint& endpoint,
                                                 size_t count);
 // Whether ListenTcp would succeed; nobody can connect meanwhile.
@@ -34,6 +35,11 @@ UniqueFd ConnectTcp(const Endpoint& endpoint, int* error,
 int TakeSocketError(int fd);
 
 Endpoint LocalEndpoint(int fd);
+
+// From now on the connection breaks with ETIMEDOUT when its peer acknowledges
+// nothing for so long, be it that data waits for it (TCP_USER_TIMEOUT) or that
+// it is asked after as long a silence (keepalive).
+void WatchPeer(int fd, absl::Duration dead_after);
 
 // From now on close() sends RST and drops what is unsent.
 void ResetOnClose(int fd);

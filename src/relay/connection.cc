@@ -17,11 +17,14 @@ namespace {
 
 constexpr uint32_t kAllEvents =
     static_cast<uint32_t>(EPOLLIN) | static_cast<uint32_t>(EPOLLOUT) |
-    static_cast<uint32_t>(EPOLLRDHUP) | static_cast<uint32_t>(EPOLLET);
+    static_cast<uint32_t>(EPOLLPRI) | static_cast<uint32_t>(EPOLLRDHUP) |
+    static_cast<uint32_t>(EPOLLET);
 // A spliced source wakes its EPOLLIN waiters for every skb (skmsg.c,
 // sk_psock_verdict_data_ready); passed bytes are told by the event ring.
 constexpr uint32_t kSplicedSourceEvents =
     kAllEvents & ~static_cast<uint32_t>(EPOLLIN);
+// Connections that end before pay for no watch on their peers.
+constexpr absl::Duration kWatchPeersAfter = absl::Seconds(2);
 constexpr absl::Duration kDrainPollFirst = absl::Milliseconds(1);
 constexpr absl::Duration kDrainPollMost = absl::Milliseconds(250);
 // For what a peer had sent before its RST.
@@ -34,6 +37,14 @@ bool IsLocal(int error) {
 
 bool Any(uint32_t events, int mask) {
   return (events & static_cast<uint32_t>(mask)) != 0;
+}
+
+void NoteReadable(Direction& direction, uint32_t events) {
+  if (Any(events, EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
+    direction.SourceEnding();
+  } else if (Any(events, EPOLLIN)) {
+    direction.SourceReadable();
+  }
 }
 
 // Connections that move little never pay for a place in the sockmap.
@@ -101,11 +112,8 @@ void Connection::ConnectNext() {
       Reset();
       return;
     }
-    if (error == EINPROGRESS) {
-      timer_.Set(service_->config.connect_timeout);
-    } else {
-      ConnectDone(0);
-    }
+    timer_.Set(service_->config.connect_timeout);
+    if (error == 0) Connected();
     return;
   }
   NoBackend();
@@ -136,15 +144,15 @@ bool Connection::SelectBackend() {
   return true;
 }
 
-void Connection::ConnectDone(int error) {
-  if (error != 0) {
-    ConnectFailed(error);
-    return;
-  }
+void Connection::Connected() {
+  in_.Open(client_.get(), backend_.get());
+  out_.Open(backend_.get(), client_.get());
   // At once and whole: receivers peek once, and servers that speak first
   // wait for it (Postfix, Dovecot, HAProxy, nginx all reset on a split).
-  if (!SendHeader()) {
-    ConnectFailed(ECONNRESET);
+  const int error = SendHeader();
+  if (error == EAGAIN) return;  // Not connected yet after all.
+  if (error != 0) {
+    ConnectFailed(error);
     return;
   }
   Opened();
@@ -184,16 +192,13 @@ void Connection::CountConnectFailure(int error) {
              ErrnoName(error));
 }
 
-bool Connection::SendHeader() {
-  if (service_->config.proxy_protocol == config::ProxyProtocol::kNone) {
-    return true;
+// 0 or errno; also tells whether the connect succeeded.
+int Connection::SendHeader() {
+  const config::ProxyProtocol version = service_->config.proxy_protocol;
+  if (version == config::ProxyProtocol::kNone) {
+    return TakeSocketError(backend_.get());
   }
-  const proxyproto::Header header =
-      MakeHeader(service_->config.proxy_protocol, source_, destination_);
-  const absl::string_view bytes = header.bytes();
-  const ssize_t sent = send(backend_.get(), bytes.data(), bytes.size(),
-                            MSG_DONTWAIT | MSG_NOSIGNAL);
-  return sent == static_cast<ssize_t>(bytes.size());
+  return in_.SendFirst(MakeHeader(version, source_, destination_).bytes());
 }
 
 void Connection::NoBackend() {
@@ -208,9 +213,7 @@ void Connection::Opened() {
   hg_backend_stats& stats =
       host_->context()->datapath->backend_stats(backend_id_);
   datapath::Add(stats.connections_total, 1);
-  in_.Open(client_.get(), backend_.get());
-  out_.Open(backend_.get(), client_.get());
-  timer_.Set(service_->config.idle_timeout);
+  SetIdleTimer(service_->config.idle_timeout);
   PumpBoth();
 }
 
@@ -222,7 +225,7 @@ void Connection::OnClient(uint32_t events) {
     Failed(in_);
     return;
   }
-  if (Any(events, EPOLLIN | EPOLLRDHUP | EPOLLHUP)) in_.SourceReadable();
+  NoteReadable(in_, events);
   if (Any(events, EPOLLOUT | EPOLLHUP)) out_.SinkWritable();
   if (state_ != State::kConnecting) PumpBoth();
 }
@@ -231,16 +234,15 @@ void Connection::OnBackend(uint32_t events) {
   if (state_ == State::kClosed) return;
   if (state_ == State::kConnecting) {
     if (!Any(events, EPOLLOUT | EPOLLERR | EPOLLHUP)) return;
-    if (Any(events, EPOLLIN | EPOLLRDHUP)) out_.SourceReadable();
-    timer_.Cancel();
-    ConnectDone(TakeSocketError(backend_.get()));
+    NoteReadable(out_, events);
+    Connected();
     return;
   }
   if (Any(events, EPOLLERR)) {
     Failed(out_);
     return;
   }
-  if (Any(events, EPOLLIN | EPOLLRDHUP | EPOLLHUP)) out_.SourceReadable();
+  NoteReadable(out_, events);
   if (Any(events, EPOLLOUT | EPOLLHUP)) in_.SinkWritable();
   PumpBoth();
 }
@@ -270,6 +272,7 @@ void Connection::OnTimer() {
     FlushThenReset();
     return;
   }
+  MaybeWatchPeers();
   if (draining_) {
     timer_.Set(drain_poll_);
     PumpBoth();
@@ -285,7 +288,10 @@ void Connection::PumpBoth() {
     return;
   }
   draining_ = false;
-  if (!Act(in_) || !Act(out_)) return;
+  if (out_.finished()) in_.CloseFollows();
+  if (!Act(in_)) return;
+  if (in_.finished()) out_.CloseFollows();
+  if (!Act(out_)) return;
   if (in_.finished() && out_.finished()) {
     Close(false);
     return;
@@ -295,7 +301,7 @@ void Connection::PumpBoth() {
     timer_.Set(drain_poll_);
   } else if (!draining_ && drain_poll_ > absl::ZeroDuration()) {
     drain_poll_ = absl::ZeroDuration();
-    timer_.Set(service_->config.idle_timeout);
+    SetIdleTimer(service_->config.idle_timeout);
   }
   MaybePromote(in_, client_leg_, client_.get());
   MaybePromote(out_, backend_leg_, backend_.get());
@@ -341,7 +347,7 @@ void Connection::Failed(Direction& direction) {
 }
 
 void Connection::FlushThenReset() {
-  last_words_->SourceReadable();
+  last_words_->SourceEnding();
   Direction::Outcome outcome = last_words_->Pump();
   while (outcome == Direction::Outcome::kMore) outcome = last_words_->Pump();
   const bool said =
@@ -363,12 +369,16 @@ void Connection::MaybePromote(Direction& direction, Leg& source_leg,
   if (service_->config.datapath != config::Datapath::kSplice) return;
   fallback_ = host_->splice_obstacle();
   if (fallback_.has_value()) return;
-  if (!direction.Promote(host_->splice().backlog_per_connection_bytes,
+  const config::Splice& splice = host_->splice();
+  if (!direction.Promote(splice.backlog_per_connection_bytes,
+                         splice.mode == config::SpliceMode::kAlways,
                          &fallback_)) {
     host_->context()->datapath->LogShortage(*fallback_);
-    // A busy one may be drained the next time; else ask again when as much has
-    // moved once more.
-    if (fallback_ != HG_FALLBACK_BUSY) promote_at_bytes_ += direction.bytes();
+    // What it moves may be of another kind the next time; else ask again when
+    // as much has moved once more.
+    if (fallback_ != HG_FALLBACK_BUSY && fallback_ != HG_FALLBACK_INTERACTIVE) {
+      promote_at_bytes_ += direction.bytes();
+    }
     return;
   }
   was_spliced_ = true;
@@ -393,6 +403,21 @@ int64_t Connection::last_active_ns() const {
   return std::max({active_ns_, in_.last_active_ns(), out_.last_active_ns()});
 }
 
+void Connection::SetIdleTimer(absl::Duration left) {
+  timer_.Set(peers_watched_ ? left : std::min(left, kWatchPeersAfter));
+}
+
+void Connection::MaybeWatchPeers() {
+  if (peers_watched_ || MonotonicNs() - started_ns_ <
+                            absl::ToInt64Nanoseconds(kWatchPeersAfter)) {
+    return;
+  }
+  peers_watched_ = true;
+  for (const int fd : {client_.get(), backend_.get()}) {
+    WatchPeer(fd, service_->config.dead_peer_timeout);
+  }
+}
+
 // Ends the connection if it is idle, else sets the timer to when it may be.
 void Connection::CheckIdle() {
   const absl::Duration idle = service_->config.idle_timeout;
@@ -409,7 +434,7 @@ void Connection::CheckIdle() {
     active_ns_ = MonotonicNs();
     quiet = absl::ZeroDuration();
   }
-  if (!draining_) timer_.Set(idle - quiet);
+  if (!draining_) SetIdleTimer(idle - quiet);
 }
 
 void Connection::Reset() { Close(true); }

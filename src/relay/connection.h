@@ -91,10 +91,10 @@ class Connection final : public LoopOwned {
   void ConnectNext();
   bool SelectBackend();
   void SetBackend(uint32_t id);
-  void ConnectDone(int error);
+  void Connected();
   void ConnectFailed(int error);
   void CountConnectFailure(int error);
-  bool SendHeader();
+  int SendHeader();
   void NoBackend();
   void Opened();
 
@@ -103,6 +103,8 @@ class Connection final : public LoopOwned {
   void MaybePromote(Direction& direction, Leg& source_leg, int source_fd);
   void Failed(Direction& direction);
   void FlushThenReset();
+  void SetIdleTimer(absl::Duration left);
+  void MaybeWatchPeers();
   void CheckIdle();
   int64_t last_active_ns() const;
   void Close(bool reset);
@@ -126,6 +128,7 @@ class Connection final : public LoopOwned {
   Direction in_;             // From the client.
   Direction out_;            // To the client.
   bool was_spliced_ = false;
+  bool peers_watched_ = false;
   std::optional<hg_fallback> fallback_;
   uint64_t promote_at_bytes_ = 0;
   int64_t started_ns_;

@@ -1,9 +1,11 @@
 #include "relay/direction.h"
 
+#include <fcntl.h>
 #include <sys/socket.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 
 #include "net/event_loop.h"
 #include "net/socket.h"
@@ -13,6 +15,14 @@ namespace {
 
 // What one direction may move before others get their turn.
 constexpr size_t kBudgetReads = 16;
+
+// What the kernel carries best are streams that come in pieces of middling
+// size: after so many of them in a row a direction is one. A saturated one,
+// with more than a large piece to read each time, is faster by splice(2); small
+// exchanges are faster copied (tools/bench).
+constexpr uint32_t kSteady = 32;
+constexpr size_t kSmallRead = 8 * 1024;
+constexpr size_t kLargeRead = 32 * 1024;
 
 bool WouldBlock(int error) { return error == EAGAIN; }  // And EWOULDBLOCK.
 
@@ -26,6 +36,7 @@ void Direction::Release() {
     flow_.reset();
   }
   if (pending_ != nullptr) context_->buffers.Return(std::move(pending_));
+  if (pipe_ != nullptr) context_->pipes.Return(std::move(pipe_));
 }
 
 Direction::Outcome Direction::Pump() {
@@ -47,6 +58,11 @@ Direction::Outcome Direction::PumpSome() {
     if (!SendPending()) return Outcome::kSinkReset;
     return pending_ == nullptr ? Outcome::kMore : Outcome::kWait;
   }
+  if (pipe_ != nullptr) {
+    if (!writable_) return Outcome::kWait;
+    if (!EmptyPipe()) return Outcome::kSinkReset;
+    return pipe_ == nullptr || writable_ ? Outcome::kMore : Outcome::kWait;
+  }
   if (source_failed_) return Outcome::kSourceReset;
   if (source_ended_) return FinishSink();
   if (!readable_) {
@@ -57,8 +73,25 @@ Direction::Outcome Direction::PumpSome() {
 }
 
 Direction::Outcome Direction::Read() {
-  const ssize_t got = recv(source_, context_->scratch.data(),
-                           context_->scratch.size(), MSG_DONTWAIT);
+  // Never from a source that has a verdict: its queue stays empty.
+  if (saturated_ && !flow_.has_value()) {
+    pipe_ = context_->pipes.Take();
+    if (pipe_ != nullptr) return FillPipe();
+  }
+  return Copy();
+}
+
+void Direction::NoteReadSize(size_t bytes) {
+  saturated_ = bytes >= kLargeRead;
+  if (saturated_) {
+    steady_reads_ = 0;
+  } else if (bytes >= kSmallRead) {
+    ++steady_reads_;
+  }
+}
+
+// The source gave no bytes: its end, an error, or nothing for now.
+Direction::Outcome Direction::ReadNothing(ssize_t got) {
   if (got == 0) {
     // The end is told even while passed bytes are still on their way up (the
     // kernel queues what it has no memory for: sk_psock_verdict_apply).
@@ -67,25 +100,65 @@ Direction::Outcome Direction::Read() {
     Publish();
     return Outcome::kMore;
   }
-  if (got < 0) {
-    if (errno == EINTR) return Outcome::kMore;
-    if (!WouldBlock(errno)) {
-      source_failed_ = true;  // Told once; the next recv() would say "end".
-      return Outcome::kSourceReset;
-    }
-    Publish();
-    if (PassedBytesMissing()) return Outcome::kWaitDrain;
-    readable_ = false;
-    return Outcome::kWait;
+  if (errno == EINTR) return Outcome::kMore;
+  if (!WouldBlock(errno)) {
+    source_failed_ = true;  // Told once; the next recv() would say "end".
+    return Outcome::kSourceReset;
   }
+  Publish();
+  if (PassedBytesMissing()) return Outcome::kWaitDrain;
+  readable_ = false;
+  return Outcome::kWait;
+}
+
+Direction::Outcome Direction::Copy() {
+  const ssize_t got = recv(source_, context_->scratch.data(),
+                           context_->scratch.size(), MSG_DONTWAIT);
+  if (got <= 0) return ReadNothing(got);
   const absl::string_view bytes(context_->scratch.data(),
                                 static_cast<size_t>(got));
   CountRead(bytes.size());
+  NoteReadSize(bytes.size());
+  // What comes now makes a new event. (A spliced source has events of another
+  // kind, and a queue of its own.)
+  if (bytes.size() < context_->scratch.size() && !ending_ && !flow_.has_value())
+    readable_ = false;
   if (!writable_ || !ClearToSend()) {
     pending_ = context_->buffers.Take(bytes);
     return Outcome::kMore;
   }
   return Send(bytes) == Sent::kError ? Outcome::kSinkReset : Outcome::kMore;
+}
+
+// Moves pages from the source towards the sink without looking at them.
+Direction::Outcome Direction::FillPipe() {
+  const ssize_t got = splice(source_, nullptr, pipe_->write_end.get(), nullptr,
+                             Pipe::kBytes, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+  if (got <= 0) {
+    const int error = errno;
+    context_->pipes.Return(std::move(pipe_));
+    errno = error;
+    return ReadNothing(got);
+  }
+  pipe_->held = static_cast<size_t>(got);
+  CountRead(pipe_->held);
+  NoteReadSize(pipe_->held);
+  return writable_ && !EmptyPipe() ? Outcome::kSinkReset : Outcome::kMore;
+}
+
+// False: the sink is broken.
+bool Direction::EmptyPipe() {
+  const ssize_t sent = splice(pipe_->read_end.get(), nullptr, sink_, nullptr,
+                              pipe_->held, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+  if (sent < 0) {
+    if (!WouldBlock(errno)) return false;
+    writable_ = false;
+    return true;
+  }
+  last_read_ns_ = MonotonicNs();  // A sink that takes bytes is not idle.
+  pipe_->held -= static_cast<size_t>(sent);
+  if (pipe_->held == 0) context_->pipes.Return(std::move(pipe_));
+  return true;
 }
 
 // Sends; what the sink does not take becomes pending_.
@@ -102,6 +175,41 @@ Direction::Sent Direction::Send(absl::string_view bytes) {
   writable_ = false;
   pending_ = context_->buffers.Take(bytes);
   return Sent::kPart;
+}
+
+int Direction::SendFirst(absl::string_view first) {
+  char* const buffer = context_->scratch.data();
+  char* const payload = buffer + first.size();
+  size_t size = 0;
+  std::memcpy(buffer, first.data(), first.size());
+  if (pending_ != nullptr) {  // Read for a sink that broke.
+    size = pending_->pending().copy(payload, kChunkBytes);
+    context_->buffers.Return(std::move(pending_));
+  } else if (readable_) {
+    const ssize_t got =
+        recv(source_, payload, kChunkBytes - kFirstBytes, MSG_DONTWAIT);
+    // An end is told again, to Pump(); an error is not.
+    if (got > 0) {
+      size = static_cast<size_t>(got);
+      CountRead(size);
+    } else if (got < 0 && errno != EINTR && !WouldBlock(errno)) {
+      source_failed_ = true;
+    }
+  }
+  const ssize_t sent =
+      send(sink_, buffer, first.size() + size, MSG_DONTWAIT | MSG_NOSIGNAL);
+  int error = sent < 0 ? errno : 0;
+  size_t done = 0;  // Of the payload.
+  if (sent > static_cast<ssize_t>(first.size())) {
+    done = static_cast<size_t>(sent) - first.size();
+  } else if (error == 0 && sent < static_cast<ssize_t>(first.size())) {
+    error = EPROTO;  // Receivers refuse a header in pieces.
+  }
+  if (done < size) {
+    writable_ = error != 0;
+    pending_ = context_->buffers.Take({payload + done, size - done});
+  }
+  return error;
 }
 
 // False: the sink is broken.
@@ -129,7 +237,7 @@ bool Direction::SendPending() {
 Direction::Outcome Direction::FinishSink() {
   if (!KernelHasSentAll()) return Outcome::kWaitDrain;
   // ENOTCONN: the sink has gone meanwhile; its own event says so.
-  shutdown(sink_, SHUT_WR);
+  if (!close_follows_) shutdown(sink_, SHUT_WR);
   finished_ = true;
   return Outcome::kWait;
 }
@@ -141,7 +249,7 @@ void Direction::CountRead(size_t bytes) {
   datapath::Add(outward_ ? stats.bytes_out : stats.bytes_in, bytes);
 }
 
-bool Direction::Promote(uint64_t backlog_limit_bytes,
+bool Direction::Promote(uint64_t backlog_limit_bytes, bool at_once,
                         std::optional<hg_fallback>* reason) {
   if (source_ended_ || source_failed_) {
     *reason = HG_FALLBACK_CLOSING;
@@ -150,8 +258,12 @@ bool Direction::Promote(uint64_t backlog_limit_bytes,
   // Only a drained source: the head of a receive queue may be half a megabyte
   // (tcp_try_coalesce), too much for the program to cut off what was read of
   // it.
-  if (readable_ || pending_ != nullptr) {
+  if (readable_ || holds_bytes()) {
     *reason = HG_FALLBACK_BUSY;
+    return false;
+  }
+  if (!at_once && steady_reads_ < kSteady) {
+    *reason = saturated_ ? HG_FALLBACK_BUSY : HG_FALLBACK_INTERACTIVE;
     return false;
   }
   // Before the insertion: afterwards the kernel may already be sending.
@@ -238,7 +350,7 @@ int64_t Direction::last_active_ns() const {
 }
 
 bool Direction::Delivered() const {
-  return pending_ == nullptr && KernelHasSentAll() &&
+  return !holds_bytes() && KernelHasSentAll() &&
          BytesUnacknowledged(sink_) == 0;
 }
 

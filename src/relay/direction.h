@@ -18,19 +18,25 @@
 #include "absl/strings/string_view.h"
 #include "datapath/datapath.h"
 #include "relay/buffer_pool.h"
+#include "relay/pipe_pool.h"
 
 namespace headgate::relay {
 
 // What the directions of one worker share. Not shared between threads.
 struct PumpContext {
+  PumpContext(EventLoop* loop, size_t most_pipes) : pipes(loop, most_pipes) {}
+
   datapath::Datapath* datapath = nullptr;
   datapath::SpliceFlows* flows = nullptr;  // Null: the kernel cannot splice.
   BufferPool buffers;
+  PipePool pipes;
   std::array<char, kChunkBytes> scratch{};
 };
 
 class Direction {
  public:
+  static constexpr size_t kFirstBytes = 512;
+
   enum class Outcome {
     kWait,         // Until the source is readable or the sink writable.
     kMore,         // The budget is used up: call again soon.
@@ -53,14 +59,26 @@ class Direction {
 
   // Edge-triggered readiness, remembered until it is used up.
   void SourceReadable() { readable_ = true; }
+  // Its end, an error or urgent data is near: from now on a read that returns
+  // less than was asked for does not mean that nothing is left.
+  void SourceEnding() { readable_ = ending_ = true; }
   void SinkWritable() { writable_ = true; }
 
   // Moves what can be moved.
   Outcome Pump();
+  // Sends `first`, at most kFirstBytes, and with it what the source has for
+  // the sink already. Returns 0 or errno; then nothing is lost, and Open() with
+  // another sink begins anew.
+  int SendFirst(absl::string_view first);
+  // Both sockets will be closed once this direction is finished, which tells
+  // the sink as well as shutdown() does.
+  void CloseFollows() { close_follows_ = true; }
 
   // Hands the direction to the kernel, if the source is drained, all of it is
   // sent and it has not ended; returns whether it did, else *reason says why.
-  bool Promote(uint64_t backlog_limit_bytes,
+  // Unless `at_once`, only a steady stream goes: what is saturated or small is
+  // faster here.
+  bool Promote(uint64_t backlog_limit_bytes, bool at_once,
                std::optional<hg_fallback>* reason);
   // Of a promoted direction: whether the kernel may redirect.
   void SetSplicing(bool on);
@@ -84,6 +102,12 @@ class Direction {
 
   Outcome PumpSome();
   Outcome Read();
+  Outcome ReadNothing(ssize_t got);
+  Outcome Copy();
+  Outcome FillPipe();
+  bool EmptyPipe();
+  void NoteReadSize(size_t bytes);
+  bool holds_bytes() const { return pending_ != nullptr || pipe_ != nullptr; }
   Sent Send(absl::string_view bytes);
   bool SendPending();
   bool ClearToSend();
@@ -101,13 +125,19 @@ class Direction {
   int sink_ = -1;
   bool readable_ = false;
   bool writable_ = true;
+  bool ending_ = false;
+  bool close_follows_ = false;
   bool source_ended_ = false;
   bool source_failed_ = false;
   bool finished_ = false;
   // Spliced only: all redirected bytes are in the sink's queue and no more can
   // come before Publish().
   bool clear_to_send_ = false;
+  bool saturated_ = false;  // The last read was large.
+  uint32_t steady_reads_ = 0;
+  // Of what is read and not sent, at most one is there.
   std::unique_ptr<Chunk> pending_;
+  std::unique_ptr<Pipe> pipe_;
   std::optional<uint32_t> flow_;
   uint64_t read_bytes_ = 0;         // By this thread, since Open.
   uint64_t unpublished_bytes_ = 0;  // Sent since the last Publish().

@@ -131,7 +131,10 @@ class Worker::Impl final : public ConnectionHost, public IoHandler {
   };
 
   Impl(const Options& options, std::unique_ptr<EventLoop> loop)
-      : index_(options.index), limit_(options.limit), loop_(std::move(loop)) {
+      : index_(options.index),
+        limit_(options.limit),
+        loop_(std::move(loop)),
+        context_(loop_.get(), options.pipes) {
     context_.datapath = options.datapath;
     context_.flows = options.datapath->splice_flows(index_);
   }

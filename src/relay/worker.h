@@ -34,6 +34,7 @@ class Worker {
     uint32_t index = 0;
     datapath::Datapath* datapath = nullptr;  // Outlives the worker.
     ConnectionLimit* limit = nullptr;        // So does this.
+    size_t pipes = 0;  // Two descriptors each, for saturated connections.
   };
 
   // Starts the thread.

@@ -34,7 +34,7 @@ services:
     pool: nodes
     backend_port: 30125
     health: {type: none}
-    timeouts: {idle: $3}
+    timeouts: {idle: $3, dead_peer: $4}
   mail6:
     listen: ["[2001:db8:1::1]:25"]
     pool: nodes6
@@ -53,6 +53,7 @@ struct Settings {
   const char* backlog = "1MiB";
   int workers = 2;
   const char* idle = "1h";
+  const char* dead_peer = "5m";
 };
 
 inline constexpr int64_t kCap = 1 << 20;
@@ -66,7 +67,8 @@ class SpliceTraps : public ::testing::Test {
  protected:
   static std::string Config(const Settings& settings) {
     return absl::Substitute(kTrapConfig, settings.mode, settings.backlog,
-                            settings.workers, settings.idle);
+                            settings.workers, settings.idle,
+                            settings.dead_peer);
   }
   void Start(const Settings& settings = {}) {
     daemon_ = std::make_unique<Daemon>(Config(settings));

@@ -56,7 +56,7 @@ void PrintTo(const Case& tested, std::ostream* out) { *out << tested.name; }
 const Case kCases[] = {
     {"Relay", "auto", "256KiB", "relay", "relay"},
     {"SpliceFromTheStart", "always", "256KiB", "splice", "splice"},
-    {"SpliceAfterOneByte", "auto", "1", "splice", "splice"},
+    {"SpliceWhenSteady", "auto", "1", "splice", "relay"},
     {"SpliceByDefault", "auto", "256KiB", "splice", "relay"},
 };
 
@@ -133,6 +133,18 @@ TEST_P(SingleStreamTest, IsCarriedAsConfigured) {
   })) << daemon_.Json({"conn", "list"});
   const bool spliced = GetParam().carried_by == std::string("splice");
   EXPECT_EQ(DumpMapOf(daemon_.pid(), "splice_index").size(), spliced ? 1u : 0u);
+}
+
+// Without `always`, whatever it was configured to be.
+TEST_P(SingleStreamTest, GoesToTheKernelWhenItIsSteady) {
+  if (GetParam().mode != std::string("auto")) GTEST_SKIP();
+  Open();
+  for (int i = 0; i < 64; ++i) ASSERT_NO_FATAL_FAILURE(Exchange(16 * 1024));
+  EXPECT_TRUE(WaitUntil(absl::Seconds(5), [&] {
+    const nlohmann::json list = daemon_.Json({"conn", "list"});
+    return list.at("connections").at(0).at("datapath") ==
+           GetParam().datapath;
+  })) << daemon_.Json({"conn", "list"});
 }
 
 TEST_P(SingleStreamTest, GoesOnTowardsAClientThatHasHalfClosed) {

@@ -120,10 +120,17 @@ TEST_F(SpliceTraps, C11_TheKernelsBytesKeepAConnectionFromBeingIdle) {
 
 TEST_F(SpliceTraps, C12_APeerThatVanishesTakesBothLegsWithIt) {
   ListenAtNode();
-  for (const First first : {First::kUp, First::kDown}) {
-    Start({.idle = "3s"});
-    Session session = Spliced(first);
-    const bool up = first == First::kUp;
+  const struct {
+    First first;
+    Settings settings;
+  } cases[] = {{First::kUp, {.idle = "1s"}},
+               {First::kDown, {.idle = "1s"}},
+               {First::kUp, {.dead_peer = "1s"}},
+               {First::kDown, {.dead_peer = "1s"}}};
+  for (const auto& tested : cases) {
+    Start(tested.settings);
+    Session session = Spliced(tested.first);
+    const bool up = tested.first == First::kUp;
     // Who is sent to has lost power.
     const std::string gone = up ? "198.18.2.11 dev e1" : "198.18.0.2 dev e0";
     Shell(absl::StrCat("ip -n edge neigh replace ", gone,
