@@ -79,7 +79,8 @@ Controller::Controller(const Options& options)
                       health::State state,
                       bool changed) { OnCheck(id, result, state, changed); }) {}
 
-Controller::~Controller() = default;
+// Workers give each other what they accept: that must end before they do.
+Controller::~Controller() { listeners_.Set({}); }
 
 absl::StatusOr<std::unique_ptr<Controller>> Controller::Make(
     const Options& options) {
@@ -88,7 +89,7 @@ absl::StatusOr<std::unique_ptr<Controller>> Controller::Make(
   for (uint32_t i = 0; i < options.workers; ++i) {
     ASSIGN_OR_RETURN(auto worker,
                      relay::Worker::Make({i, options.datapath, &made->limit_,
-                                          MaxPipes(options)}));
+                                          &made->workers_, MaxPipes(options)}));
     made->workers_.push_back(std::move(worker));
   }
   return made;

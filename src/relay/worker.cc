@@ -10,6 +10,11 @@
 #include "relay/listener.h"
 
 namespace headgate::relay {
+namespace {
+
+constexpr int64_t kChurnNs = 10'000'000;
+
+}  // namespace
 
 // All of it runs in the worker's thread, but for Make and the loop's Post.
 class Worker::Impl final : public ConnectionHost, public IoHandler {
@@ -55,6 +60,8 @@ class Worker::Impl final : public ConnectionHost, public IoHandler {
     const auto found = connections_.find(connection->id());
     if (found == connections_.end()) return;
     --limit_->open;
+    --open_;
+    closed_ns_ = loop_->now_ns();
     loop_->DestroyLater(std::move(found->second));
     connections_.erase(found);
   }
@@ -92,7 +99,7 @@ class Worker::Impl final : public ConnectionHost, public IoHandler {
         loop_.get(), address, std::move(socket),
         [this, service] { return Admit(service); },
         [this, service](Listener::Accepted accepted) {
-          Accept(service, std::move(accepted));
+          Deal(service, std::move(accepted));
         });
     if (const absl::Status status = listener->Start(); !status.ok()) {
       log::Error("listener %s: %s", address.ToString(), status.message());
@@ -116,6 +123,25 @@ class Worker::Impl final : public ConnectionHost, public IoHandler {
     return result;
   }
 
+  // An accepted connection, already counted in open().
+  void Take(uint32_t service, Listener::Accepted accepted) {
+    const auto found = services_.find(service);
+    if (found == services_.end()) {  // Removed while it was on its way.
+      --limit_->open;
+      --open_;
+      return;
+    }
+    const uint64_t id = HG_MAX_WORKERS * next_connection_++ + index_;
+    auto connection = std::make_unique<Connection>(
+        this, id, found->second, std::move(accepted.socket), accepted.source,
+        accepted.destination);
+    Connection* started = connection.get();
+    connections_[id] = std::move(connection);
+    started->Start();
+  }
+
+  std::atomic<uint64_t>& open() { return open_; }
+
   bool Kill(uint64_t id) {
     const auto found = connections_.find(id);
     if (found == connections_.end()) return false;
@@ -133,6 +159,7 @@ class Worker::Impl final : public ConnectionHost, public IoHandler {
   Impl(const Options& options, std::unique_ptr<EventLoop> loop)
       : index_(options.index),
         limit_(options.limit),
+        crew_(options.crew),
         loop_(std::move(loop)),
         context_(loop_.get(), options.pipes) {
     context_.datapath = options.datapath;
@@ -156,15 +183,27 @@ class Worker::Impl final : public ConnectionHost, public IoHandler {
                limit;
   }
 
-  void Accept(uint32_t service, Listener::Accepted accepted) {
-    const uint64_t id = HG_MAX_WORKERS * next_connection_++ + index_;
-    auto connection = std::make_unique<Connection>(
-        this, id, services_.at(service), std::move(accepted.socket),
-        accepted.source, accepted.destination);
-    Connection* started = connection.get();
-    connections_[id] = std::move(connection);
+  // Keeps the connection, or gives it to a worker that has clearly fewer: to
+  // wake another thread costs more than a small difference does, above all
+  // when connections come and go.
+  void Deal(uint32_t service, Listener::Accepted accepted) {
+    Worker* taker = nullptr;
+    uint64_t least = open_;
+    const bool churning = loop_->now_ns() - closed_ns_ < kChurnNs;
+    least -= std::min(least, least / 4 + (churning ? 1 : 0));
+    for (const auto& worker : *crew_) {
+      const uint64_t open = worker->connections();
+      if (open >= least) continue;
+      least = open;
+      taker = worker.get();
+    }
     ++limit_->open;
-    started->Start();
+    if (taker == nullptr) {
+      ++open_;
+      Take(service, std::move(accepted));
+    } else {
+      taker->Give(service, std::move(accepted));
+    }
   }
 
   void ResetConnections(absl::FunctionRef<bool(const Connection&)> which) {
@@ -177,6 +216,10 @@ class Worker::Impl final : public ConnectionHost, public IoHandler {
 
   const uint32_t index_;
   ConnectionLimit* limit_;
+  const std::vector<std::unique_ptr<Worker>>* crew_;
+  // Connections; others read it, and add to it what they give.
+  alignas(64) std::atomic<uint64_t> open_{0};
+  int64_t closed_ns_ = 0;  // When a connection last ended.
   bool said_full_ = false;
   std::unique_ptr<EventLoop> loop_;
   PumpContext context_;
@@ -208,6 +251,16 @@ void Worker::Do(absl::AnyInvocable<void()> work) {
     done.set_value();
   });
   done.get_future().wait();
+}
+
+uint64_t Worker::connections() const { return impl_->open(); }
+
+void Worker::Give(uint32_t service, Listener::Accepted accepted) {
+  ++impl_->open();
+  impl_->loop()->Post(
+      [this, service, accepted = std::move(accepted)]() mutable {
+        impl_->Take(service, std::move(accepted));
+      });
 }
 
 void Worker::SetSplice(const config::Splice& splice) {

@@ -1,6 +1,8 @@
 // A thread that accepts and carries connections. It has its own event loop,
 // listening sockets (SO_REUSEPORT), splice flows and buffers; workers share
-// nothing but counters in shared memory.
+// nothing but counters in shared memory. One that has more connections than
+// another gives that one what it accepts: the kernel deals them out by hash,
+// so that two long ones may meet in one worker.
 //
 // Threads: the public methods are for the control thread.
 #pragma once
@@ -17,6 +19,7 @@
 #include "base/unique_fd.h"
 #include "net/event_loop.h"
 #include "relay/connection.h"
+#include "relay/listener.h"
 #include "relay/service.h"
 
 namespace headgate::relay {
@@ -34,6 +37,8 @@ class Worker {
     uint32_t index = 0;
     datapath::Datapath* datapath = nullptr;  // Outlives the worker.
     ConnectionLimit* limit = nullptr;        // So does this.
+    // All of them, this one too; complete before the first AddListener().
+    const std::vector<std::unique_ptr<Worker>>* crew = nullptr;
     size_t pipes = 0;  // Two descriptors each, for saturated connections.
   };
 
@@ -65,6 +70,9 @@ class Worker {
   class Impl;
 
   Worker() = default;
+  // For the other workers' threads.
+  uint64_t connections() const;
+  void Give(uint32_t service, Listener::Accepted accepted);
   // Runs `work` in the worker's thread and waits for it.
   void Do(absl::AnyInvocable<void()> work);
 

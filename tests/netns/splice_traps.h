@@ -22,7 +22,7 @@ namespace headgate::testing {
 inline constexpr char kTrapConfig[] = R"(
 metrics: {listen: 127.0.0.1:9140}
 workers: $2
-splice: {mode: $0, backlog_per_connection: $1}
+splice: {mode: $0, backlog_per_connection: $1$5}
 pools:
   nodes:
     backends: [{name: one, address: 198.18.2.11}]
@@ -54,6 +54,7 @@ struct Settings {
   int workers = 2;
   const char* idle = "1h";
   const char* dead_peer = "5m";
+  const char* backlog_total = "";  // ", backlog_total: SIZE"
 };
 
 inline constexpr int64_t kCap = 1 << 20;
@@ -67,8 +68,8 @@ class SpliceTraps : public ::testing::Test {
  protected:
   static std::string Config(const Settings& settings) {
     return absl::Substitute(kTrapConfig, settings.mode, settings.backlog,
-                            settings.workers, settings.idle,
-                            settings.dead_peer);
+                            settings.workers, settings.idle, settings.dead_peer,
+                            settings.backlog_total);
   }
   void Start(const Settings& settings = {}) {
     daemon_ = std::make_unique<Daemon>(Config(settings));

@@ -59,6 +59,40 @@ TEST_F(SpliceTraps, C8_WithoutABacklogBudgetItIsRelayed) {
   EXPECT_TRUE(WaitUntil(kSoon, [&] { return Fallbacks("backlog") == 3; }));
 }
 
+TEST_F(SpliceTraps, C8_TheBacklogBudgetCanBeSet) {
+  Start({.backlog = "1MiB", .backlog_total = ", backlog_total: 2MiB"});
+  ListenAtNode();
+  const Session first = Spliced();
+  const Session second = Spliced();
+  Session third = OpenSession(vip_, node_);
+  EXPECT_TRUE(third.Exchange());
+  EXPECT_EQ(Datapath(third), "relay");
+}
+
+// The kernel deals connections out by hash, and long ones would meet.
+TEST_F(SpliceTraps, LongConnectionsAreSharedOutEvenly) {
+  constexpr int kWorkers = 2;
+  Start({.workers = kWorkers});
+  ListenAtNode();
+  std::vector<Session> sessions;
+  std::array<int, kWorkers> of_worker{};
+  const auto count = [&] {
+    of_worker = {};
+    const nlohmann::json list = daemon_->Json({"conn", "list"});
+    for (const nlohmann::json& row : list.at("connections")) {
+      ++of_worker.at(row.at("id").get<uint64_t>() % HG_MAX_WORKERS);
+    }
+  };
+  for (const int wanted : {2, 4, 8, 16}) {
+    while (sessions.size() < static_cast<size_t>(wanted)) {
+      sessions.push_back(OpenSession(vip_, node_));
+    }
+    count();
+    EXPECT_LE(std::abs(of_worker[0] - of_worker[1]), wanted / 4)
+        << wanted << " connections";
+  }
+}
+
 TEST_F(SpliceTraps, C9_Ip6IsSplicedToo) {
   Start();
   node_ = RunIn(kBackend, [] { return Listen(At("[2001:db8:2::11]:30125")); });
