@@ -22,13 +22,16 @@ constexpr uint32_t kAllEvents =
 // A spliced source wakes its EPOLLIN waiters for every skb (skmsg.c,
 // sk_psock_verdict_data_ready); passed bytes are told by the event ring.
 constexpr uint32_t kSplicedSourceEvents =
-    kAllEvents & ~static_cast<uint32_t>(EPOLLIN);
+    kAllEvents &
+    ~(static_cast<uint32_t>(EPOLLIN) | static_cast<uint32_t>(EPOLLPRI));
 // Connections that end before pay for no watch on their peers.
 constexpr absl::Duration kWatchPeersAfter = absl::Seconds(2);
 constexpr absl::Duration kDrainPollFirst = absl::Milliseconds(1);
 constexpr absl::Duration kDrainPollMost = absl::Milliseconds(250);
 // For what a peer had sent before its RST.
 constexpr absl::Duration kResetGrace = absl::Seconds(2);
+
+static_assert(proxyproto::Header::kCapacity <= Direction::kFirstBytes);
 
 bool IsLocal(int error) {
   return error == EMFILE || error == ENFILE || error == ENOBUFS ||
@@ -288,9 +291,9 @@ void Connection::PumpBoth() {
     return;
   }
   draining_ = false;
-  if (out_.finished()) in_.CloseFollows();
+  in_.CloseFollows(out_.finished());
   if (!Act(in_)) return;
-  if (in_.finished()) out_.CloseFollows();
+  out_.CloseFollows(in_.finished());
   if (!Act(out_)) return;
   if (in_.finished() && out_.finished()) {
     Close(false);
@@ -341,6 +344,7 @@ void Connection::Failed(Direction& direction) {
   }
   state_ = State::kResetting;
   last_words_ = &direction;
+  last_words_->CloseFollows(false);
   reset_by_ns_ = MonotonicNs() + absl::ToInt64Nanoseconds(kResetGrace);
   drain_poll_ = kDrainPollFirst;
   FlushThenReset();
@@ -479,7 +483,7 @@ ConnectionInfo Connection::Info() const {
   info.service = service_->id;
   info.backend = backend_id_;
   info.client = source_;
-  info.spliced = in_.spliced() || out_.spliced();
+  info.spliced = in_.kernel_carries() || out_.kernel_carries();
   const int64_t now = MonotonicNs();
   info.age_ns = now - started_ns_;
   info.idle_ns =

@@ -13,8 +13,9 @@
 namespace headgate::relay {
 namespace {
 
-// What one direction may move before others get their turn.
-constexpr size_t kBudgetReads = 16;
+// What one direction may do before others get their turn.
+constexpr size_t kBudgetSteps = 16;
+constexpr uint64_t kBudgetBytes = 1024 * 1024;
 
 // What the kernel carries best are streams that come in pieces of middling
 // size: after so many of them in a row a direction is one. A saturated one,
@@ -40,7 +41,8 @@ void Direction::Release() {
 }
 
 Direction::Outcome Direction::Pump() {
-  for (size_t i = 0; i < kBudgetReads; ++i) {
+  const uint64_t enough = read_bytes_ + kBudgetBytes;
+  for (size_t i = 0; i < kBudgetSteps && read_bytes_ < enough; ++i) {
     const Outcome outcome = PumpSome();
     if (outcome != Outcome::kMore) return outcome;
   }
@@ -137,6 +139,9 @@ Direction::Outcome Direction::FillPipe() {
   if (got <= 0) {
     const int error = errno;
     context_->pipes.Return(std::move(pipe_));
+    // It stops before urgent data as if nothing were left (__tcp_read_sock);
+    // recv() steps over it.
+    if (got == 0 || (ending_ && WouldBlock(error))) return Copy();
     errno = error;
     return ReadNothing(got);
   }
@@ -150,8 +155,8 @@ Direction::Outcome Direction::FillPipe() {
 bool Direction::EmptyPipe() {
   const ssize_t sent = splice(pipe_->read_end.get(), nullptr, sink_, nullptr,
                               pipe_->held, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
-  if (sent < 0) {
-    if (!WouldBlock(errno)) return false;
+  if (sent <= 0) {
+    if (sent == 0 || !WouldBlock(errno)) return false;
     writable_ = false;
     return true;
   }
@@ -266,6 +271,14 @@ bool Direction::Promote(uint64_t backlog_limit_bytes, bool at_once,
     *reason = saturated_ ? HG_FALLBACK_BUSY : HG_FALLBACK_INTERACTIVE;
     return false;
   }
+  // Urgent data can have stopped the last read early.
+  char byte = 0;
+  if (recv(source_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 ||
+      !WouldBlock(errno)) {
+    readable_ = true;
+    *reason = HG_FALLBACK_BUSY;
+    return false;
+  }
   // Before the insertion: afterwards the kernel may already be sending.
   sink_base_ = BytesQueuedEver(sink_);
   datapath::SpliceFlows::Spec spec;
@@ -284,7 +297,6 @@ bool Direction::Promote(uint64_t backlog_limit_bytes, bool at_once,
   clear_to_send_ = false;
   // What arrived during the insertion waits for the next packet otherwise: a
   // peek makes the kernel run the verdict on it (tcp_bpf_recvmsg_parser).
-  char byte = 0;
   if (recv(source_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0) readable_ = true;
   return true;
 }
@@ -296,6 +308,12 @@ void Direction::SetSplicing(bool on) {
   __atomic_compare_exchange_n(&flow.mode, &expected,
                               on ? HG_SPLICE_ON : HG_SPLICE_OFF, false,
                               __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+bool Direction::kernel_carries() const {
+  return flow_.has_value() &&
+         __atomic_load_n(&context_->flows->flow(*flow_).mode,
+                         __ATOMIC_SEQ_CST) == HG_SPLICE_ON;
 }
 
 // Whether bytes held by this thread may be sent now. Asked only while some are

@@ -72,7 +72,7 @@ class Direction {
   int SendFirst(absl::string_view first);
   // Both sockets will be closed once this direction is finished, which tells
   // the sink as well as shutdown() does.
-  void CloseFollows() { close_follows_ = true; }
+  void CloseFollows(bool follows) { close_follows_ = follows; }
 
   // Hands the direction to the kernel, if the source is drained, all of it is
   // sent and it has not ended; returns whether it did, else *reason says why.
@@ -86,6 +86,8 @@ class Direction {
   // The end of the source has been passed on.
   bool finished() const { return finished_; }
   bool spliced() const { return flow_.has_value(); }
+  // Spliced, and the switch is on.
+  bool kernel_carries() const;
   std::optional<uint32_t> flow() const { return flow_; }
   uint64_t bytes() const;  // All, since Open.
   int64_t last_active_ns() const;

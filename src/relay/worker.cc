@@ -187,8 +187,10 @@ class Worker::Impl final : public ConnectionHost, public IoHandler {
   // wake another thread costs more than a small difference does, above all
   // when connections come and go.
   void Deal(uint32_t service, Listener::Accepted accepted) {
+    // A limit counts what is taken; what is on its way would exceed it.
+    const bool limited = services_.at(service)->config.max_connections != 0;
     Worker* taker = nullptr;
-    uint64_t least = open_;
+    uint64_t least = limited ? 0 : open_.load();
     const bool churning = loop_->now_ns() - closed_ns_ < kChurnNs;
     least -= std::min(least, least / 4 + (churning ? 1 : 0));
     for (const auto& worker : *crew_) {

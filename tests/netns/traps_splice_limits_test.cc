@@ -2,6 +2,9 @@
 // C8 to C14, its limits and ends.
 #include <unistd.h>
 
+#include <array>
+#include <cstdlib>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_split.h"
 #include "datapath/datapath.h"

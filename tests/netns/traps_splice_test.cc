@@ -138,9 +138,11 @@ TEST_F(SpliceTraps, C6_TheSwitchTakesEffectOnLiveConnections) {
   EXPECT_TRUE(session.Exchange());
   EXPECT_EQ(Verdicts("redirected"), redirected);
   EXPECT_GT(Verdicts("passed_mode"), 0);
+  EXPECT_EQ(Datapath(session), "relay");
   SwitchTo("always");
   EXPECT_TRUE(session.Exchange());
   EXPECT_GT(Verdicts("redirected"), redirected);
+  EXPECT_EQ(Datapath(session), "splice");
 }
 
 TEST_F(SpliceTraps, C6_NoByteIsLostWhileTheSwitchIsThrown) {
@@ -215,6 +217,28 @@ TEST_F(SpliceTraps, C7_UrgentDataAndEmptyWritesDoNotBreakTheStream) {
   const std::string got = session.backend.ReceiveAll(absl::Milliseconds(500));
   EXPECT_TRUE(got == "before!after" || got == "beforeafter") << got;
   EXPECT_TRUE(session.Exchange());
+}
+
+// splice(2) stops before it as if nothing more had come.
+TEST_F(SpliceTraps, C7_UrgentDataDoesNotEndASaturatedRelay) {
+  constexpr size_t kBulk = 32 << 20;
+  Start();
+  ListenAtNode();
+  Session session = OpenSession(At("198.18.1.1:26"), node_);
+  for (int i = 0; i < 3; ++i) {
+    std::thread sender([&] {
+      EXPECT_TRUE(session.client.Send(std::string(kBulk, 'b')));
+      EXPECT_EQ(send(session.client.fd(), "!", 1, MSG_OOB), 1);
+      EXPECT_TRUE(session.client.Send(std::string(kBulk, 'a')));
+      if (i == 2) session.client.ShutdownWrite();
+    });
+    std::string got = session.backend.Receive(2 * kBulk);
+    sender.join();
+    EXPECT_EQ(got.size(), 2 * kBulk);
+  }
+  EXPECT_LE(session.backend.ReceiveAll(kTcpTimeout).size(), 3u);
+  EXPECT_TRUE(session.backend.Send("still there"));
+  EXPECT_EQ(session.client.Receive(11), "still there");
 }
 
 TEST_F(SpliceTraps, C7_AnOverlappingRetransmission) {
