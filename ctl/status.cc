@@ -35,6 +35,15 @@ void PrintBlock(Session& session, const Json& status, bool ready) {
                 << "datapaths    "
                 << (datapaths.empty() ? "-" : absl::StrJoin(datapaths, ", "))
                 << "\n";
+  if (const Json reason = status["splice_reason"];
+      reason.String().has_value()) {
+    session.out() << "splice off   " << reason.Text() << "\n";
+  }
+  for (const Json& problem : status["problems"].Items()) {
+    session.out() << "problem      "
+                  << Paint({problem.Text(), Tint::kWarning}, session.color())
+                  << "\n";
+  }
 }
 
 int Show(Session& session, const Reply& reply) {

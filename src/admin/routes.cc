@@ -130,7 +130,11 @@ Response Apply(Controller& controller, const std::string& text) {
 }
 
 Response Reload(Controller& controller) {
-  const auto applied = controller.Reload();
+  std::vector<config::Error> mistakes;
+  const auto applied = controller.Reload(&mistakes);
+  if (!mistakes.empty()) {
+    return Failure(422, "the configuration is not valid", mistakes);
+  }
   if (!applied.ok()) return Failure(422, applied.status().message());
   return Json(AppliedJson(*applied));
 }

@@ -97,12 +97,30 @@ absl::StatusOr<std::unique_ptr<Controller>> Controller::Make(
 
 // ---- configuration ---------------------------------------------------------
 
-absl::StatusOr<Controller::Applied> Controller::Reload() {
-  last_reload_ok_ = false;
+absl::StatusOr<Controller::Applied> Controller::Reload(
+    std::vector<config::Error>* mistakes) {
+  const auto applied = ApplyFile(mistakes);
+  last_reload_ok_ = applied.ok();
+  last_reload_time_ = absl::Now();
+  if (!applied.ok()) {
+    log::Error("reload refused, the running configuration stays:\n%s",
+               applied.status().message());
+    return applied;
+  }
+  for (const std::string& change : applied->changes) {
+    log::Info("reload: %s", change);
+  }
+  log::Info("reloaded, generation %d", applied->generation);
+  return applied;
+}
+
+absl::StatusOr<Controller::Applied> Controller::ApplyFile(
+    std::vector<config::Error>* mistakes) {
   ASSIGN_OR_RETURN(const std::string text,
                    config::ReadFile(options_.config_file));
   config::Parsed parsed = config::Parse(text);
   if (!parsed.errors.empty()) {
+    if (mistakes != nullptr) *mistakes = parsed.errors;
     return absl::InvalidArgumentError(absl::StrJoin(
         parsed.errors, "\n", [this](std::string* out, const auto& error) {
           *out += config::Format(options_.config_file, error);
@@ -113,7 +131,6 @@ absl::StatusOr<Controller::Applied> Controller::Reload() {
 
 absl::StatusOr<Controller::Applied> Controller::Apply(config::Config next,
                                                       Binding binding) {
-  last_reload_ok_ = false;
   RETURN_IF_ERROR(CheckRoom(next));
   if (binding == Binding::kStrict) RETURN_IF_ERROR(TryBind(next));
   Applied applied;
@@ -139,6 +156,7 @@ absl::StatusOr<Controller::Applied> Controller::Apply(config::Config next,
                    : absl::StrCat("workers: ", workers,
                                   " takes effect at the next start"));
     if (on_applied_) on_applied_();
+    NoteReady();
   }
   last_reload_ok_ = true;
   last_reload_time_ = absl::Now();
@@ -369,10 +387,28 @@ void Controller::OnCheck(uint32_t id, const health::CheckResult& result,
   if (result.outcome != health::Outcome::kPassed) ++backend.row.checks_failed;
   backend.row.last_check = result;
   backend.row.health = state;
+  NoteReady();
   if (!changed) return;
   ++backend.row.transitions;
   Publish(backend);
   LogTransition(backend);
+}
+
+void Controller::OnReady(absl::AnyInvocable<void()> callback) {
+  if (ready_) {
+    callback();
+  } else {
+    on_ready_ = std::move(callback);
+  }
+}
+
+void Controller::NoteReady() {
+  if (ready_) return;
+  for (const auto& [id, backend] : backends_) {
+    if (std::strcmp(backend.row.state(), "starting") == 0) return;
+  }
+  ready_ = true;
+  if (on_ready_) on_ready_();
 }
 
 // HAProxy's words: eyes and alerts are used to them.
@@ -467,7 +503,7 @@ bool Controller::SetProblem(const std::string& subject,
 
 StatusRow Controller::Status() const {
   StatusRow status;
-  status.ready = generation_ > 0;
+  status.ready = ready_;
   status.generation = generation_;
   status.started = started_;
   status.connections_active = ConnectionsActive();
@@ -487,9 +523,6 @@ StatusRow Controller::Status() const {
   }
   for (const auto& [subject, problem] : problems_) {
     status.problems.push_back(problem);
-  }
-  for (const BackendRow& backend : Backends()) {
-    if (std::strcmp(backend.state(), "starting") == 0) status.ready = false;
   }
   status.splice_reason = options_.datapath->splice_objection();
   if (config_.splice.mode == config::SpliceMode::kOff) {

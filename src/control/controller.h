@@ -51,13 +51,16 @@ class Controller {
   // Replaces the configuration, whole or not at all. Connections stay, but for
   // those of services that are gone.
   absl::StatusOr<Applied> Apply(config::Config next, Binding binding);
-  // From `config_file`. InvalidArgument with every mistake, one a line.
-  absl::StatusOr<Applied> Reload();
+  // From `config_file`. InvalidArgument with every mistake, one a line, and in
+  // `mistakes` (may be null) one by one. Logs how it went.
+  absl::StatusOr<Applied> Reload(std::vector<config::Error>* mistakes);
 
   // Called after each change.
   void OnApplied(absl::AnyInvocable<void()> callback) {
     on_applied_ = std::move(callback);
   }
+  // Called once, when every backend has its first verdict; maybe at once.
+  void OnReady(absl::AnyInvocable<void()> callback);
 
   const config::Config& config() const { return config_; }
   const std::string& config_file() const { return options_.config_file; }
@@ -101,6 +104,8 @@ class Controller {
 
   explicit Controller(const Options& options);
 
+  absl::StatusOr<Applied> ApplyFile(std::vector<config::Error>* mistakes);
+  void NoteReady();
   absl::Status CheckRoom(const config::Config& next);
   Listeners::Wanted WantedListeners(const config::Config& config) const;
   absl::Status TryBind(const config::Config& next) const;
@@ -121,6 +126,8 @@ class Controller {
   absl::Time started_ = absl::Now();
   config::Config config_;
   absl::AnyInvocable<void()> on_applied_;
+  absl::AnyInvocable<void()> on_ready_;
+  bool ready_ = false;
   std::map<std::string, std::string> problems_;  // By subject.
   uint64_t generation_ = 0;
   bool last_reload_ok_ = true;

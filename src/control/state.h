@@ -50,7 +50,7 @@ struct BackendRow {
 };
 
 struct StatusRow {
-  bool ready = false;  // Started, and every backend has its first verdict.
+  bool ready = false;  // Every backend has had its first verdict.
   int services = 0;
   int backends_up = 0;
   int backends_total = 0;

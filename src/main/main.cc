@@ -24,6 +24,7 @@
 #include "config/parse.h"
 #include "control/controller.h"
 #include "datapath/datapath.h"
+#include "datapath/preflight.h"
 #include "net/event_loop.h"
 #include "net/socket.h"
 
@@ -69,9 +70,10 @@ uint64_t RaiseDescriptorLimit() {
 class Daemon final : public IoHandler {
  public:
   absl::Status Start() {
+    RETURN_IF_ERROR(datapath::CheckCapabilities());
     RETURN_IF_ERROR(WatchSignals());
     // First of all: another daemon on this socket must not be disturbed.
-    std::error_code ignored;
+    std::error_code ignored;  // To serve the socket fails, then, and says so.
     std::filesystem::create_directories(
         std::filesystem::path(FLAGS_socket).parent_path(), ignored);
     ASSIGN_OR_RETURN(UniqueFd control_socket, ListenUnix(FLAGS_socket));
@@ -88,7 +90,7 @@ class Daemon final : public IoHandler {
   }
 
   void Run() {
-    sd_notify(0, "READY=1");
+    controller_->OnReady([] { sd_notify(0, "READY=1"); });
     loop_->Run();
     sd_notify(0, "STOPPING=1");
     log::Info("stopping");
@@ -168,16 +170,8 @@ class Daemon final : public IoHandler {
     const std::string reloading =
         absl::StrCat("RELOADING=1\nMONOTONIC_USEC=", MonotonicNs() / 1000);
     sd_notify(0, reloading.c_str());
-    const auto applied = controller_->Reload();
-    if (!applied.ok()) {
-      log::Error("reload refused, the running configuration stays:\n%s",
-                 applied.status().message());
-    } else {
-      for (const std::string& change : applied->changes) {
-        log::Info("reload: %s", change);
-      }
-      log::Info("reloaded, generation %d", applied->generation);
-    }
+    // The controller logs how it went.
+    controller_->Reload(nullptr).status().IgnoreError();
     sd_notify(0, "READY=1");
   }
 

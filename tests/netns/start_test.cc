@@ -119,6 +119,7 @@ TEST_F(StartTest, APortInUseLeavesTheOthersServingAndIsRetried) {
   EXPECT_TRUE(daemon.LogHas("198.18.1.1:25")) << daemon.Log();
   EXPECT_TRUE(
       absl::StrContains(daemon.Json({"status"}).dump(), "198.18.1.1:25"));
+  EXPECT_TRUE(absl::StrContains(daemon.Ctl({"status"}).out, "198.18.1.1:25"));
   EXPECT_EQ(ListenerMetric(daemon), 0) << daemon.MetricsText();
   occupied.reset();
   EXPECT_TRUE(WaitUntil(absl::Seconds(15), [] { return Greeted(25) == 10; }));
@@ -165,6 +166,12 @@ TEST_F(StartTest, StartsAfterAKill) {
 TEST_F(StartTest, WithoutPrivilegesSaysWhichAreMissing) {
   Daemon daemon(kConfig, Wrapped({"setpriv", "--bounding-set", "-all",
                                   "--inh-caps", "-all"}));
+  ExpectRefusal(daemon, "CAP_");
+}
+
+TEST_F(StartTest, AnOrdinaryUserIsToldWhichAreMissing) {
+  Daemon daemon(kConfig,
+                Wrapped({"setpriv", "--reuid=65534", "--clear-groups"}));
   ExpectRefusal(daemon, "CAP_");
 }
 
