@@ -58,7 +58,7 @@ std::string Synopsis(const Command& command) {
     absl::StrAppend(&text, " [--service=SERVICE]");
   }
   if (command.flags == Flags::kWait) {
-    absl::StrAppend(&text, " [--wait] [--timeout=30s]");
+    absl::StrAppend(&text, " [--wait] [--timeout=DURATION]");
   }
   return text;
 }

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstring>
+#include <numeric>
 
 namespace headgate::admin {
 namespace {
@@ -122,9 +123,15 @@ void AddBackends(const control::Controller& controller, Families& out) {
         .Add(with("reason", "unreachable"), row.stats.connect_unreachable)
         .Add(with("reason", "reset"), row.stats.connect_reset)
         .Add(with("reason", "error"), row.stats.connect_error);
-    checks.Add(labels, row.checks_total);
-    failed.Add(labels, row.checks_failed);
-    transitions.Add(labels, row.transitions);
+    checks.Add(labels,
+               std::accumulate(row.checks.begin(), row.checks.end(), 0ULL));
+    for (const health::Outcome outcome : health::kOutcomes) {
+      if (outcome == health::Outcome::kPassed) continue;
+      failed.Add(with("reason", control::OutcomeName(outcome)),
+                 row.checks[static_cast<size_t>(outcome)]);
+    }
+    transitions.Add(with("to", "up"), row.times_up)
+        .Add(with("to", "down"), row.times_down);
   }
   for (Family* family : {&up, &state, &weight, &total, &active, &failures,
                          &checks, &failed, &transitions}) {

@@ -38,6 +38,11 @@ std::optional<Position> FindControlCharacter(absl::string_view text) {
 // about the colon after it helps nobody.
 absl::string_view Hint(absl::string_view text, Position at) {
   for (; at.line > 1; --at.line) text.remove_prefix(text.find('\n') + 1);
+  const absl::string_view line = text.substr(0, text.find('\n'));
+  if (line.substr(0, line.find_first_not_of(" \t")).find('\t') !=
+      absl::string_view::npos) {
+    return "; YAML is indented with spaces, not with tabs";
+  }
   const auto colon = static_cast<size_t>(at.column - 1);
   const bool brackets =
       colon > 0 && colon < text.size() && text.substr(colon - 1, 2) == "]:";

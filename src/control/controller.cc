@@ -101,7 +101,6 @@ absl::StatusOr<Controller::Applied> Controller::Reload(
     std::vector<config::Error>* mistakes) {
   const auto applied = ApplyFile(mistakes);
   last_reload_ok_ = applied.ok();
-  last_reload_time_ = absl::Now();
   if (!applied.ok()) {
     log::Error("reload refused, the running configuration stays:\n%s",
                applied.status().message());
@@ -383,13 +382,13 @@ bool Controller::KillConnection(uint64_t id) {
 void Controller::OnCheck(uint32_t id, const health::CheckResult& result,
                          health::State state, bool changed) {
   Backend& backend = backends_.at(id);
-  ++backend.row.checks_total;
-  if (result.outcome != health::Outcome::kPassed) ++backend.row.checks_failed;
+  ++backend.row.checks[static_cast<size_t>(result.outcome)];
   backend.row.last_check = result;
   backend.row.health = state;
   NoteReady();
   if (!changed) return;
-  ++backend.row.transitions;
+  ++(state == health::State::kUp ? backend.row.times_up
+                                 : backend.row.times_down);
   Publish(backend);
   LogTransition(backend);
 }

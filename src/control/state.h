@@ -1,6 +1,7 @@
 // What the daemon knows, as rows: for the admin API, metrics and ctl.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -40,9 +41,9 @@ struct BackendRow {
   uint32_t weight = 0;
   bool backup = false;
   std::optional<health::CheckResult> last_check;
-  uint64_t checks_total = 0;
-  uint64_t checks_failed = 0;
-  uint64_t transitions = 0;
+  std::array<uint64_t, health::kOutcomes.size()> checks{};  // By outcome.
+  uint64_t times_up = 0;  // Transitions, the first verdict included.
+  uint64_t times_down = 0;
   hg_backend_stats stats{};  // A copy.
 
   // The contract's word: up, down, drain, maint or starting.

@@ -6,6 +6,7 @@
 // server's FIN; a LOCAL header followed by RST makes Postfix before 3.11 fatal.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <string>
 
@@ -21,6 +22,9 @@ namespace headgate::health {
 // kError: something is wrong on this side (no descriptors, no memory), which
 // says nothing of the target.
 enum class Outcome { kPassed, kRefused, kTimeout, kUnreachable, kError };
+inline constexpr std::array kOutcomes = {
+    Outcome::kPassed, Outcome::kRefused, Outcome::kTimeout,
+    Outcome::kUnreachable, Outcome::kError};
 
 struct CheckResult {
   Outcome outcome = Outcome::kError;

@@ -178,6 +178,10 @@ INSTANTIATE_TEST_SUITE_P(
               "splice: {backlog_per_connection: 4MiB, backlog_total: 2MiB}",
               "55: splice.backlog_total: less than backlog_per_connection; no "
               "connection would be spliced (splice.mode: off says so)"),
+        Mistake{"Tab",
+                absl::StrCat(kMinimal, "splice:\n\tmode: auto\n"),
+                {"10:6: YAML: illegal map value; YAML is indented with spaces, "
+                 "not with tabs"}},
         AtTop("TwoDocuments", "---\nworkers: 1",
               "1: the YAML document ends before this; only one is allowed"),
         AtTop("ListAsKey", "[a, b]: 1",

@@ -116,7 +116,7 @@ TEST(Usage, OneClearLineForAMistake) {
        "unknown verb \"drian\"; did you mean \"drain\"?"},
       {{"backend", "drain"},
        "SERVICE/NAME is missing; usage: headgatectl backend drain "
-       "SERVICE/NAME [--wait] [--timeout=30s]"},
+       "SERVICE/NAME [--wait] [--timeout=DURATION]"},
       {{"conn", "count", "now"},
        "unexpected \"now\"; usage: headgatectl conn count"},
       {{"conn", "count", "--wait"},
