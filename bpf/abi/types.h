@@ -67,7 +67,9 @@ struct hg_service_stats {
 	__u64 bytes_in;			/* payload from the client */
 	__u64 bytes_out;		/* payload to the client */
 	__u64 no_backend;		/* accepted, and nobody to give it to */
-	__u64 _reserved[2];		/* a cache line each */
+	__u64 bytes_copied;		/* of bytes_in and bytes_out: by
+					 * userspace; the kernel moved the rest */
+	__u64 _reserved;		/* a cache line each */
 };
 HG_ABI_ASSERT(sizeof(struct hg_service_stats) == 64);
 

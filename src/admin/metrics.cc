@@ -61,6 +61,10 @@ void AddServices(const control::Controller& controller, Families& out) {
   Family bytes = Counter("headgate_bytes_total",
                          "Payload bytes from clients (in) and to them (out); "
                          "PROXY headers are not counted.");
+  Family copied = Counter("headgate_copied_bytes_total",
+                          "Of headgate_bytes_total, those that userspace "
+                          "copied; the kernel moved the others (splice(2), "
+                          "sockmap).");
   Family no_backend =
       Counter("headgate_no_backend_total",
               "Connections reset because no backend could take them.");
@@ -73,6 +77,7 @@ void AddServices(const control::Controller& controller, Families& out) {
     bytes.Add({{"service", service}, {"direction", "in"}}, row.stats.bytes_in);
     bytes.Add({{"service", service}, {"direction", "out"}},
               row.stats.bytes_out);
+    copied.Add({{"service", service}}, row.stats.bytes_copied);
     no_backend.Add({{"service", service}}, row.stats.no_backend);
     for (const control::ListenerRow& bound : row.listeners) {
       listener.Add(
@@ -80,7 +85,8 @@ void AddServices(const control::Controller& controller, Families& out) {
           bound.bound ? 1 : 0);
     }
   }
-  for (Family* family : {&total, &active, &bytes, &no_backend, &listener}) {
+  for (Family* family :
+       {&total, &active, &bytes, &copied, &no_backend, &listener}) {
     out.push_back(family->Take());
   }
 }

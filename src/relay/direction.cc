@@ -119,7 +119,7 @@ Direction::Outcome Direction::Copy() {
   if (got <= 0) return ReadNothing(got);
   const absl::string_view bytes(context_->scratch.data(),
                                 static_cast<size_t>(got));
-  CountRead(bytes.size());
+  CountCopied(bytes.size());
   NoteReadSize(bytes.size());
   // What comes now makes a new event. (A spliced source has events of another
   // kind, and a queue of its own.)
@@ -196,7 +196,7 @@ int Direction::SendFirst(absl::string_view first) {
     // An end is told again, to Pump(); an error is not.
     if (got > 0) {
       size = static_cast<size_t>(got);
-      CountRead(size);
+      CountCopied(size);
     } else if (got < 0 && errno != EINTR && !WouldBlock(errno)) {
       source_failed_ = true;
     }
@@ -252,6 +252,12 @@ void Direction::CountRead(size_t bytes) {
   last_read_ns_ = MonotonicNs();
   hg_service_stats& stats = context_->datapath->service_stats(service_);
   datapath::Add(outward_ ? stats.bytes_out : stats.bytes_in, bytes);
+}
+
+void Direction::CountCopied(size_t bytes) {
+  CountRead(bytes);
+  datapath::Add(context_->datapath->service_stats(service_).bytes_copied,
+                bytes);
 }
 
 bool Direction::Promote(uint64_t backlog_limit_bytes, bool at_once,

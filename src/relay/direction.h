@@ -119,6 +119,7 @@ class Direction {
   void Publish();
   Outcome FinishSink();
   void CountRead(size_t bytes);
+  void CountCopied(size_t bytes);
 
   PumpContext* context_;
   uint32_t service_;
