@@ -166,6 +166,15 @@ void AddDatapath(const control::Controller& controller, Families& out) {
     }
   }
   out.push_back(verdicts.Take());
+  out.push_back(
+      Gauge("headgate_splice_backlog_reserved_bytes",
+            "What slow readers may make the edge hold, socket buffers aside.")
+          .Add({}, datapath.splice_budget().reserved())
+          .Take());
+  out.push_back(Gauge("headgate_splice_backlog_limit_bytes",
+                      "The most that may be reserved: splice.backlog_total.")
+                    .Add({}, datapath.splice_budget().limit())
+                    .Take());
   out.push_back(Counter("headgate_drops_total",
                         "Packets dropped by the packet path or the gate.")
                     .Take());

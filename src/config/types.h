@@ -72,7 +72,8 @@ struct Splice {
   uint64_t promote_after_bytes = 256 * 1024;
   // Cap on bytes that the kernel holds for one connection's slow reader.
   uint64_t backlog_per_connection_bytes = 1024 * 1024;
-  // The same for all of them together. Absent: a quarter of the memory.
+  // Cap on what kernel and daemon hold for all of them together, socket buffers
+  // aside. Absent: a quarter of the memory.
   std::optional<uint64_t> backlog_total_bytes;
   bool operator==(const Splice&) const = default;
 };

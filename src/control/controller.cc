@@ -55,7 +55,7 @@ uint64_t MaxConnections(const Controller::Options& options) {
   return (options.max_descriptors - reserve) / 2;
 }
 
-// What all readers together may leave in kernel queues: a quarter of memory.
+// What all readers together may leave behind: a quarter of memory.
 uint64_t BacklogTotal(const config::Splice& splice) {
   if (splice.backlog_total_bytes.has_value()) {
     return *splice.backlog_total_bytes;

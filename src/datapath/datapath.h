@@ -107,6 +107,7 @@ class Datapath {
   // Why it cannot, or had better not (it lacks fixes); empty when it can.
   const std::string& splice_objection() const { return splice_objection_; }
   SpliceBudget& splice_budget() { return splice_budget_; }
+  const SpliceBudget& splice_budget() const { return splice_budget_; }
 
  private:
   struct SkeletonDeleter {

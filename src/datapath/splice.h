@@ -18,14 +18,16 @@ struct ring_buffer;
 
 namespace headgate::datapath {
 
-// What all flows together may keep in kernel queues: every flow reserves its
-// own cap beforehand, so the sum holds whatever the readers do. Any thread.
+// What all connections together may hold for slow readers outside of socket
+// buffers: every flow reserves its own cap beforehand, and so do the buffers
+// and pipes of userspace, so the sum holds whatever the readers do. Any thread.
 class SpliceBudget {
  public:
   void set_limit(uint64_t bytes) { limit_ = bytes; }
   bool Reserve(uint64_t bytes);
   void Return(uint64_t bytes) { reserved_ -= bytes; }
   uint64_t reserved() const { return reserved_; }
+  uint64_t limit() const { return limit_; }
 
  private:
   std::atomic<uint64_t> limit_{0};

@@ -114,6 +114,7 @@ Direction::Outcome Direction::ReadNothing(ssize_t got) {
 }
 
 Direction::Outcome Direction::Copy() {
+  if (!context_->buffers.Ready()) return CopyWhatIsTaken();
   const ssize_t got = recv(source_, context_->scratch.data(),
                            context_->scratch.size(), MSG_DONTWAIT);
   if (got <= 0) return ReadNothing(got);
@@ -130,6 +131,43 @@ Direction::Outcome Direction::Copy() {
     return Outcome::kMore;
   }
   return Send(bytes) == Sent::kError ? Outcome::kSinkReset : Outcome::kMore;
+}
+
+// Copy() with nowhere to keep what the sink does not take: that stays where it
+// is, in the source's queue.
+Direction::Outcome Direction::CopyWhatIsTaken() {
+  if (!writable_) return Outcome::kWait;
+  const ssize_t got = recv(source_, context_->scratch.data(),
+                           context_->scratch.size(), MSG_PEEK | MSG_DONTWAIT);
+  if (got <= 0) return ReadNothing(got);
+  if (!ClearToSend()) return Outcome::kWaitDrain;
+  const ssize_t sent =
+      send(sink_, context_->scratch.data(), static_cast<size_t>(got),
+           MSG_DONTWAIT | MSG_NOSIGNAL);
+  writable_ = sent == got;
+  if (sent < 0) {
+    return WouldBlock(errno) ? Outcome::kWait : Outcome::kSinkReset;
+  }
+  const auto taken = static_cast<size_t>(sent);
+  NoteReadSize(static_cast<size_t>(got));
+  CountRead(taken);
+  unpublished_bytes_ += taken;
+  return Consume(taken) ? Outcome::kMore : Outcome::kSourceReset;
+}
+
+// Takes what was peeked at out of the source; false: it has broken.
+bool Direction::Consume(size_t bytes) {
+  while (bytes > 0) {
+    const ssize_t got =
+        recv(source_, context_->scratch.data(), bytes, MSG_DONTWAIT);
+    if (got > 0) {
+      bytes -= static_cast<size_t>(got);
+    } else if (got == 0 || errno != EINTR) {
+      source_failed_ = true;
+      return false;
+    }
+  }
+  return true;
 }
 
 // Moves pages from the source towards the sink without looking at them.
@@ -190,7 +228,7 @@ int Direction::SendFirst(absl::string_view first) {
   if (pending_ != nullptr) {  // Read for a sink that broke.
     size = pending_->pending().copy(payload, kChunkBytes);
     context_->buffers.Return(std::move(pending_));
-  } else if (readable_) {
+  } else if (readable_ && context_->buffers.Ready()) {
     const ssize_t got =
         recv(source_, payload, kChunkBytes - kFirstBytes, MSG_DONTWAIT);
     // An end is told again, to Pump(); an error is not.

@@ -6,6 +6,10 @@
 // slow, splicing is off). They go on in order: nothing is sent before all that
 // was redirected has entered the sink's send queue, and the kernel redirects
 // nothing before Publish() has said that all passed bytes were sent.
+//
+// What it reads and the sink has not taken is reserved from the budget that
+// all connections share; without a reservation it reads only what the sink
+// takes, and the source's window closes.
 #pragma once
 
 #include <sys/types.h>
@@ -24,9 +28,12 @@ namespace headgate::relay {
 
 // What the directions of one worker share. Not shared between threads.
 struct PumpContext {
-  PumpContext(EventLoop* loop, size_t most_pipes) : pipes(loop, most_pipes) {}
+  PumpContext(EventLoop* loop, datapath::Datapath* kernel, size_t most_pipes)
+      : datapath(kernel),
+        buffers(&kernel->splice_budget()),
+        pipes(loop, most_pipes, &kernel->splice_budget()) {}
 
-  datapath::Datapath* datapath = nullptr;
+  datapath::Datapath* datapath;
   datapath::SpliceFlows* flows = nullptr;  // Null: the kernel cannot splice.
   BufferPool buffers;
   PipePool pipes;
@@ -106,6 +113,8 @@ class Direction {
   Outcome Read();
   Outcome ReadNothing(ssize_t got);
   Outcome Copy();
+  Outcome CopyWhatIsTaken();
+  bool Consume(size_t bytes);
   Outcome FillPipe();
   bool EmptyPipe();
   void NoteReadSize(size_t bytes);

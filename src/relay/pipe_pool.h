@@ -1,6 +1,6 @@
 // Pipes through which splice(2) moves pages from one socket to another. A
-// direction holds one only while there are bytes in it. They are few: who gets
-// none copies instead.
+// direction holds one only while there are bytes in it. They are few, and what
+// one may hold is reserved from the budget: who gets none copies instead.
 #pragma once
 
 #include <fcntl.h>
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/unique_fd.h"
+#include "datapath/splice.h"
 #include "net/event_loop.h"
 
 namespace headgate::relay {
@@ -31,10 +32,10 @@ struct Pipe {
 class PipePool {
  public:
   // At most so many at a time.
-  PipePool(EventLoop* loop, size_t most)
-      : most_(most), trim_(loop, [this] { Trim(); }) {}
+  PipePool(EventLoop* loop, size_t most, datapath::SpliceBudget* budget)
+      : most_(most), budget_(budget), trim_(loop, [this] { Trim(); }) {}
 
-  // Null: none is left, or no descriptors.
+  // Null: none is left, or no descriptors, or no budget.
   std::unique_ptr<Pipe> Take() {
     if (free_.empty()) return made_ < most_ ? Make() : nullptr;
     std::unique_ptr<Pipe> pipe = std::move(free_.back());
@@ -45,7 +46,7 @@ class PipePool {
   // One that still holds bytes is thrown away with them.
   void Return(std::unique_ptr<Pipe> pipe) {
     if (pipe->held > 0) {
-      --made_;
+      Unmake(1);
       return;
     }
     free_.push_back(std::move(pipe));
@@ -56,25 +57,35 @@ class PipePool {
   static constexpr absl::Duration kTrimAfter = absl::Seconds(1);
 
   std::unique_ptr<Pipe> Make() {
-    std::array<int, 2> ends{};
-    if (pipe2(ends.data(), O_NONBLOCK | O_CLOEXEC) != 0) return nullptr;
-    fcntl(ends[1], F_SETPIPE_SZ, Pipe::kBytes);
+    if (!budget_->Reserve(Pipe::kBytes)) return nullptr;
     ++made_;
+    std::array<int, 2> ends{};
+    if (pipe2(ends.data(), O_NONBLOCK | O_CLOEXEC) != 0) {
+      Unmake(1);
+      return nullptr;
+    }
+    fcntl(ends[1], F_SETPIPE_SZ, Pipe::kBytes);
     auto pipe = std::make_unique<Pipe>();
     pipe->read_end.reset(ends[0]);
     pipe->write_end.reset(ends[1]);
     return pipe;
   }
 
+  void Unmake(size_t pipes) {
+    made_ -= pipes;
+    budget_->Return(pipes * Pipe::kBytes);
+  }
+
   // Closes those that nobody has wanted for a while.
   void Trim() {
-    made_ -= unused_;
+    Unmake(unused_);
     free_.resize(free_.size() - unused_);
     unused_ = free_.size();
     if (!free_.empty()) trim_.Set(kTrimAfter);
   }
 
   const size_t most_;
+  datapath::SpliceBudget* budget_;
   size_t made_ = 0;
   std::vector<std::unique_ptr<Pipe>> free_;
   size_t unused_ = 0;  // Free all the time since the last Trim().

@@ -161,8 +161,7 @@ class Worker::Impl final : public ConnectionHost, public IoHandler {
         limit_(options.limit),
         crew_(options.crew),
         loop_(std::move(loop)),
-        context_(loop_.get(), options.pipes) {
-    context_.datapath = options.datapath;
+        context_(loop_.get(), options.datapath, options.pipes) {
     context_.flows = options.datapath->splice_flows(index_);
   }
 

@@ -1,0 +1,74 @@
+#include "support/edge.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <sstream>
+#include <string>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "support/lab.h"
+#include "support/process.h"
+
+namespace headgate::testing {
+namespace {
+
+// "key:number" is added to *sum.
+void AddIf(absl::string_view word, absl::string_view key, int64_t* sum) {
+  int64_t value = 0;
+  if (!absl::ConsumePrefix(&word, key)) return;
+  EXPECT_TRUE(absl::SimpleAtoi(word, &value)) << "ss: " << std::string(word);
+  *sum += value;
+}
+
+// The number after the word `key` in the part of a file behind `section`.
+int64_t NumberIn(const char* path, const std::string& section,
+                 const std::string& key) {
+  std::ifstream file(path);
+  std::string word;
+  while (file >> word && word != section) {
+  }
+  while (word != key && file >> word) {
+  }
+  int64_t value = -1;
+  file >> value;
+  EXPECT_GE(value, 0) << path << ": no " << section << " " << key;
+  return value;
+}
+
+}  // namespace
+
+EdgeQueues QueuesAtEdge() {
+  const ProcessResult shown =
+      RunCommand({"ip", "netns", "exec", kEdge, "ss", "-tinHO"});
+  EXPECT_EQ(shown.exit_code, 0) << shown.err;
+  EdgeQueues sum;
+  for (const absl::string_view line : absl::StrSplit(shown.out, '\n')) {
+    std::istringstream words{std::string(line)};
+    std::string word;
+    int64_t unread = 0;
+    int64_t unacknowledged = 0;
+    if (!(words >> word >> unread >> unacknowledged)) continue;
+    ++sum.sockets;
+    sum.unread += unread;
+    sum.unacknowledged += unacknowledged;
+    while (words >> word) {
+      AddIf(word, "bytes_received:", &sum.received);
+      AddIf(word, "bytes_acked:", &sum.acknowledged);
+    }
+  }
+  return sum;
+}
+
+int64_t SocketMemoryBytes() {
+  return NumberIn("/proc/net/sockstat", "TCP:", "mem") * sysconf(_SC_PAGESIZE);
+}
+
+int64_t AvailableMemoryBytes() {
+  return NumberIn("/proc/meminfo", "MemAvailable:", "MemAvailable:") * 1024;
+}
+
+}  // namespace headgate::testing

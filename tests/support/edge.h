@@ -1,0 +1,29 @@
+// What the edge's kernel and daemon hold, seen from outside.
+#pragma once
+
+#include <cstdint>
+
+namespace headgate::testing {
+
+// Of all established TCP connections in the edge namespace together.
+struct EdgeQueues {
+  int64_t sockets = 0;
+  int64_t received = 0;      // Bytes, each from its peer.
+  int64_t unread = 0;        // Of these, in receive buffers.
+  int64_t acknowledged = 0;  // Bytes, by their peers.
+  int64_t unacknowledged = 0;
+  // What was received and neither given to a send queue nor kept in a receive
+  // buffer: in the kernel's splice backlogs, in pipes, in the daemon. The
+  // `header_bytes` that the daemon adds are given and never received. Off by
+  // one a socket (SYN).
+  int64_t HeldBetween(int64_t header_bytes) const {
+    return received - unread + header_bytes - acknowledged - unacknowledged;
+  }
+};
+EdgeQueues QueuesAtEdge();
+
+// Of the whole machine: what sockets are charged, and what is free to use.
+int64_t SocketMemoryBytes();
+int64_t AvailableMemoryBytes();
+
+}  // namespace headgate::testing
