@@ -1,6 +1,7 @@
 #include "admin/http_server.h"
 
 #include <microhttpd.h>
+#include <poll.h>
 #include <sys/epoll.h>
 
 #include "base/status.h"
@@ -10,6 +11,8 @@ namespace {
 
 constexpr unsigned kMaxConnections = 64;
 constexpr unsigned kIdleSeconds = 30;
+// For a connection that could not be accepted: no descriptor was left.
+constexpr absl::Duration kRetryAfter = absl::Milliseconds(20);
 
 }  // namespace
 
@@ -103,7 +106,9 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Make(
     return absl::InternalError("start the HTTP server: it has no epoll");
   }
   server->epoll_fd_ = info->epoll_fd;
-  RETURN_IF_ERROR(loop->Add(server->epoll_fd_, EPOLLIN, server.get()));
+  // Edges: what the library cannot accept would keep the loop spinning.
+  RETURN_IF_ERROR(
+      loop->Add(server->epoll_fd_, EPOLLIN | EPOLLET, server.get()));
   return server;
 }
 
@@ -115,8 +120,11 @@ HttpServer::~HttpServer() {
 
 void HttpServer::OnIo(uint32_t) {
   MHD_run(daemon_);
+  pollfd left{epoll_fd_, POLLIN, 0};
   MHD_UNSIGNED_LONG_LONG milliseconds = 0;
-  if (MHD_get_timeout(daemon_, &milliseconds) == MHD_YES) {
+  if (poll(&left, 1, 0) != 0) {
+    timer_.Set(kRetryAfter);
+  } else if (MHD_get_timeout(daemon_, &milliseconds) == MHD_YES) {
     timer_.Set(absl::Milliseconds(milliseconds));
   } else {
     timer_.Cancel();

@@ -1,0 +1,146 @@
+// The daemon without what it needs, descriptors or memory: nothing is lost, it
+// says so, and it goes on when there is enough again.
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "absl/strings/str_split.h"
+#include "netns/splice_traps.h"
+#include "support/stream.h"
+
+namespace headgate::testing {
+namespace {
+
+class ShortageTest : public SpliceTraps {
+ protected:
+  // None can be opened from now on; those that are open stay. (Nought would
+  // forbid poll(), too.)
+  void TakeDescriptors() const { LimitFiles(1); }
+  void GiveDescriptors() const { LimitFiles(1024); }
+  void LimitFiles(size_t files) const {
+    rlimit limit{};
+    ASSERT_EQ(prlimit(daemon_->pid(), RLIMIT_NOFILE, nullptr, &limit), 0);
+    limit.rlim_cur = files;
+    ASSERT_EQ(prlimit(daemon_->pid(), RLIMIT_NOFILE, &limit, nullptr), 0);
+  }
+  size_t Said(const char* text) const {
+    return std::vector<std::string>(absl::StrSplit(daemon_->Log(), text))
+               .size() -
+           1;
+  }
+  // Of the daemon's threads.
+  double CpuSeconds() const {
+    std::ifstream stat(absl::StrCat("/proc/", daemon_->pid(), "/stat"));
+    const std::string text((std::istreambuf_iterator<char>(stat)), {});
+    const std::vector<std::string> fields =
+        absl::StrSplit(text.substr(text.rfind(')') + 2), ' ');
+    return (std::stod(fields[11]) + std::stod(fields[12])) /
+           static_cast<double>(sysconf(_SC_CLK_TCK));
+  }
+};
+
+// Somebody else has used them up: the daemon's own count says there are some.
+TEST_F(ShortageTest, WhenAcceptFailsClientsWaitAndItSaysSoOnce) {
+  Start({.workers = 1});
+  ListenAtNode();
+  Session old = Spliced();
+  for (size_t round = 1; round <= 2; ++round) {
+    TakeDescriptors();
+    std::vector<TcpSocket> clients;
+    for (int i = 0; i < 5; ++i) {
+      clients.push_back(TcpSocket::Connect(kClient, vip_));
+      ASSERT_TRUE(clients.back().valid());
+    }
+    ASSERT_TRUE(
+        WaitUntil(kSoon, [&] { return Said("clients wait") == round; }));
+    const double cpu = CpuSeconds();
+    for (int i = 0; i < 10; ++i) {
+      ASSERT_TRUE(old.Exchange());
+      ASSERT_TRUE(clients.front().Quiet(absl::Milliseconds(50)));
+    }
+    EXPECT_LT(CpuSeconds() - cpu, 0.25) << "it spins";
+    EXPECT_EQ(Said("clients wait"), round) << daemon_->Log();
+    GiveDescriptors();
+    for (TcpSocket& client : clients) {
+      Session session = AcceptSession(std::move(client), node_);
+      EXPECT_TRUE(session.Exchange());
+    }
+  }
+}
+
+// A request that comes when there is no descriptor for it is served later.
+TEST_F(ShortageTest, TheAdminApiIsBackAsSoonAsThereAreDescriptors) {
+  Start({.workers = 1});
+  TakeDescriptors();
+  Process status({Program("headgatectl"),
+                  absl::StrCat("--socket=", daemon_->socket_path()), "status"});
+  const double cpu = CpuSeconds();
+  EXPECT_FALSE(status.Wait(absl::Milliseconds(500)).has_value())
+      << status.err();
+  EXPECT_LT(CpuSeconds() - cpu, 0.25) << "it spins";
+  GiveDescriptors();
+  EXPECT_EQ(status.Wait(kSoon).value_or(-1), 0) << status.err();
+}
+
+// The daemon in a memory control group (version 1) whose TCP sockets may have
+// very little.
+class TcpMemoryTest : public SpliceTraps,
+                      public ::testing::WithParamInterface<const char*> {
+ protected:
+  static constexpr char kGroup[] = "/sys/fs/cgroup/memory/headgate-test";
+
+  void SetUp() override {
+    if (!std::filesystem::exists(
+            "/sys/fs/cgroup/memory/memory.kmem.tcp.limit_in_bytes")) {
+      GTEST_SKIP() << "no control group of this kind";
+    }
+    std::filesystem::create_directory(kGroup);
+    Shell(absl::StrCat("echo 1M >", kGroup, "/memory.kmem.tcp.limit_in_bytes"));
+  }
+  void TearDown() override {
+    daemon_.reset();
+    std::error_code ignored;
+    std::filesystem::remove(kGroup, ignored);
+  }
+  static int64_t MostUsed() {
+    int64_t bytes = -1;
+    std::ifstream(
+        absl::StrCat(kGroup, "/memory.kmem.tcp.max_usage_in_bytes")) >>
+        bytes;
+    return bytes;
+  }
+};
+
+TEST_P(TcpMemoryTest, NoByteIsLostUnderPressure) {
+  daemon_ = std::make_unique<Daemon>(
+      Config({.mode = GetParam()}),
+      DaemonOptions{.wrapper = {"sh", "-c",
+                                absl::StrCat("echo $$ >", kGroup,
+                                             "/cgroup.procs; exec \"$@\""),
+                                "sh"}});
+  files_ = daemon_->OpenFiles();
+  const StreamReport report = RunStreams({.seed = 4,
+                                          .listen = {At("198.18.2.11:30125")},
+                                          .target = vip_,
+                                          .count = Soak() ? 1000u : 60u,
+                                          .large = 2,
+                                          .max_size = 8 << 20,
+                                          .chaos = {.slow = 0.2},
+                                          .patience = absl::Seconds(30)});
+  EXPECT_EQ(report.first_error, "");
+  EXPECT_GE(MostUsed(), 1 << 20) << "there was no pressure";
+  EXPECT_TRUE(NothingIsLeft());
+}
+
+INSTANTIATE_TEST_SUITE_P(Mode, TcpMemoryTest,
+                         ::testing::Values("auto", "always", "off"),
+                         [](const auto& tested) {
+                           return std::string(tested.param);
+                         });
+
+}  // namespace
+}  // namespace headgate::testing
