@@ -150,7 +150,7 @@ Direction::Outcome Direction::CopyWhatIsTaken() {
   }
   const auto taken = static_cast<size_t>(sent);
   NoteReadSize(static_cast<size_t>(got));
-  CountRead(taken);
+  CountCopied(taken);
   unpublished_bytes_ += taken;
   return Consume(taken) ? Outcome::kMore : Outcome::kSourceReset;
 }
