@@ -13,11 +13,11 @@
 #include "absl/status/statusor.h"
 #include "config/error.h"
 #include "config/types.h"
+#include "control/backend_table.h"
 #include "control/id_pool.h"
 #include "control/listeners.h"
 #include "control/state.h"
 #include "datapath/datapath.h"
-#include "health/monitor.h"
 #include "net/event_loop.h"
 #include "relay/worker.h"
 
@@ -90,12 +90,6 @@ class Controller {
   absl::Time last_reload_time() const { return last_reload_time_; }
 
  private:
-  struct Backend {
-    BackendRow row;
-    uint32_t service_id = 0;
-    config::Backend config;
-    bool retired = false;  // Out of the configuration, has connections left.
-  };
   struct Service {
     uint32_t id = 0;
     config::Service config;
@@ -111,16 +105,9 @@ class Controller {
   absl::Status TryBind(const config::Config& next) const;
   void RemoveService(const std::string& name);
   void PutService(const config::Service& service, const config::Pool& pool);
-  uint32_t PutBackend(Service& service, const config::Backend& backend);
-  void RetireBackend(uint32_t id);
-  void FreeRetired();
-  void Watch(const Backend& backend, const config::Service& service);
-  void Publish(const Backend& backend);
   void PublishService(const Service& service);
   Backend* FindBackend(const std::string& service, const std::string& name);
-  void OnCheck(uint32_t id, const health::CheckResult& result,
-               health::State state, bool changed);
-  void LogTransition(const Backend& backend) const;
+  void OnCheck(const Backend& backend, bool changed);
 
   Options options_;
   absl::Time started_ = absl::Now();
@@ -135,11 +122,9 @@ class Controller {
   relay::ConnectionLimit limit_;
   std::vector<std::unique_ptr<relay::Worker>> workers_;
   Listeners listeners_;
-  health::Monitor monitor_;
   IdPool service_ids_{HG_MAX_SERVICES};
-  IdPool backend_ids_{HG_MAX_BACKENDS};
   std::map<std::string, Service> services_;
-  std::map<uint32_t, Backend> backends_;
+  BackendTable backends_;
 };
 
 }  // namespace headgate::control

@@ -1,0 +1,70 @@
+// The backends of all services: their ids, their entries in the BPF maps and
+// their checks. On the control thread.
+#pragma once
+
+#include <cstdint>
+#include <map>
+
+#include "absl/functional/any_invocable.h"
+#include "config/types.h"
+#include "control/id_pool.h"
+#include "control/state.h"
+#include "datapath/datapath.h"
+#include "health/monitor.h"
+#include "net/event_loop.h"
+
+namespace headgate::control {
+
+struct Backend {
+  BackendRow row;
+  uint32_t service_id = 0;
+  config::Backend config;
+  bool retired = false;  // Out of the configuration, has connections left.
+};
+
+// Where `service` reaches `backend`. The parser has seen to it that there is a
+// port.
+Endpoint AddressOf(const config::Service& service,
+                   const config::Backend& backend);
+
+class BackendTable {
+ public:
+  // After each check; `changed`: the backend's state is new.
+  using OnCheck = absl::AnyInvocable<void(const Backend&, bool changed)>;
+
+  BackendTable(EventLoop* loop, datapath::Datapath* datapath, OnCheck on_check);
+
+  // Adds a backend, or changes the one of the same name, `known` (null: there
+  // is none), and returns its id. What operators asked for stays with it, but a
+  // weight that changed in the configuration wins. Another address is another
+  // server: `known` is retired.
+  uint32_t Put(const config::Service& service, uint32_t service_id,
+               Backend* known, const config::Backend& config);
+  // From now on it takes no connections; those it has stay.
+  void Retire(uint32_t id);
+  // Forgets those that are retired and have no connection left.
+  void FreeRetired();
+
+  void SetAdmin(Backend& backend, hg_admin admin,
+                const config::Service& service);
+  void SetWeight(Backend& backend, uint32_t weight);
+
+  Backend& at(uint32_t id) { return backends_.at(id); }
+  const Backend& at(uint32_t id) const { return backends_.at(id); }
+  const std::map<uint32_t, Backend>& all() const { return backends_; }
+  uint64_t ConnectionsActive(uint32_t id) const;
+
+ private:
+  void Watch(const Backend& backend, const config::Service& service);
+  void Publish(const Backend& backend);
+  void Checked(uint32_t id, const health::CheckResult& result,
+               health::State state, bool changed);
+
+  datapath::Datapath* datapath_;
+  OnCheck on_check_;
+  health::Monitor monitor_;
+  IdPool ids_{HG_MAX_BACKENDS};
+  std::map<uint32_t, Backend> backends_;
+};
+
+}  // namespace headgate::control

@@ -1,0 +1,125 @@
+// What the controller shows: the rows of state.h.
+#include <algorithm>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "control/controller.h"
+
+namespace headgate::control {
+
+std::vector<ServiceRow> Controller::Services() const {
+  std::vector<ServiceRow> rows;
+  for (const auto& [name, service] : services_) {
+    ServiceRow row;
+    row.id = service.id;
+    row.config = service.config;
+    row.listeners = listeners_.Rows(service.id);
+    row.stats =
+        datapath::Snapshot(options_.datapath->service_stats(service.id));
+    for (const uint32_t id : service.backends) {
+      const BackendRow& backend = backends_.at(id).row;
+      ++row.backends_total;
+      row.backends_up += std::strcmp(backend.state(), "up") == 0 ? 1 : 0;
+    }
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+std::vector<BackendRow> Controller::Backends() const {
+  std::vector<BackendRow> rows;
+  for (const auto& [name, service] : services_) {
+    for (const uint32_t id : service.backends) {
+      rows.push_back(backends_.at(id).row);
+      rows.back().stats =
+          datapath::Snapshot(options_.datapath->backend_stats(id));
+    }
+  }
+  return rows;
+}
+
+uint64_t Controller::ConnectionsActive() const {
+  uint64_t sum = 0;
+  for (const auto& [name, service] : services_) {
+    sum += datapath::Read(
+        options_.datapath->service_stats(service.id).connections_active);
+  }
+  return sum;
+}
+
+bool Controller::SetProblem(const std::string& subject,
+                            const std::string& problem) {
+  if (problem.empty()) return problems_.erase(subject) > 0;
+  std::string& known = problems_[subject];
+  const bool news = known != problem;
+  known = problem;
+  return news;
+}
+
+StatusRow Controller::Status() const {
+  StatusRow status;
+  status.ready = ready_;
+  status.generation = generation_;
+  status.started = started_;
+  status.connections_active = ConnectionsActive();
+  for (const ServiceRow& service : Services()) {
+    ++status.services;
+    status.backends_up += service.backends_up;
+    status.backends_total += service.backends_total;
+    for (const ListenerRow& listener : service.listeners) {
+      if (listener.bound) continue;
+      status.problems.push_back(
+          absl::StrCat("service ", service.config.name, ": ", listener.error));
+    }
+    if (service.backends_up == 0) {
+      status.problems.push_back(
+          absl::StrCat("service ", service.config.name, ": no backend is up"));
+    }
+  }
+  for (const auto& [subject, problem] : problems_) {
+    status.problems.push_back(problem);
+  }
+  status.splice_reason = options_.datapath->splice_objection();
+  if (config_.splice.mode == config::SpliceMode::kOff) {
+    status.splice_reason = "splice.mode is off";
+  } else if (config_.splice.mode == config::SpliceMode::kAlways &&
+             options_.datapath->can_splice()) {
+    status.splice_reason.clear();
+  }
+  status.splice = status.splice_reason.empty();
+  if (!last_reload_ok_) {
+    status.problems.push_back(
+        "the last configuration was refused; see the log");
+  }
+  return status;
+}
+
+std::vector<ConnectionRow> Controller::Connections() const {
+  std::map<uint32_t, std::string> service_names;
+  for (const auto& [name, service] : services_) {
+    service_names[service.id] = name;
+  }
+  std::vector<ConnectionRow> rows;
+  for (const auto& worker : workers_) {
+    for (const relay::ConnectionInfo& info : worker->Connections()) {
+      ConnectionRow row;
+      row.id = info.id;
+      row.service = service_names[info.service];
+      const auto backend = backends_.all().find(info.backend);
+      if (backend != backends_.all().end())
+        row.backend = backend->second.row.name;
+      row.client = info.client;
+      row.spliced = info.spliced;
+      row.age = absl::Nanoseconds(info.age_ns);
+      row.idle = absl::Nanoseconds(info.idle_ns);
+      row.bytes_in = info.bytes_in;
+      row.bytes_out = info.bytes_out;
+      rows.push_back(std::move(row));
+    }
+  }
+  std::sort(rows.begin(), rows.end(),
+            [](const auto& a, const auto& b) { return a.id < b.id; });
+  return rows;
+}
+
+}  // namespace headgate::control
