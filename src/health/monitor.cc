@@ -15,11 +15,11 @@ constexpr double kJitter = 0.1;
 
 class Monitor::Checked {
  public:
-  Checked(Monitor* monitor, uint32_t id, const Target& target, State state)
+  Checked(Monitor* monitor, uint32_t id, const Target& target, RiseFall state)
       : monitor_(monitor),
         id_(id),
         target_(target),
-        state_(target.health.rise, target.health.fall, state),
+        state_(state),
         timer_(monitor->loop_, [this] { Check(); }) {
     const absl::Duration spread =
         std::min(kFirstSpread, target.health.interval);
@@ -66,12 +66,15 @@ Monitor::Monitor(EventLoop* loop, OnResult on_result)
 
 Monitor::~Monitor() = default;
 
-void Monitor::Put(uint32_t id, const Target& target) {
+void Monitor::Put(uint32_t id, const Target& target, State remembered) {
   std::unique_ptr<Checked>& checked = targets_[id];
   if (checked != nullptr && checked->target() == target) return;
   const bool same_server =
       checked != nullptr && checked->target().endpoint == target.endpoint;
-  const State state = same_server ? checked->state() : State::kStarting;
+  const auto [rise, fall] = std::pair(target.health.rise, target.health.fall);
+  const RiseFall state = same_server
+                             ? RiseFall(rise, fall, checked->state())
+                             : RiseFall::Remembered(rise, fall, remembered);
   checked = std::make_unique<Checked>(this, id, target, state);
 }
 

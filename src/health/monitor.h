@@ -30,8 +30,10 @@ class Monitor {
   ~Monitor();
 
   // Starts checking, the first time almost at once. Replaces an earlier target
-  // of this id; what is known of it stays if the endpoint is the same.
-  void Put(uint32_t id, const Target& target);
+  // of this id; what is known of it stays if the endpoint is the same. A new
+  // one starts with what is `remembered` from before a restart.
+  void Put(uint32_t id, const Target& target,
+           State remembered = State::kStarting);
   void Remove(uint32_t id);
 
  private:

@@ -2,6 +2,10 @@
 // `fall` failures in a row, UP after `rise` successes in a row, any success
 // while UP restores full credit. Before the first result a backend is starting
 // and takes connections; the first result decides at once.
+//
+// A state from before a restart goes on: UP falls as ever; DOWN takes no
+// connections until a success, and one is enough, for nobody knows how many
+// there would have been meanwhile.
 #pragma once
 
 namespace headgate::health {
@@ -12,6 +16,12 @@ class RiseFall {
  public:
   RiseFall(int rise, int fall, State state = State::kStarting)
       : rise_(rise), fall_(fall), state_(state) {}
+
+  static RiseFall Remembered(int rise, int fall, State state) {
+    RiseFall result(rise, fall, state);
+    if (state == State::kDown) result.streak_ = rise - 1;
+    return result;
+  }
 
   // True: the state changed.
   bool OnResult(bool passed) {

@@ -142,9 +142,10 @@ class Worker::Impl final : public ConnectionHost, public IoHandler {
 
   std::atomic<uint64_t>& open() { return open_; }
 
-  bool Kill(uint64_t id) {
+  bool Kill(uint64_t id, uint32_t backend) {
     const auto found = connections_.find(id);
     if (found == connections_.end()) return false;
+    if (backend != 0 && found->second->Info().backend != backend) return false;
     found->second->Reset();
     return true;
   }
@@ -296,9 +297,9 @@ std::vector<ConnectionInfo> Worker::Connections() {
   return result;
 }
 
-bool Worker::Kill(uint64_t connection) {
+bool Worker::Kill(uint64_t connection, uint32_t backend) {
   bool found = false;
-  Do([&] { found = impl_->Kill(connection); });
+  Do([&] { found = impl_->Kill(connection, backend); });
   return found;
 }
 

@@ -59,7 +59,8 @@ class Worker {
 
   // These wait for the worker, a round of its loop.
   std::vector<ConnectionInfo> Connections();
-  bool Kill(uint64_t connection);  // False: no such connection.
+  // False: no such connection, or (if `backend` is not 0) not to that backend.
+  bool Kill(uint64_t connection, uint32_t backend = 0);
 
   // Which worker has the connection.
   static uint32_t IndexOf(uint64_t connection) {

@@ -45,5 +45,26 @@ TEST(RiseFallTest, OneIsEnoughWhenOneIsAskedFor) {
   EXPECT_EQ(Play(1, 1, "+-+-"), "UDUD");
 }
 
+TEST(RiseFallTest, RememberedDownEndsWithOneSuccess) {
+  RiseFall state = RiseFall::Remembered(3, 2, State::kDown);
+  EXPECT_EQ(state.state(), State::kDown);
+  EXPECT_TRUE(state.OnResult(true));
+  EXPECT_EQ(state.state(), State::kUp);
+}
+
+TEST(RiseFallTest, RememberedDownThatFailsAgainRisesAsEver) {
+  RiseFall state = RiseFall::Remembered(2, 2, State::kDown);
+  EXPECT_FALSE(state.OnResult(false));
+  EXPECT_FALSE(state.OnResult(true));
+  EXPECT_TRUE(state.OnResult(true));
+}
+
+TEST(RiseFallTest, RememberedUpFallsAsEver) {
+  RiseFall state = RiseFall::Remembered(2, 2, State::kUp);
+  EXPECT_FALSE(state.OnResult(false));
+  EXPECT_TRUE(state.OnResult(false));
+  EXPECT_EQ(state.state(), State::kDown);
+}
+
 }  // namespace
 }  // namespace headgate::health
