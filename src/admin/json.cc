@@ -2,7 +2,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/status.h"
 #include "config/describe.h"
+#include "config/values.h"
 
 namespace headgate::admin {
 namespace {
@@ -53,6 +55,22 @@ Json CheckObject(const std::optional<health::CheckResult>& check) {
           {"time", Rfc3339(check->time)}};
 }
 
+Json DrainingObject(const std::optional<control::DrainProgress>& draining) {
+  if (!draining.has_value()) return nullptr;
+  return {{"left", draining->left}, {"ends", Rfc3339(draining->ends)}};
+}
+
+// An object, or null for what is not one.
+Json ParseObject(const std::string& body) {
+  Json json = Json::parse(body, nullptr, false);
+  return json.is_object() ? json : Json();
+}
+
+// Whether `json` has the weight, from 0 to 256.
+bool IsWeight(const Json& weight) {
+  return weight.is_number_integer() && weight >= 0 && weight <= 256;
+}
+
 }  // namespace
 
 std::string StatusJson(const control::StatusRow& status) {
@@ -69,6 +87,7 @@ std::string StatusJson(const control::StatusRow& status) {
       {"started", Rfc3339(status.started)},
       {"uptime_seconds", absl::ToInt64Seconds(absl::Now() - status.started)},
       {"problems", status.problems},
+      {"runtime", status.runtime},
   };
   if (!status.splice) json["splice_reason"] = status.splice_reason;
   return Dump(json);
@@ -99,7 +118,8 @@ std::string ServicesJson(const std::vector<control::ServiceRow>& services) {
   return Dump({{"services", std::move(array)}});
 }
 
-std::string BackendsJson(const std::vector<control::BackendRow>& backends) {
+std::string BackendsJson(const std::vector<control::BackendRow>& backends,
+                         const std::vector<control::LeavingRow>& leaving) {
   Json array = Json::array();
   for (const control::BackendRow& backend : backends) {
     array.push_back({
@@ -109,13 +129,22 @@ std::string BackendsJson(const std::vector<control::BackendRow>& backends) {
         {"state", backend.state()},
         {"admin", control::AdminName(backend.admin)},
         {"weight", backend.weight},
+        {"weight_effective", backend.weight_effective},
         {"backup", backend.backup},
+        {"draining", DrainingObject(backend.draining)},
         {"connections_active", backend.stats.connections_active},
         {"connections_total", backend.stats.connections_total},
         {"last_check", CheckObject(backend.last_check)},
     });
   }
-  return Dump({{"backends", std::move(array)}});
+  Json left = Json::array();
+  for (const control::LeavingRow& row : leaving) {
+    left.push_back({{"service", row.service},
+                    {"name", row.name},
+                    {"address", row.address.ToString()},
+                    {"connections_active", row.connections_active}});
+  }
+  return Dump({{"backends", std::move(array)}, {"leaving", std::move(left)}});
 }
 
 std::string ConnectionsJson(const std::vector<control::ConnectionRow>& rows) {
@@ -165,8 +194,14 @@ std::string AppliedJson(const control::Controller::Applied& applied) {
       {{"generation", applied.generation}, {"changes", applied.changes}});
 }
 
-std::string ChangesJson(const std::vector<std::string>& changes) {
-  return Dump({{"changes", changes}});
+std::string BackendJson(const std::string& service, const std::string& backend,
+                        const char* done) {
+  return Dump({{"service", service}, {"name", backend}, {"done", done}});
+}
+
+std::string ChangesJson(const std::vector<std::string>& changes,
+                        const std::vector<std::string>& runtime) {
+  return Dump({{"changes", changes}, {"runtime", runtime}});
 }
 
 std::string CheckJson(const std::vector<config::Error>& errors) {
@@ -181,13 +216,57 @@ std::string ErrorJson(absl::string_view message,
 }
 
 std::optional<uint32_t> ParseWeight(const std::string& body) {
-  const Json json = Json::parse(body, nullptr, false);
-  if (!json.is_object() || !json.contains("weight")) return std::nullopt;
-  const Json& weight = json["weight"];
-  if (!weight.is_number_integer() || weight < 0 || weight > 256) {
-    return std::nullopt;
-  }
+  const Json json = ParseObject(body);
+  if (!json.is_object()) return std::nullopt;
+  const Json weight = json.value("weight", Json());
+  if (!IsWeight(weight)) return std::nullopt;
   return weight.get<uint32_t>();
+}
+
+absl::StatusOr<control::Pace> ParsePace(const std::string& body) {
+  const Json json = ParseObject(body);
+  if (!json.is_object()) {
+    return absl::InvalidArgumentError(
+        "the body must be empty or {\"over_seconds\":N,\"order\":...}");
+  }
+  const Json over = json.value("over_seconds", Json());
+  const Json order = json.value("order", Json("oldest"));
+  if (!over.is_number() || over < 1 || over > 24 * 3600) {
+    return absl::InvalidArgumentError(
+        "over_seconds: a number from 1 to 86400 is needed");
+  }
+  if (order != "oldest" && order != "idle") {
+    return absl::InvalidArgumentError("order: either oldest or idle");
+  }
+  return control::Pace{absl::Seconds(over.get<double>()),
+                       order == "idle" ? control::Pace::Order::kIdle
+                                       : control::Pace::Order::kOldest};
+}
+
+absl::StatusOr<config::Backend> ParseBackend(const std::string& name,
+                                             const std::string& body) {
+  const Json json = ParseObject(body);
+  const Json address =
+      json.is_object() ? json.value("address", Json()) : Json();
+  if (!address.is_string()) {
+    return absl::InvalidArgumentError(
+        "the body must be {\"address\":\"IP[:PORT]\",...}");
+  }
+  const Json weight = json.value("weight", Json(1));
+  const Json backup = json.value("backup", Json(false));
+  if (!IsWeight(weight) || !backup.is_boolean()) {
+    return absl::InvalidArgumentError(
+        "weight: a number from 0 to 256; backup: true or false");
+  }
+  config::Backend backend;
+  ASSIGN_OR_RETURN(backend.name, config::ParseName(name));
+  ASSIGN_OR_RETURN(const config::Target target,
+                   config::ParseTarget(address.get<std::string>()));
+  backend.address = target.address;
+  backend.port = target.port;
+  backend.weight = weight.get<uint32_t>();
+  backend.backup = backup.get<bool>();
+  return backend;
 }
 
 }  // namespace headgate::admin

@@ -96,6 +96,9 @@ void AddBackends(const control::Controller& controller, Families& out) {
   Family state = Gauge("headgate_backend_state",
                        "1 for the backend's present state, 0 for the others.");
   Family weight = Gauge("headgate_backend_weight", "The backend's weight.");
+  Family effective =
+      Gauge("headgate_backend_weight_effective",
+            "The backend's weight now: less than it has during a slow start.");
   Family total = Counter("headgate_backend_connections_total",
                          "Connections made to the backend.");
   Family active = Gauge("headgate_backend_connections_active",
@@ -122,6 +125,7 @@ void AddBackends(const control::Controller& controller, Families& out) {
       state.Add(with("state", each), std::strcmp(present, each) == 0 ? 1 : 0);
     }
     weight.Add(labels, row.weight);
+    effective.Add(labels, row.weight_effective);
     total.Add(labels, row.stats.connections_total);
     active.Add(labels, row.stats.connections_active);
     failures.Add(with("reason", "refused"), row.stats.connect_refused)
@@ -139,8 +143,8 @@ void AddBackends(const control::Controller& controller, Families& out) {
     transitions.Add(with("to", "up"), row.times_up)
         .Add(with("to", "down"), row.times_down);
   }
-  for (Family* family : {&up, &state, &weight, &total, &active, &failures,
-                         &checks, &failed, &transitions}) {
+  for (Family* family : {&up, &state, &weight, &effective, &total, &active,
+                         &failures, &checks, &failed, &transitions}) {
     out.push_back(family->Take());
   }
 }
@@ -193,6 +197,10 @@ void AddProcess(const control::Controller& controller, Families& out) {
   out.push_back(Gauge("headgate_config_generation",
                       "Which configuration is running; grows with changes.")
                     .Add({}, status.generation)
+                    .Take());
+  out.push_back(Gauge("headgate_runtime_changes",
+                      "What operators changed at run time and did not undo.")
+                    .Add({}, status.runtime.size())
                     .Take());
   out.push_back(Gauge("headgate_config_last_reload_successful",
                       "Whether the last configuration was taken.")

@@ -54,10 +54,13 @@ Response ListBackends(const Controller& controller,
     return Failure(404, absl::StrCat("no service ", service));
   }
   std::vector<control::BackendRow> rows = controller.Backends();
+  std::vector<control::LeavingRow> leaving = controller.Leaving();
   if (!service.empty()) {
-    std::erase_if(rows, [&](const auto& r) { return r.service != service; });
+    const auto other = [&](const auto& r) { return r.service != service; };
+    std::erase_if(rows, other);
+    std::erase_if(leaving, other);
   }
-  return Json(BackendsJson(rows));
+  return Json(BackendsJson(rows, leaving));
 }
 
 Response ListConnections(const Controller& controller,
@@ -80,6 +83,31 @@ Response SetAdmin(Controller& controller, const Path& path, hg_admin admin) {
   return Json(AdminJson(path[2], path[3], admin));
 }
 
+Response Drain(Controller& controller, const Path& path,
+               const std::string& body) {
+  if (body.empty()) return SetAdmin(controller, path, HG_ADMIN_DRAIN);
+  const absl::StatusOr<control::Pace> pace = ParsePace(body);
+  if (!pace.ok()) return Failure(400, pace.status().message());
+  const absl::Status status = controller.Drain(path[2], path[3], *pace);
+  if (!status.ok()) return Failure(status);
+  return Json(AdminJson(path[2], path[3], HG_ADMIN_DRAIN));
+}
+
+Response AddBackend(Controller& controller, const Path& path,
+                    const std::string& body) {
+  const absl::StatusOr<config::Backend> backend = ParseBackend(path[3], body);
+  if (!backend.ok()) return Failure(400, backend.status().message());
+  const absl::Status status = controller.AddBackend(path[2], *backend);
+  if (!status.ok()) return Failure(status);
+  return Json(BackendJson(path[2], path[3], "added"));
+}
+
+Response RemoveBackend(Controller& controller, const Path& path) {
+  const absl::Status status = controller.RemoveBackend(path[2], path[3]);
+  if (!status.ok()) return Failure(status);
+  return Json(BackendJson(path[2], path[3], "removed"));
+}
+
 Response SetWeight(Controller& controller, const Path& path,
                    const std::string& body) {
   const std::optional<uint32_t> weight = ParseWeight(body);
@@ -94,7 +122,8 @@ Response SetWeight(Controller& controller, const Path& path,
 Response ChangeBackend(Controller& controller, const Path& path,
                        const std::string& body) {
   const std::string& verb = path[4];
-  if (verb == "drain") return SetAdmin(controller, path, HG_ADMIN_DRAIN);
+  if (verb == "add") return AddBackend(controller, path, body);
+  if (verb == "drain") return Drain(controller, path, body);
   if (verb == "ready") return SetAdmin(controller, path, HG_ADMIN_READY);
   if (verb == "maint") return SetAdmin(controller, path, HG_ADMIN_MAINT);
   if (verb == "weight") return SetWeight(controller, path, body);
@@ -114,7 +143,8 @@ Response Diff(const Controller& controller, const std::string& text) {
   if (!parsed.errors.empty()) {
     return Failure(422, "the configuration is not valid", parsed.errors);
   }
-  return Json(ChangesJson(config::Diff(controller.config(), parsed.config)));
+  return Json(ChangesJson(config::Diff(controller.config(), parsed.config),
+                          controller.RuntimeLines()));
 }
 
 Response Apply(Controller& controller, const std::string& text) {
@@ -185,6 +215,9 @@ Response HandleAdmin(Controller& controller, const Request& request) {
   if (request.method == "DELETE" && path.size() == 3 &&
       path[1] == "connections") {
     return Kill(controller, path[2]);
+  }
+  if (request.method == "DELETE" && path.size() == 4 && path[1] == "backends") {
+    return RemoveBackend(controller, path);
   }
   return Failure(405, "no such method here");
 }

@@ -71,6 +71,9 @@ Fields FieldsOf(const Service& service) {
       {"timeouts.idle", DurationText(service.idle_timeout)},
       {"timeouts.dead_peer", DurationText(service.dead_peer_timeout)},
       {"max_connections", absl::StrCat(service.max_connections)},
+      {"slow_start", service.slow_start.has_value()
+                         ? DurationText(*service.slow_start)
+                         : ""},
   };
 }
 

@@ -159,7 +159,8 @@ void Grammar::ReadService(const Node& node) {
   const MapReader map(
       node, absl::StrCat("service ", node.key),
       {"listen", "pool", "backend_port", "datapath", "balance",
-       "proxy_protocol", "health", "timeouts", "max_connections"},
+       "proxy_protocol", "health", "timeouts", "max_connections",
+       "slow_start"},
       errors_);
   map.Require("listen");
   map.Require("pool");
@@ -175,6 +176,8 @@ void Grammar::ReadService(const Node& node) {
   map.Read("proxy_protocol", OneOf(kProxyProtocols), service.proxy_protocol);
   map.Read("max_connections", IntegerIn<uint64_t>(0, 10'000'000),
            service.max_connections);
+  map.Read("slow_start", DurationIn(absl::Seconds(1), absl::Hours(1)),
+           service.slow_start);
   ReadHealth(map, service.health);
   ReadTimeouts(map, service);
 }

@@ -63,6 +63,9 @@ struct Service {
   // A peer that acknowledges nothing, or takes nothing, for so long is dead.
   absl::Duration dead_peer_timeout = absl::Minutes(5);
   uint64_t max_connections = 0;  // 0: no limit.
+  // A backend that comes back takes its full share only after so long. Absent:
+  // at once.
+  std::optional<absl::Duration> slow_start;
   bool operator==(const Service&) const = default;
 };
 

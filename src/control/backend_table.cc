@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "control/publish.h"
+#include "control/slow_start.h"
 
 namespace headgate::control {
 namespace {
@@ -32,13 +33,15 @@ BackendTable::BackendTable(EventLoop* loop, datapath::Datapath* datapath,
                            OnCheck on_check)
     : datapath_(datapath),
       on_check_(std::move(on_check)),
-      monitor_(loop, [this](uint32_t id, const health::CheckResult& result,
-                            health::State state, bool changed) {
-        Checked(id, result, state, changed);
-      }) {}
+      monitor_(loop,
+               [this](uint32_t id, const health::CheckResult& result,
+                      health::State state,
+                      bool changed) { Checked(id, result, state, changed); }),
+      warm_timer_(loop, [this] { WarmStepPassed(); }) {}
 
 uint32_t BackendTable::Put(const config::Service& service, uint32_t service_id,
-                           Backend* known, const config::Backend& config) {
+                           Backend* known, const config::Backend& config,
+                           health::State remembered) {
   const Endpoint address = AddressOf(service, config);
   Backend* backend = known;
   if (backend != nullptr && backend->row.address != address) {
@@ -55,24 +58,32 @@ uint32_t BackendTable::Put(const config::Service& service, uint32_t service_id,
     backend->row.name = config.name;
     backend->row.address = address;
     backend->row.weight = config.weight;
+    backend->row.health = remembered;
+    backend->remembered = remembered != health::State::kStarting;
     backend->service_id = service_id;
   } else if (backend->config.weight != config.weight) {
     backend->row.weight = config.weight;
   }
   backend->row.backup = config.backup;
   backend->config = config;
-  Watch(*backend, service);
+  backend->slow_start = service.slow_start;
+  if (!backend->slow_start.has_value()) EndWarming(*backend);
+  Watch(*backend, service, remembered);
   if (service.health.type == config::HealthType::kNone) {
     backend->row.health = health::State::kUp;
+    backend->remembered = false;
   }
   Publish(*backend);
   return backend->row.id;
 }
 
 void BackendTable::Retire(uint32_t id) {
+  Backend* backend = Find(id);
+  if (backend == nullptr || backend->retired) return;
   monitor_.Remove(id);
   LogIfFailed(datapath_->EraseBackend(id));
-  backends_.at(id).retired = true;
+  backend->retired = true;
+  EndWarming(*backend);
 }
 
 void BackendTable::FreeRetired() {
@@ -90,12 +101,18 @@ void BackendTable::SetAdmin(Backend& backend, hg_admin admin,
                             const config::Service& service) {
   const bool was_maint = backend.row.admin == HG_ADMIN_MAINT;
   backend.row.admin = admin;
+  backend.drain.reset();
   if (was_maint && service.health.type != config::HealthType::kNone) {
     // What was known before the maintenance says nothing about now.
     backend.row.health = health::State::kStarting;
   }
   Watch(backend, service);
   Publish(backend);
+  if (admin != HG_ADMIN_READY) {
+    EndWarming(backend);
+  } else if (was_maint) {
+    Warm(backend);
+  }
 }
 
 void BackendTable::SetWeight(Backend& backend, uint32_t weight) {
@@ -103,12 +120,17 @@ void BackendTable::SetWeight(Backend& backend, uint32_t weight) {
   Publish(backend);
 }
 
+Backend* BackendTable::Find(uint32_t id) {
+  const auto found = backends_.find(id);
+  return found == backends_.end() ? nullptr : &found->second;
+}
+
 uint64_t BackendTable::ConnectionsActive(uint32_t id) const {
   return datapath::Read(datapath_->backend_stats(id).connections_active);
 }
 
-void BackendTable::Watch(const Backend& backend,
-                         const config::Service& service) {
+void BackendTable::Watch(const Backend& backend, const config::Service& service,
+                         health::State remembered) {
   if (service.health.type == config::HealthType::kNone ||
       backend.row.admin == HG_ADMIN_MAINT) {
     monitor_.Remove(backend.row.id);
@@ -116,14 +138,15 @@ void BackendTable::Watch(const Backend& backend,
   }
   Endpoint endpoint = backend.row.address;
   endpoint.port = service.health.port.value_or(endpoint.port);
-  monitor_.Put(backend.row.id, {endpoint, service.health});
+  monitor_.Put(backend.row.id, {endpoint, service.health}, remembered);
 }
 
 void BackendTable::Publish(const Backend& backend) {
   hg_backend value{};
   CopyName(backend.row.name, value.name);
   value.service = backend.service_id;
-  value.weight = backend.row.weight;
+  value.weight = ScaledWeight(backend.row.weight, Scale(backend.service_id),
+                              Share(backend));
   value.health = ToAbi(backend.row.health);
   value.admin = backend.row.admin;
   value.backup = backend.row.backup ? 1 : 0;
@@ -133,16 +156,81 @@ void BackendTable::Publish(const Backend& backend) {
   LogIfFailed(datapath_->PutBackend(backend.row.id, value));
 }
 
+void BackendTable::PublishAll(uint32_t service_id) {
+  for (const auto& [id, backend] : backends_) {
+    if (backend.service_id == service_id && !backend.retired) Publish(backend);
+  }
+}
+
+// ---- slow start ------------------------------------------------------------
+
+double BackendTable::Share(const Backend& backend) const {
+  if (!backend.warm_since_ns.has_value()) return 1;
+  return WarmShare(absl::Nanoseconds(MonotonicNs() - *backend.warm_since_ns),
+                   *backend.slow_start);
+}
+
+// 1 while no backend of the service is in a slow start.
+uint32_t BackendTable::Scale(uint32_t service_id) const {
+  if (warming_ == 0) return 1;
+  bool warming = false;
+  uint32_t max_weight = 0;
+  for (const auto& [id, backend] : backends_) {
+    if (backend.service_id != service_id || backend.retired) continue;
+    warming = warming || backend.warm_since_ns.has_value();
+    max_weight = std::max(max_weight, backend.row.weight);
+  }
+  return warming ? WeightScale(max_weight) : 1;
+}
+
+void BackendTable::Warm(Backend& backend) {
+  if (!backend.slow_start.has_value() || backend.row.admin != HG_ADMIN_READY) {
+    return;
+  }
+  if (!backend.warm_since_ns.has_value()) ++warming_;
+  backend.warm_since_ns = MonotonicNs();
+  PublishAll(backend.service_id);
+  warm_timer_.Set(WarmStep(*backend.slow_start));
+}
+
+void BackendTable::EndWarming(Backend& backend) {
+  if (!backend.warm_since_ns.has_value()) return;
+  backend.warm_since_ns.reset();
+  --warming_;
+  PublishAll(backend.service_id);
+}
+
+void BackendTable::WarmStepPassed() {
+  absl::Duration step = absl::InfiniteDuration();
+  for (auto& [id, backend] : backends_) {
+    if (!backend.warm_since_ns.has_value()) continue;
+    if (Share(backend) >= 1) {
+      EndWarming(backend);
+      continue;
+    }
+    step = std::min(step, WarmStep(*backend.slow_start));
+    PublishAll(backend.service_id);
+  }
+  if (warming_ > 0) warm_timer_.Set(step);
+}
+
+// ---- health ----------------------------------------------------------------
+
 void BackendTable::Checked(uint32_t id, const health::CheckResult& result,
                            health::State state, bool changed) {
   Backend& backend = backends_.at(id);
   ++backend.row.checks[static_cast<size_t>(result.outcome)];
   backend.row.last_check = result;
+  const bool came_back = changed && state == health::State::kUp &&
+                         backend.row.health == health::State::kDown;
   backend.row.health = state;
+  if (result.outcome != health::Outcome::kError) backend.remembered = false;
   if (changed) {
     ++(state == health::State::kUp ? backend.row.times_up
                                    : backend.row.times_down);
     Publish(backend);
+    if (state == health::State::kDown) EndWarming(backend);
+    if (came_back) Warm(backend);
   }
   on_check_(backend, changed);
 }

@@ -1,13 +1,16 @@
-// The backends of all services: their ids, their entries in the BPF maps and
-// their checks. On the control thread.
+// The backends of all services: their ids, their entries in the BPF maps,
+// their checks and slow starts. On the control thread.
 #pragma once
 
 #include <cstdint>
 #include <map>
+#include <memory>
+#include <optional>
 
 #include "absl/functional/any_invocable.h"
 #include "config/types.h"
 #include "control/id_pool.h"
+#include "control/paced_drain.h"
 #include "control/state.h"
 #include "datapath/datapath.h"
 #include "health/monitor.h"
@@ -19,7 +22,11 @@ struct Backend {
   BackendRow row;
   uint32_t service_id = 0;
   config::Backend config;
-  bool retired = false;  // Out of the configuration, has connections left.
+  bool retired = false;     // Out of the configuration, has connections left.
+  bool remembered = false;  // Its health is from before a restart.
+  std::optional<absl::Duration> slow_start;  // The service's.
+  std::optional<int64_t> warm_since_ns;      // In its slow start.
+  std::unique_ptr<PacedDrain> drain;
 };
 
 // Where `service` reaches `backend`. The parser has seen to it that there is a
@@ -37,32 +44,46 @@ class BackendTable {
   // Adds a backend, or changes the one of the same name, `known` (null: there
   // is none), and returns its id. What operators asked for stays with it, but a
   // weight that changed in the configuration wins. Another address is another
-  // server: `known` is retired.
+  // server: `known` is retired. A new one starts with the `remembered` health.
   uint32_t Put(const config::Service& service, uint32_t service_id,
-               Backend* known, const config::Backend& config);
-  // From now on it takes no connections; those it has stay.
+               Backend* known, const config::Backend& config,
+               health::State remembered = health::State::kStarting);
+  // From now on it takes no connections; those it has stay. Does nothing for
+  // one that is retired already, or forgotten.
   void Retire(uint32_t id);
   // Forgets those that are retired and have no connection left.
   void FreeRetired();
 
+  // Ends a paced drain.
   void SetAdmin(Backend& backend, hg_admin admin,
                 const config::Service& service);
   void SetWeight(Backend& backend, uint32_t weight);
 
+  Backend* Find(uint32_t id);  // Null: forgotten.
   Backend& at(uint32_t id) { return backends_.at(id); }
   const Backend& at(uint32_t id) const { return backends_.at(id); }
   const std::map<uint32_t, Backend>& all() const { return backends_; }
   uint64_t ConnectionsActive(uint32_t id) const;
+  // Of its weight, what the backend has now: 0.1 to 1.
+  double Share(const Backend& backend) const;
 
  private:
-  void Watch(const Backend& backend, const config::Service& service);
+  void Watch(const Backend& backend, const config::Service& service,
+             health::State remembered = health::State::kStarting);
   void Publish(const Backend& backend);
+  void PublishAll(uint32_t service_id);
+  uint32_t Scale(uint32_t service_id) const;
+  void Warm(Backend& backend);
+  void EndWarming(Backend& backend);
+  void WarmStepPassed();
   void Checked(uint32_t id, const health::CheckResult& result,
                health::State state, bool changed);
 
   datapath::Datapath* datapath_;
   OnCheck on_check_;
   health::Monitor monitor_;
+  Timer warm_timer_;
+  size_t warming_ = 0;  // How many backends are.
   IdPool ids_{HG_MAX_BACKENDS};
   std::map<uint32_t, Backend> backends_;
 };

@@ -11,6 +11,7 @@
 #include "base/status.h"
 #include "config/diff.h"
 #include "config/parse.h"
+#include "config/validate.h"
 #include "control/publish.h"
 #include "control/transition_log.h"
 
@@ -50,10 +51,14 @@ Controller::Controller(const Options& options)
       backends_(options.loop, options.datapath,
                 [this](const Backend& backend, bool changed) {
                   OnCheck(backend, changed);
-                }) {}
+                }),
+      save_timer_(options.loop, [this] { Save(); }) {}
 
 // Workers give each other what they accept: that must end before they do.
-Controller::~Controller() { listeners_.Set({}); }
+Controller::~Controller() {
+  listeners_.Set({});
+  Save();
+}
 
 absl::StatusOr<std::unique_ptr<Controller>> Controller::Make(
     const Options& options) {
@@ -65,6 +70,7 @@ absl::StatusOr<std::unique_ptr<Controller>> Controller::Make(
                                           &made->workers_, MaxPipes(options)}));
     made->workers_.push_back(std::move(worker));
   }
+  made->LoadState();
   return made;
 }
 
@@ -103,7 +109,18 @@ absl::StatusOr<Controller::Applied> Controller::ApplyFile(
 
 absl::StatusOr<Controller::Applied> Controller::Apply(config::Config next,
                                                       Binding binding) {
-  RETURN_IF_ERROR(CheckRoom(next));
+  RuntimeChanges changes = changes_;
+  Settle(next, changes);
+  absl::Status room = CheckRoom(next, changes);
+  if (!room.ok() && generation_ == 0) {
+    log::Error("backends that operators added are left out: %s",
+               room.message());
+    std::erase_if(changes, [](const auto& entry) {
+      return entry.second.presence == RuntimeChange::Presence::kAdded;
+    });
+    room = CheckRoom(next, changes);
+  }
+  RETURN_IF_ERROR(room);
   if (binding == Binding::kStrict) RETURN_IF_ERROR(TryBind(next));
   Applied applied;
   applied.changes = config::Diff(config_, next);
@@ -115,12 +132,16 @@ absl::StatusOr<Controller::Applied> Controller::Apply(config::Config next,
     for (const std::string& name : gone) RemoveService(name);
     options_.datapath->splice_budget().set_limit(BacklogTotal(next.splice));
     for (const auto& worker : workers_) worker->SetSplice(next.splice);
+    changes_ = std::move(changes);
     for (const auto& [name, service] : next.services) {
       PutService(service, next.pools.at(service.pool));
     }
     config_ = std::move(next);
     listeners_.Set(WantedListeners(config_));
     ++generation_;
+    remembered_ = {};
+    if (generation_ == 1) SayWhatIsKept();
+    Save();
     const uint32_t workers = config_.workers.value_or(options_.workers);
     SetProblem("workers",
                workers == options_.workers
@@ -138,12 +159,20 @@ absl::StatusOr<Controller::Applied> Controller::Apply(config::Config next,
 
 // Old and new backends exist side by side for a moment, and removed ones until
 // their last connection ends.
-absl::Status Controller::CheckRoom(const config::Config& next) {
+absl::Status Controller::CheckRoom(const config::Config& next,
+                                   const RuntimeChanges& changes) {
   backends_.FreeRetired();
   size_t fresh = 0;
   for (const auto& [name, service] : next.services) {
-    for (const config::Backend& backend :
-         next.pools.at(service.pool).backends) {
+    const config::Pool pool =
+        Overlaid(service, next.pools.at(service.pool), changes);
+    if (pool.backends.size() > config::kMaxBackendsPerPool) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "service ", name, ": more than ", config::kMaxBackendsPerPool,
+          " backends, with those that were added by `headgatectl backend add`; "
+          "remove some of them first"));
+    }
+    for (const config::Backend& backend : pool.backends) {
       const Backend* known = FindBackend(name, backend.name);
       fresh +=
           known == nullptr || known->row.address != AddressOf(service, backend);
@@ -197,9 +226,13 @@ void Controller::PutService(const config::Service& config,
   }
   service.config = config;
   std::vector<uint32_t> backends;
-  for (const config::Backend& backend : pool.backends) {
+  const config::Pool used = Overlaid(config, pool, changes_);
+  for (const config::Backend& backend : used.backends) {
     backends.push_back(backends_.Put(
-        config, service.id, FindBackend(config.name, backend.name), backend));
+        config, service.id, FindBackend(config.name, backend.name), backend,
+        RememberedHealth(remembered_, {config.name, backend.name},
+                         AddressOf(config, backend), absl::Now())));
+    ApplyChange(backends.back(), config);
   }
   for (const uint32_t old : service.backends) {
     if (std::find(backends.begin(), backends.end(), old) == backends.end()) {
@@ -222,53 +255,12 @@ void Controller::PublishService(const Service& service) {
   LogIfFailed(options_.datapath->PutService(service.id, value));
 }
 
-// ---- what operators ask for ------------------------------------------------
-
-Backend* Controller::FindBackend(const std::string& service,
-                                 const std::string& name) {
-  const auto found = services_.find(service);
-  if (found == services_.end()) return nullptr;
-  for (const uint32_t id : found->second.backends) {
-    if (backends_.at(id).row.name == name) return &backends_.at(id);
-  }
-  return nullptr;
-}
-
-absl::Status Controller::SetAdmin(const std::string& service,
-                                  const std::string& name, hg_admin admin) {
-  Backend* backend = FindBackend(service, name);
-  if (backend == nullptr) {
-    return absl::NotFoundError(absl::StrCat("no backend ", service, "/", name));
-  }
-  if (backend->row.admin == admin) return absl::OkStatus();
-  backends_.SetAdmin(*backend, admin, services_.at(service).config);
-  log::Info("Server %s/%s is set to %s by the operator.", service, name,
-            AdminName(admin));
-  return absl::OkStatus();
-}
-
-absl::Status Controller::SetWeight(const std::string& service,
-                                   const std::string& name, uint32_t weight) {
-  Backend* backend = FindBackend(service, name);
-  if (backend == nullptr) {
-    return absl::NotFoundError(absl::StrCat("no backend ", service, "/", name));
-  }
-  backends_.SetWeight(*backend, weight);
-  log::Info("Server %s/%s has weight %d now, by the operator.", service, name,
-            weight);
-  return absl::OkStatus();
-}
-
-bool Controller::KillConnection(uint64_t id) {
-  const uint32_t index = relay::Worker::IndexOf(id);
-  return index < workers_.size() && workers_[index]->Kill(id);
-}
-
 // ---- health ----------------------------------------------------------------
 
 void Controller::OnCheck(const Backend& backend, bool changed) {
   NoteReady();
   if (!changed) return;
+  SaveSoon();
   std::vector<const BackendRow*> siblings;
   for (const uint32_t id : services_.at(backend.row.service).backends) {
     siblings.push_back(&backends_.at(id).row);
@@ -288,7 +280,10 @@ void Controller::OnReady(absl::AnyInvocable<void()> callback) {
 void Controller::NoteReady() {
   if (ready_) return;
   for (const auto& [id, backend] : backends_.all()) {
-    if (std::strcmp(backend.row.state(), "starting") == 0) return;
+    if (backend.retired || backend.row.admin != HG_ADMIN_READY) continue;
+    if (backend.remembered || backend.row.health == health::State::kStarting) {
+      return;
+    }
   }
   ready_ = true;
   if (on_ready_) on_ready_();

@@ -16,6 +16,8 @@
 #include "control/backend_table.h"
 #include "control/id_pool.h"
 #include "control/listeners.h"
+#include "control/runtime_changes.h"
+#include "control/saved_state.h"
 #include "control/state.h"
 #include "datapath/datapath.h"
 #include "net/event_loop.h"
@@ -31,6 +33,7 @@ class Controller {
     datapath::Datapath* datapath = nullptr;
     uint32_t workers = 1;
     uint64_t max_descriptors = 1024;  // RLIMIT_NOFILE.
+    std::string state_file;           // See saved_state.h; empty: none is kept.
   };
 
   // Starts the workers; serves nothing yet.
@@ -67,11 +70,25 @@ class Controller {
   uint64_t generation() const { return generation_; }
 
   // ---- what operators ask for; NotFound without such a backend ----
+  //
+  // All of it outlives reloads and restarts until it is undone, or until the
+  // configuration settles it (runtime_changes.h); but for the pace of a drain.
 
+  // What it is already is no change: a paced drain goes on.
   absl::Status SetAdmin(const std::string& service, const std::string& backend,
                         hg_admin admin);
+  // HG_ADMIN_DRAIN, and its connections are ended too.
+  absl::Status Drain(const std::string& service, const std::string& backend,
+                     const Pace& pace);
   absl::Status SetWeight(const std::string& service, const std::string& backend,
                          uint32_t weight);
+  // AlreadyExists, or ResourceExhausted, or InvalidArgument without any port.
+  // One that the configuration has, and that was removed, comes back.
+  absl::Status AddBackend(const std::string& service,
+                          const config::Backend& backend);
+  // It takes no more connections; those it has stay.
+  absl::Status RemoveBackend(const std::string& service,
+                             const std::string& backend);
   bool KillConnection(uint64_t id);
 
   // ---- what is seen ----
@@ -82,6 +99,9 @@ class Controller {
   StatusRow Status() const;
   std::vector<ServiceRow> Services() const;
   std::vector<BackendRow> Backends() const;
+  std::vector<LeavingRow> Leaving() const;
+  // What operators changed and have not undone, one a line.
+  std::vector<std::string> RuntimeLines() const { return Describe(changes_); }
   std::vector<ConnectionRow> Connections() const;
   uint64_t ConnectionsActive() const;
   const datapath::Datapath& datapath() const { return *options_.datapath; }
@@ -100,12 +120,22 @@ class Controller {
 
   absl::StatusOr<Applied> ApplyFile(std::vector<config::Error>* mistakes);
   void NoteReady();
-  absl::Status CheckRoom(const config::Config& next);
+  absl::Status CheckRoom(const config::Config& next,
+                         const RuntimeChanges& changes);
   Listeners::Wanted WantedListeners(const config::Config& config) const;
   absl::Status TryBind(const config::Config& next) const;
   void RemoveService(const std::string& name);
   void PutService(const config::Service& service, const config::Pool& pool);
   void PublishService(const Service& service);
+  RuntimeChange& ChangeOf(const Backend& backend);
+  void Changed();
+  void ApplyChange(uint32_t backend, const config::Service& service);
+  absl::Status CheckNewBackend(const std::string& service,
+                               const config::Backend& backend);
+  void LoadState();
+  void SayWhatIsKept() const;
+  void Save();
+  void SaveSoon();
   Backend* FindBackend(const std::string& service, const std::string& name);
   void OnCheck(const Backend& backend, bool changed);
 
@@ -125,6 +155,10 @@ class Controller {
   IdPool service_ids_{HG_MAX_SERVICES};
   std::map<std::string, Service> services_;
   BackendTable backends_;
+  RuntimeChanges changes_;
+  SavedState remembered_;  // From before the restart, until the first Apply.
+  absl::Time saved_ = absl::InfinitePast();
+  Timer save_timer_;
 };
 
 }  // namespace headgate::control

@@ -31,6 +31,12 @@ struct ServiceRow {
   hg_service_stats stats{};  // A copy.
 };
 
+// Of a drain that ends connections by itself.
+struct DrainProgress {
+  uint64_t left = 0;  // Connections.
+  absl::Time ends;
+};
+
 struct BackendRow {
   uint32_t id = 0;
   std::string service;
@@ -39,7 +45,9 @@ struct BackendRow {
   hg_admin admin = HG_ADMIN_READY;
   health::State health = health::State::kStarting;
   uint32_t weight = 0;
+  double weight_effective = 0;  // Less than `weight` during a slow start.
   bool backup = false;
+  std::optional<DrainProgress> draining;
   std::optional<health::CheckResult> last_check;
   std::array<uint64_t, health::kOutcomes.size()> checks{};  // By outcome.
   uint64_t times_up = 0;  // Transitions, the first verdict included.
@@ -48,6 +56,14 @@ struct BackendRow {
 
   // The contract's word: up, down, drain, maint or starting.
   const char* state() const;
+};
+
+// Out of the configuration, or removed by the operator, and not empty yet.
+struct LeavingRow {
+  std::string service;
+  std::string name;
+  Endpoint address;
+  uint64_t connections_active = 0;
 };
 
 struct StatusRow {
@@ -61,6 +77,8 @@ struct StatusRow {
   uint64_t generation = 0;    // Of the configuration.
   absl::Time started;
   std::vector<std::string> problems;  // What an operator should look at.
+  // What operators changed at run time, and have not undone.
+  std::vector<std::string> runtime;
 };
 
 struct ConnectionRow {

@@ -30,10 +30,23 @@ std::vector<BackendRow> Controller::Backends() const {
   std::vector<BackendRow> rows;
   for (const auto& [name, service] : services_) {
     for (const uint32_t id : service.backends) {
-      rows.push_back(backends_.at(id).row);
-      rows.back().stats =
-          datapath::Snapshot(options_.datapath->backend_stats(id));
+      const Backend& backend = backends_.at(id);
+      BackendRow& row = rows.emplace_back(backend.row);
+      row.stats = datapath::Snapshot(options_.datapath->backend_stats(id));
+      row.weight_effective = row.weight * backends_.Share(backend);
+      if (backend.drain != nullptr) row.draining = backend.drain->progress();
     }
+  }
+  return rows;
+}
+
+std::vector<LeavingRow> Controller::Leaving() const {
+  std::vector<LeavingRow> rows;
+  for (const auto& [id, backend] : backends_.all()) {
+    const uint64_t active = backends_.ConnectionsActive(id);
+    if (!backend.retired || active == 0) continue;
+    rows.push_back(
+        {backend.row.service, backend.row.name, backend.row.address, active});
   }
   return rows;
 }
@@ -61,6 +74,7 @@ StatusRow Controller::Status() const {
   status.ready = ready_;
   status.generation = generation_;
   status.started = started_;
+  status.runtime = RuntimeLines();
   status.connections_active = ConnectionsActive();
   for (const ServiceRow& service : Services()) {
     ++status.services;

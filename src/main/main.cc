@@ -28,9 +28,15 @@
 #include "net/event_loop.h"
 #include "net/socket.h"
 
+constexpr char kDefaultPinDir[] = "/sys/fs/bpf/headgate";
+
 DEFINE_string(config, "", "the configuration file (YAML)");
 DEFINE_string(socket, "/run/headgate/control.sock", "the control socket");
-DEFINE_string(pin_dir, "/sys/fs/bpf/headgate", "where the BPF maps are pinned");
+DEFINE_string(pin_dir, kDefaultPinDir, "where the BPF maps are pinned");
+DEFINE_string(state_dir, "",
+              "where changes at run time and health are kept over a restart; "
+              "default: /var/lib/headgate, or a folder in it that is named "
+              "after a --pin_dir of one's own");
 DEFINE_bool(check, false, "only check the configuration, and exit");
 DEFINE_bool(debug, false, "log every connection");
 
@@ -65,6 +71,17 @@ uint64_t RaiseDescriptorLimit() {
   setrlimit(RLIMIT_NOFILE, &limit);
   getrlimit(RLIMIT_NOFILE, &limit);
   return limit.rlim_cur;
+}
+
+// Daemons side by side have a --pin_dir each; they must not share their state.
+std::string StateFile() {
+  std::filesystem::path folder = FLAGS_state_dir;
+  if (folder.empty()) {
+    folder = "/var/lib/headgate";
+    const std::filesystem::path pin_dir = FLAGS_pin_dir;
+    if (pin_dir != kDefaultPinDir) folder /= pin_dir.filename();
+  }
+  return folder / "state.json";
 }
 
 class Daemon final : public IoHandler {
@@ -145,12 +162,13 @@ class Daemon final : public IoHandler {
     options.max_flows = static_cast<uint32_t>(
         std::clamp<uint64_t>(descriptors / 2, 1024, 262144));
     ASSIGN_OR_RETURN(datapath_, datapath::Datapath::Open(options));
-    ASSIGN_OR_RETURN(controller_, control::Controller::Make(
-                                      {.config_file = FLAGS_config,
-                                       .loop = loop_.get(),
-                                       .datapath = datapath_.get(),
-                                       .workers = workers,
-                                       .max_descriptors = descriptors}));
+    ASSIGN_OR_RETURN(controller_,
+                     control::Controller::Make({.config_file = FLAGS_config,
+                                                .loop = loop_.get(),
+                                                .datapath = datapath_.get(),
+                                                .workers = workers,
+                                                .max_descriptors = descriptors,
+                                                .state_file = StateFile()}));
     if (!datapath_->splice_objection().empty()) {
       log::Warning("connections are carried by userspace: %s",
                    datapath_->splice_objection());
@@ -207,7 +225,8 @@ int Main() {
 
 int main(int argc, char** argv) {
   gflags::SetUsageMessage(
-      "--config=FILE [--check] [--socket=PATH] [--pin_dir=DIR] [--debug]");
+      "--config=FILE [--check] [--socket=PATH] [--pin_dir=DIR] "
+      "[--state_dir=DIR] [--debug]");
   gflags::SetVersionString(HG_VERSION);
   gflags::ParseCommandLineFlags(&argc, &argv, true);
   if (argc > 1) {

@@ -70,7 +70,9 @@ Daemon::Daemon(const std::string& config, DaemonOptions options)
   argv.insert(argv.end(),
               {Program("headgated"), absl::StrCat("--config=", config_path()),
                absl::StrCat("--socket=", socket_path()),
-               absl::StrCat("--pin_dir=", pin_dir())});
+               absl::StrCat("--pin_dir=", pin_dir()),
+               absl::StrCat("--state_dir=", state_dir())});
+  if (!options_.keep_state) std::filesystem::remove_all(state_dir());
   ScopedNetns inside(kEdge);
   process_ = std::make_unique<Process>(argv);
   if (options_.wait_until_ready) WaitReady();
@@ -192,6 +194,10 @@ std::string Daemon::socket_path() const {
 
 std::string Daemon::pin_dir() const {
   return absl::StrCat("/sys/fs/bpf/", options_.name);
+}
+
+std::string Daemon::state_dir() const {
+  return absl::StrCat("/run/headgate/", options_.name, ".state");
 }
 
 std::string Daemon::config_path() const {

@@ -19,6 +19,8 @@ struct DaemonOptions {
   std::vector<std::string> wrapper = {};  // Put before the command line.
   // False for a daemon that is expected to refuse to start.
   bool wait_until_ready = true;
+  // What an earlier daemon of this name has kept for its next start.
+  bool keep_state = false;
 };
 
 // Series to value; a series reads name{a="1",b="2"}, labels sorted by name.
@@ -69,6 +71,7 @@ class Daemon {
   bool running() const { return process_->running(); }
   std::string socket_path() const;
   std::string pin_dir() const;
+  std::string state_dir() const;
   std::string config_path() const;
 
  private:

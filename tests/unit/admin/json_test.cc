@@ -38,7 +38,7 @@ control::BackendRow MakeBackend() {
 
 TEST(BackendsJsonTest, BeforeTheFirstCheck) {
   const json backend =
-      json::parse(BackendsJson({MakeBackend()}))["backends"][0];
+      json::parse(BackendsJson({MakeBackend()}, {}))["backends"][0];
   EXPECT_EQ(backend["state"], "starting");
   EXPECT_EQ(backend["admin"], "ready");
   EXPECT_EQ(backend["address"], "[2001:db8::1]:25");
@@ -55,11 +55,26 @@ TEST(BackendsJsonTest, WhatOperatorsAskedForWinsOverHealth) {
   check.duration = absl::Milliseconds(1500);
   check.time = absl::FromUnixSeconds(0);
   row.last_check = check;
-  const json backend = json::parse(BackendsJson({row}))["backends"][0];
+  const json backend = json::parse(BackendsJson({row}, {}))["backends"][0];
   EXPECT_EQ(backend["state"], "drain");
   EXPECT_EQ(backend["last_check"]["result"], "refused");
   EXPECT_EQ(backend["last_check"]["duration_seconds"], 1.5);
   EXPECT_EQ(backend["last_check"]["time"], "1970-01-01T00:00:00.000Z");
+}
+
+TEST(BackendsJsonTest, ADrainAndWhoIsLeaving) {
+  control::BackendRow row = MakeBackend();
+  row.draining = {7, absl::FromUnixSeconds(0)};
+  row.weight_effective = 0.5;
+  const json list = json::parse(BackendsJson(
+      {row}, {{"smtp", "n2", *Endpoint::Parse("198.18.2.2:25"), 3}}));
+  const json backend = list["backends"][0];
+  EXPECT_EQ(backend["draining"]["left"], 7);
+  EXPECT_EQ(backend["draining"]["ends"], "1970-01-01T00:00:00.000Z");
+  EXPECT_EQ(backend["weight_effective"], 0.5);
+  EXPECT_EQ(list["leaving"][0]["name"], "n2");
+  EXPECT_EQ(list["leaving"][0]["address"], "198.18.2.2:25");
+  EXPECT_EQ(list["leaving"][0]["connections_active"], 3);
 }
 
 TEST(ErrorJsonTest, SurvivesBytesThatAreNotText) {
@@ -74,6 +89,42 @@ TEST(ParseWeightTest, TakesOnlyWholeNumbersInRange) {
        {"", "{}", "5", R"({"weight":257})", R"({"weight":-1})",
         R"({"weight":"5"})", R"({"weight":1.5})", R"({"weight":1)"}) {
     EXPECT_EQ(ParseWeight(bad), std::nullopt) << bad;
+  }
+}
+
+TEST(ParsePaceTest, TakesATimeAndAnOrder) {
+  const auto pace = ParsePace(R"({"over_seconds":0.5e1,"order":"idle"})");
+  ASSERT_TRUE(pace.ok()) << pace.status();
+  EXPECT_EQ(pace->over, absl::Seconds(5));
+  EXPECT_EQ(pace->order, control::Pace::Order::kIdle);
+  EXPECT_EQ(ParsePace(R"({"over_seconds":60})")->order,
+            control::Pace::Order::kOldest);
+  for (const char* bad :
+       {"{}", "[]", "5", R"({"over_seconds":0})", R"({"over_seconds":86401})",
+        R"({"over_seconds":"5"})", R"({"over_seconds":5,"order":"newest"})",
+        R"({"over_seconds":5,"order":1})", R"({"over_seconds":5)"}) {
+    EXPECT_FALSE(ParsePace(bad).ok()) << bad;
+  }
+}
+
+TEST(ParseBackendTest, TakesWhatTheConfigurationTakes) {
+  const auto backend = ParseBackend(
+      "n5", R"({"address":"[2001:db8::5]:25","weight":3,"backup":true})");
+  ASSERT_TRUE(backend.ok()) << backend.status();
+  EXPECT_EQ(backend->name, "n5");
+  EXPECT_EQ(backend->port, 25);
+  EXPECT_EQ(backend->weight, 3U);
+  EXPECT_TRUE(backend->backup);
+  const auto plain = ParseBackend("n5", R"({"address":"198.18.2.5"})");
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  EXPECT_EQ(plain->port, std::nullopt);
+  EXPECT_EQ(plain->weight, 1U);
+  EXPECT_FALSE(ParseBackend("a/b", R"({"address":"198.18.2.5"})").ok());
+  for (const char* bad :
+       {"", "{}", R"({"address":5})", R"({"address":"mail.example.org"})",
+        R"({"address":"198.18.2.5","weight":257})",
+        R"({"address":"198.18.2.5","backup":1})"}) {
+    EXPECT_FALSE(ParseBackend("n5", bad).ok()) << bad;
   }
 }
 

@@ -58,7 +58,7 @@ INSTANTIATE_TEST_SUITE_P(
         InService("UnknownKey", "backlog: 5",
                   "5: service smtp: unknown key \"backlog\"; one of: listen, "
                   "pool, backend_port, datapath, balance, proxy_protocol, "
-                  "health, timeouts, max_connections"),
+                  "health, timeouts, max_connections, slow_start"),
         InService("UnknownKeyInSection", "health: {intervall: 5s}",
                   "14: service smtp: unknown key \"health.intervall\"; did you "
                   "mean \"interval\"?"),
@@ -126,6 +126,9 @@ INSTANTIATE_TEST_SUITE_P(
         InService("TooManyConnections", "max_connections: 10000001",
                   "22: service smtp: max_connections: \"10000001\" is outside "
                   "0 to 10000000"),
+        InService("SlowStartTooShort", "slow_start: 999ms",
+                  "17: service smtp: slow_start: \"999ms\" is outside 1s to "
+                  "1h"),
         InService("MergeKey", "<<: {backend_port: 25}",
                   "5: service smtp: merge keys are not supported"),
         InService("Tag", "backend_port: !!int 25",

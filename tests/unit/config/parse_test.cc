@@ -53,6 +53,7 @@ TEST(ParseTest, ReadsEveryKeyThatHasADefault) {
       fall: 1
     timeouts: {connect: 10ms, idle: 168h, dead_peer: 1s}
     max_connections: 10000000
+    slow_start: 30s
 workers: 256
 splice: {mode: "off", promote_after: 0, backlog_per_connection: 64KiB,
          backlog_total: 1MiB}
@@ -74,6 +75,7 @@ splice: {mode: "off", promote_after: 0, backlog_per_connection: 64KiB,
   EXPECT_EQ(smtp.idle_timeout, absl::Hours(168));
   EXPECT_EQ(smtp.dead_peer_timeout, absl::Seconds(1));
   EXPECT_EQ(smtp.max_connections, 10'000'000u);
+  EXPECT_EQ(smtp.slow_start, absl::Seconds(30));
   EXPECT_EQ(config.workers, 256u);
   const Splice splice = {SpliceMode::kOff, 0, 64 * 1024, 1024 * 1024};
   EXPECT_EQ(config.splice, splice);

@@ -102,6 +102,7 @@ class RandomConfig {
     service.idle_timeout = Time(absl::Seconds(1), 1, 604800);
     service.dead_peer_timeout = Time(absl::Seconds(1), 1, 86400);
     service.max_connections = Number<uint64_t>(0, 10'000'000);
+    if (Maybe()) service.slow_start = Time(absl::Seconds(1), 1, 3600);
     config.services[service.name] = service;
   }
 
