@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status.h"
@@ -31,13 +32,45 @@ absl::Status SetService(Options& options, const std::string& value) {
   return absl::OkStatus();
 }
 
-absl::Status SetTimeout(Options& options, const std::string& value) {
-  absl::Duration timeout;
-  if (!absl::ParseDuration(value, &timeout) ||
-      timeout <= absl::ZeroDuration() || timeout == absl::InfiniteDuration()) {
+absl::Status SetDuration(std::optional<absl::Duration>& out,
+                         const std::string& value) {
+  absl::Duration duration;
+  if (!absl::ParseDuration(value, &duration) ||
+      duration <= absl::ZeroDuration() ||
+      duration == absl::InfiniteDuration()) {
     return absl::InvalidArgumentError("a duration like 500ms, 5s, 10m or 1h");
   }
-  options.timeout = timeout;
+  out = duration;
+  return absl::OkStatus();
+}
+
+absl::Status SetTimeout(Options& options, const std::string& value) {
+  return SetDuration(options.timeout, value);
+}
+
+absl::Status SetOver(Options& options, const std::string& value) {
+  return SetDuration(options.over, value);
+}
+
+absl::Status SetOrder(Options& options, const std::string& value) {
+  if (value != "oldest" && value != "idle") {
+    return absl::InvalidArgumentError("oldest or idle");
+  }
+  options.order = value;
+  return absl::OkStatus();
+}
+
+absl::Status SetWeight(Options& options, const std::string& value) {
+  uint32_t weight = 0;
+  if (!absl::SimpleAtoi(value, &weight)) {
+    return absl::InvalidArgumentError("a number from 0 to 256");
+  }
+  options.weight = weight;
+  return absl::OkStatus();
+}
+
+absl::Status SetBackup(Options& options, const std::string& /*value*/) {
+  options.backup = true;
   return absl::OkStatus();
 }
 
@@ -85,6 +118,11 @@ constexpr Flag kFlags[] = {
     {"--wait", "", "", "status, backend: wait for the outcome", SetWait},
     {"--timeout", "", "DURATION", "give up after 500ms, 5s, 10m, 1h",
      SetTimeout},
+    {"--over", "", "DURATION", "drain: end the connections too, evenly",
+     SetOver},
+    {"--order", "", "oldest|idle", "drain --over: who goes first", SetOrder},
+    {"--weight", "", "N", "add: share of new connections, 0 to 256", SetWeight},
+    {"--backup", "", "", "add: only when no other is eligible", SetBackup},
     {"--color", "", "auto|always|never", "auto: on a terminal, not if NO_COLOR",
      SetColor},
     {"--help", "-h", "", "this text; after a noun or a verb, theirs", SetHelp},

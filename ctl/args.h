@@ -4,6 +4,7 @@
 // no flags per verb.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -24,6 +25,11 @@ struct Options {
   Color color = Color::kAuto;
   std::optional<std::string> service;
   std::optional<absl::Duration> timeout;
+  // Of backend drain and add; the daemon knows their ranges.
+  std::optional<absl::Duration> over;
+  std::optional<std::string> order;
+  std::optional<uint32_t> weight;
+  bool backup = false;
   bool wait = false;
   bool help = false;
   bool version = false;

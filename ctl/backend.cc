@@ -3,6 +3,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "base/status.h"
 #include "ctl/command.h"
 #include "ctl/render.h"
@@ -94,7 +95,10 @@ absl::StatusOr<bool> IsEmpty(const Json& backend, std::string& progress) {
   if (!active.Number()) {
     return absl::DataLossError("reply has no connections_active");
   }
-  progress = absl::StrCat(active.Text(), " connections active");
+  progress = absl::StrCat(active.Text(), " connections left");
+  if (const Json ends = backend["draining"]["ends"]; ends.String()) {
+    absl::StrAppend(&progress, ", the last one ends at ", ends.Text());
+  }
   return *active.Number() == 0;
 }
 
@@ -126,9 +130,11 @@ absl::Status Wait(Session& session, const BackendName& backend,
 }
 
 absl::StatusOr<int> SetAdmin(Session& session, const Words& args,
-                             absl::string_view action, Goal goal) {
+                             absl::string_view action, Goal goal,
+                             std::string body = "") {
   ASSIGN_OR_RETURN(const BackendName backend, ParseName(args[0]));
-  ASSIGN_OR_RETURN(Reply reply, session.Call(Change(backend, action)));
+  ASSIGN_OR_RETURN(Reply reply,
+                   session.Call(Change(backend, action, std::move(body))));
   const Json admin = reply.json["admin"];
   if (session.json_output()) {
     session.PrintJson(reply);
@@ -143,7 +149,14 @@ absl::StatusOr<int> SetAdmin(Session& session, const Words& args,
 }
 
 absl::StatusOr<int> Drain(Session& session, const Words& args) {
-  return SetAdmin(session, args, "drain", IsEmpty);
+  const Options& options = session.options();
+  std::string body;
+  if (options.over) {
+    body =
+        absl::StrCat("{\"over_seconds\":", absl::ToDoubleSeconds(*options.over),
+                     ",\"order\":\"", options.order.value_or("oldest"), "\"}");
+  }
+  return SetAdmin(session, args, "drain", IsEmpty, std::move(body));
 }
 
 absl::StatusOr<int> Ready(Session& session, const Words& args) {
@@ -174,17 +187,95 @@ absl::StatusOr<int> Weight(Session& session, const Words& args) {
   return 0;
 }
 
+std::string Quoted(absl::string_view text) {
+  return absl::StrCat(
+      "\"",
+      absl::StrReplaceAll(Json::Clean(text), {{"\\", "\\\\"}, {"\"", "\\\""}}),
+      "\"");
+}
+
+// The answer to add and del.
+void PrintDone(Session& session, const BackendName& backend,
+               const Reply& reply) {
+  if (session.json_output()) {
+    session.PrintJson(reply);
+  } else {
+    session.out() << Json::Clean(backend.ToString()) << ": "
+                  << reply.json["done"].Text() << std::endl;
+  }
+}
+
+absl::StatusOr<int> Add(Session& session, const Words& args) {
+  ASSIGN_OR_RETURN(const BackendName backend, ParseName(args[0]));
+  const Options& options = session.options();
+  const std::string body =
+      absl::StrCat("{\"address\":", Quoted(args[1]),
+                   ",\"weight\":", options.weight.value_or(1),
+                   ",\"backup\":", options.backup ? "true" : "false", "}");
+  ASSIGN_OR_RETURN(Reply reply, session.Call(Change(backend, "add", body)));
+  PrintDone(session, backend, reply);
+  return 0;
+}
+
+// Connections of a backend that is out of the list already.
+absl::StatusOr<double> CountLeaving(Session& session,
+                                    const BackendName& backend) {
+  ASSIGN_OR_RETURN(Reply reply,
+                   session.Call({"GET", ListPath(backend.service), ""}));
+  double left = 0;
+  for (const Json& item : reply.json["leaving"].Items()) {
+    if (item["name"].String() != backend.name) continue;
+    left += item["connections_active"].Number().value_or(0);
+  }
+  return left;
+}
+
+absl::Status WaitGone(Session& session, const BackendName& backend) {
+  Progress line(session.err());
+  std::string progress;
+  const absl::Status waited = session.Poll([&]() -> absl::StatusOr<bool> {
+    ASSIGN_OR_RETURN(const double left, CountLeaving(session, backend));
+    progress = absl::StrCat(left, " connections left");
+    if (left > 0) line.Show(absl::StrCat(backend.ToString(), ": ", progress));
+    return left == 0;
+  });
+  if (!absl::IsDeadlineExceeded(waited) || progress.empty()) return waited;
+  return absl::DeadlineExceededError(absl::StrCat(
+      "wait for backend ", backend.ToString(), " timed out: ", progress));
+}
+
+absl::StatusOr<int> Delete(Session& session, const Words& args) {
+  ASSIGN_OR_RETURN(const BackendName backend, ParseName(args[0]));
+  ASSIGN_OR_RETURN(
+      Reply reply,
+      session.Call({"DELETE",
+                    absl::StrCat("/v1/backends/", UrlEscape(backend.service),
+                                 "/", UrlEscape(backend.name)),
+                    ""}));
+  PrintDone(session, backend, reply);
+  if (session.options().wait) RETURN_IF_ERROR(WaitGone(session, backend));
+  return 0;
+}
+
 constexpr Command kCommands[] = {
     {"backend", "list", "", Flags::kService,
      "the backends, their state and last check", List},
-    {"backend", "drain", "SERVICE/NAME", Flags::kWait,
-     "no new connections; --wait: until the last one has ended", Drain},
+    {"backend", "drain", "SERVICE/NAME", Flags::kPace,
+     "no new connections; --over: the others are reset one by one, the last "
+     "one after so long; --wait: until it has ended",
+     Drain},
     {"backend", "ready", "SERVICE/NAME", Flags::kWait,
      "back to work; --wait: until it is up", Ready},
     {"backend", "maint", "SERVICE/NAME", Flags::kWait,
      "out of service, not checked; --wait: until it has no connections", Maint},
     {"backend", "weight", "SERVICE/NAME N", Flags::kNone,
      "its share of new connections, 0 to 256; 0: none", Weight},
+    {"backend", "add", "SERVICE/NAME ADDRESS", Flags::kNew,
+     "one more, until it is deleted or the configuration has that name", Add},
+    {"backend", "del", "SERVICE/NAME", Flags::kWait,
+     "no new connections, out of the list; --wait: until the last one has "
+     "ended",
+     Delete},
 };
 
 }  // namespace

@@ -12,13 +12,14 @@ namespace headgate::ctl {
 
 using Words = std::vector<std::string>;
 
-enum class Flags { kNone, kService, kWait };
+// kPace: --over and --order, and --wait. kNew: --weight and --backup.
+enum class Flags { kNone, kService, kWait, kPace, kNew };
 
 struct Command {
   const char* noun;
   const char* verb;  // "": the noun stands alone.
   const char* args;  // Their names, one word each; all are required.
-  Flags flags;       // Those of --service and --wait that it understands.
+  Flags flags;       // Those that it understands, of the ones not for all.
   const char* help;  // One line.
   // `args` has as many words as are named above. The value is the exit code, 0
   // or 1; an error is printed by the caller and has its code from run.h.

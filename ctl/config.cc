@@ -95,6 +95,7 @@ absl::StatusOr<int> Diff(Session& session, const Words& args) {
   ASSIGN_OR_RETURN(std::string text, ReadFile(args[0]));
   ASSIGN_OR_RETURN(Reply reply, Post(session, "diff", std::move(text)));
   if (reply.status == 422) return Refused(session, args[0], reply);
+  // Changes at run time stay whatever file is applied: they make no difference.
   const bool same = reply.json["changes"].Items().empty();
   if (session.json_output()) {
     session.PrintJson(reply);
@@ -102,6 +103,11 @@ absl::StatusOr<int> Diff(Session& session, const Words& args) {
     session.out() << "no changes\n";
   } else {
     PrintChanges(session, reply.json["changes"]);
+  }
+  if (!session.json_output()) {
+    for (const Json& line : reply.json["runtime"].Items()) {
+      session.out() << "runtime: " << line.Text() << "\n";
+    }
   }
   return same ? 0 : 1;
 }

@@ -49,6 +49,10 @@ int ExitCode(const absl::Status& status) {
   }
 }
 
+bool TakesWait(const Command& command) {
+  return command.flags == Flags::kWait || command.flags == Flags::kPace;
+}
+
 std::string Synopsis(const Command& command) {
   std::string text(command.noun);
   for (absl::string_view part : {command.verb, command.args}) {
@@ -57,8 +61,14 @@ std::string Synopsis(const Command& command) {
   if (command.flags == Flags::kService) {
     absl::StrAppend(&text, " [--service=SERVICE]");
   }
-  if (command.flags == Flags::kWait) {
+  if (command.flags == Flags::kPace) {
+    absl::StrAppend(&text, " [--over=DURATION] [--order=oldest|idle]");
+  }
+  if (TakesWait(command)) {
     absl::StrAppend(&text, " [--wait] [--timeout=DURATION]");
+  }
+  if (command.flags == Flags::kNew) {
+    absl::StrAppend(&text, " [--weight=N] [--backup]");
   }
   return text;
 }
@@ -122,8 +132,18 @@ absl::Status CheckUse(const Command& command, const Words& words,
     wrong = absl::StrCat("unexpected \"", words[args.size()], "\"");
   } else if (options.service && command.flags != Flags::kService) {
     wrong = "takes no --service";
-  } else if (options.wait && command.flags != Flags::kWait) {
+  } else if (options.wait && !TakesWait(command)) {
     wrong = "takes no --wait";
+  } else if (options.over && command.flags != Flags::kPace) {
+    wrong = "takes no --over";
+  } else if (options.order && command.flags != Flags::kPace) {
+    wrong = "takes no --order";
+  } else if (options.order && !options.over) {
+    wrong = "--order needs --over";
+  } else if (options.weight && command.flags != Flags::kNew) {
+    wrong = "takes no --weight";
+  } else if (options.backup && command.flags != Flags::kNew) {
+    wrong = "takes no --backup";
   }
   if (wrong.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(

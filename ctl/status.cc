@@ -39,6 +39,9 @@ void PrintBlock(Session& session, const Json& status, bool ready) {
       reason.String().has_value()) {
     session.out() << "splice off   " << reason.Text() << "\n";
   }
+  for (const Json& line : status["runtime"].Items()) {
+    session.out() << "runtime      " << line.Text() << "\n";
+  }
   for (const Json& problem : status["problems"].Items()) {
     session.out() << "problem      "
                   << Paint({problem.Text(), Tint::kWarning}, session.color())

@@ -116,7 +116,17 @@ TEST(Usage, OneClearLineForAMistake) {
        "unknown verb \"drian\"; did you mean \"drain\"?"},
       {{"backend", "drain"},
        "SERVICE/NAME is missing; usage: headgatectl backend drain "
-       "SERVICE/NAME [--wait] [--timeout=DURATION]"},
+       "SERVICE/NAME [--over=DURATION] [--order=oldest|idle] [--wait] "
+       "[--timeout=DURATION]"},
+      {{"backend", "list", "--over=5s"},
+       "takes no --over; usage: headgatectl backend list "
+       "[--service=SERVICE]"},
+      {{"backend", "drain", "a/b", "--order=idle"},
+       "--order needs --over; usage: headgatectl backend drain SERVICE/NAME "
+       "[--over=DURATION] [--order=oldest|idle] [--wait] "
+       "[--timeout=DURATION]"},
+      {{"backend", "add", "a/b", "198.18.2.1", "--weight=many"},
+       "flag --weight: \"many\" is not a number from 0 to 256"},
       {{"conn", "count", "now"},
        "unexpected \"now\"; usage: headgatectl conn count"},
       {{"conn", "count", "--wait"},

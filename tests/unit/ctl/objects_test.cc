@@ -134,7 +134,7 @@ TEST_F(BackendWait, DrainUntilTheLastConnectionEnds) {
   EXPECT_EQ(outcome.code, 0);
   EXPECT_EQ(outcome.out, "smtp/a: drain\n");
   EXPECT_EQ(outcome.err,
-            "smtp/a: 2 connections active\nsmtp/a: 1 connections active\n");
+            "smtp/a: 2 connections left\nsmtp/a: 1 connections left\n");
 }
 
 TEST_F(BackendWait, DrainGivesUpWhenTimeIsUp) {
@@ -143,7 +143,69 @@ TEST_F(BackendWait, DrainGivesUpWhenTimeIsUp) {
       RunCtl(api_, "backend drain smtp/a --wait --timeout=500ms");
   EXPECT_EQ(outcome.code, 6);
   EXPECT_THAT(outcome.err, HasSubstr("wait for backend smtp/a timed out: 2 "
-                                     "connections active\n"));
+                                     "connections left\n"));
+}
+
+TEST_F(BackendWait, APacedDrainSaysWhenItEnds) {
+  Listed(R"("admin":"drain","connections_active":2,"draining":)"
+         R"({"left":2,"ends":"2024-01-02T03:04:05.000Z"})");
+  Listed(R"("admin":"drain","connections_active":0,"draining":null)");
+  const Outcome outcome =
+      RunCtl(api_, "backend drain smtp/a --over=10m --order=idle --wait");
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_EQ(api_.requests()[0].body, R"({"over_seconds":600,"order":"idle"})");
+  EXPECT_EQ(outcome.err,
+            "smtp/a: 2 connections left, the last one ends at "
+            "2024-01-02T03:04:05.000Z\n");
+}
+
+TEST(Backend, PaceIsForDrainOnly) {
+  const FakeApi api;
+  EXPECT_EQ(RunCtl(api, "backend maint smtp/a --over=10m").code, 2);
+  EXPECT_EQ(RunCtl(api, "backend drain smtp/a --order=idle").code, 2);
+  EXPECT_EQ(RunCtl(api, "backend drain smtp/a --over=10m --order=x").code, 2);
+  EXPECT_THAT(api.requests(), IsEmpty());
+}
+
+TEST(Backend, Add) {
+  FakeApi api;
+  const std::string key = "POST /v1/backends/smtp/n5/add";
+  api.On(key, 200, R"({"service":"smtp","name":"n5","done":"added"})");
+  api.On(key, 409, R"({"error":"backend smtp/n5 exists"})");
+  const Outcome good =
+      RunCtl(api, "backend add smtp/n5 [2001:db8::5]:25 --weight=3 --backup");
+  EXPECT_EQ(good.code, 0);
+  EXPECT_EQ(good.out, "smtp/n5: added\n");
+  EXPECT_EQ(api.requests()[0].body,
+            R"({"address":"[2001:db8::5]:25","weight":3,"backup":true})");
+  EXPECT_EQ(RunCtl(api, "backend add smtp/n5 198.18.2.15").code, 7);
+  EXPECT_EQ(api.requests()[1].body,
+            R"({"address":"198.18.2.15","weight":1,"backup":false})");
+}
+
+TEST(Backend, DeleteWaitsForItsConnections) {
+  FakeApi api;
+  api.On("DELETE /v1/backends/smtp/a", 200, R"({"done":"removed"})");
+  const std::string list = "GET /v1/backends?service=smtp";
+  api.On(list, 200,
+         R"({"backends":[],"leaving":[{"name":"a","connections_active":2},)"
+         R"({"name":"b","connections_active":5}]})");
+  api.On(list, 200, R"({"backends":[],"leaving":[]})");
+  const Outcome outcome = RunCtl(api, "backend del smtp/a --wait");
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_EQ(outcome.out, "smtp/a: removed\n");
+  EXPECT_EQ(outcome.err, "smtp/a: 2 connections left\n");
+}
+
+TEST(Backend, DeleteGivesUpWhenTimeIsUp) {
+  FakeApi api;
+  api.On("DELETE /v1/backends/smtp/a", 200, R"({"done":"removed"})");
+  api.On("GET /v1/backends?service=smtp", 200,
+         R"({"leaving":[{"name":"a","connections_active":2}]})");
+  const Outcome outcome =
+      RunCtl(api, "backend del smtp/a --wait --timeout=500ms");
+  EXPECT_EQ(outcome.code, 6);
+  EXPECT_THAT(outcome.err, HasSubstr("timed out: 2 connections left\n"));
 }
 
 TEST_F(BackendWait, DrainUndoneBySomebodyElseIsAConflict) {
