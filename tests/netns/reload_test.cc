@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_replace.h"
 #include "support/daemon.h"
 #include "support/lab.h"
 #include "support/load.h"
@@ -105,6 +106,24 @@ TEST_F(ReloadTest, KeepsWhatIsKeptAndClosesWhatIsRemoved) {
   EXPECT_EQ(Load(26, "220 one\r\n").errors["connect: ECONNREFUSED"], 20u);
   EXPECT_TRUE(daemon_.Service("removed").is_null());
   EXPECT_TRUE(daemon_.Backend("kept", "one").is_null());
+}
+
+TEST_F(ReloadTest, AnotherAddressUnderTheSameNameIsAnotherServer) {
+  // One without connections, which is forgotten at once, and one with.
+  for (const bool connected : {false, true}) {
+    TcpSocket held;
+    if (connected) {
+      held = TcpSocket::Connect(kClient, At("198.18.1.1:25"));
+      ASSERT_EQ(held.Receive(9), "220 two\r\n");
+    }
+    const std::string next = absl::StrReplaceAll(
+        kOld, {{"198.18.2.11", connected ? "198.18.2.11" : "198.18.2.12"}});
+    ASSERT_EQ(daemon_.Ctl({"config", "apply", WriteNext(next)}).exit_code, 0);
+    EXPECT_EQ(Load(25, connected ? "220 one\r\n" : "220 two\r\n").ok, 20u);
+    if (!connected) continue;
+    ASSERT_TRUE(held.Send("still here"));
+    EXPECT_EQ(held.Receive(10), "still here");
+  }
 }
 
 TEST_F(ReloadTest, CountersSurvive) {

@@ -166,7 +166,8 @@ class Splice(Forwarder):
         return (f"{self.options.bin}/headgated",
                 f"--config={self._write_config(self._config())}",
                 f"--socket={self._path('sock')}",
-                f"--pin_dir=/sys/fs/bpf/{self.name}")
+                f"--pin_dir=/sys/fs/bpf/{self.name}",
+                f"--state_dir={self._path('state')}")
 
     def _config(self):
         return f"""
