@@ -15,10 +15,6 @@
 namespace headgate::relay {
 namespace {
 
-constexpr uint32_t kAllEvents =
-    static_cast<uint32_t>(EPOLLIN) | static_cast<uint32_t>(EPOLLOUT) |
-    static_cast<uint32_t>(EPOLLPRI) | static_cast<uint32_t>(EPOLLRDHUP) |
-    static_cast<uint32_t>(EPOLLET);
 // A spliced source wakes its EPOLLIN waiters for every skb (skmsg.c,
 // sk_psock_verdict_data_ready); passed bytes are told by the event ring.
 constexpr uint32_t kSplicedSourceEvents =
@@ -32,15 +28,6 @@ constexpr absl::Duration kDrainPollMost = absl::Milliseconds(250);
 constexpr absl::Duration kResetGrace = absl::Seconds(2);
 
 static_assert(proxyproto::Header::kCapacity <= Direction::kFirstBytes);
-
-bool IsLocal(int error) {
-  return error == EMFILE || error == ENFILE || error == ENOBUFS ||
-         error == ENOMEM;
-}
-
-bool Any(uint32_t events, int mask) {
-  return (events & static_cast<uint32_t>(mask)) != 0;
-}
 
 void NoteReadable(Direction& direction, uint32_t events) {
   if (Any(events, EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
@@ -77,6 +64,7 @@ Connection::Connection(ConnectionHost* host, uint64_t id, ServicePtr service,
       destination_(destination),
       client_(std::move(client)),
       timer_(host->loop(), [this] { OnTimer(); }),
+      dial_(host, this, service_.get(), &backend_leg_, &timer_),
       in_(host->context(), service_->id, false),
       out_(host->context(), service_->id, true),
       promote_at_bytes_(PromoteAfter(host->splice())),
@@ -88,123 +76,33 @@ Connection::Connection(ConnectionHost* host, uint64_t id, ServicePtr service,
 }
 
 void Connection::Start() {
-  selection_.service = service_->id;
   if (!host_->loop()->Add(client_.get(), kAllEvents, &client_leg_).ok()) {
     Reset();
     return;
   }
-  ConnectNext();
+  dial_.Next();
 }
 
 // ---- connecting -----------------------------------------------------------
 
-void Connection::ConnectNext() {
-  while (SelectBackend()) {
-    std::array<uint8_t, 16> address{};
-    std::memcpy(address.data(), selection_.address, address.size());
-    const Endpoint backend{IpAddress::FromBytes(address),
-                           static_cast<uint16_t>(selection_.port)};
-    int error = 0;
-    backend_ = ConnectTcp(backend, &error);
-    if (!backend_.valid()) {
-      CountConnectFailure(error);
-      if (IsLocal(error)) break;  // No backend can help.
-      continue;
-    }
-    if (!host_->loop()->Add(backend_.get(), kAllEvents, &backend_leg_).ok()) {
-      Reset();
-      return;
-    }
-    timer_.Set(service_->config.connect_timeout);
-    if (error == 0) Connected();
-    return;
-  }
-  NoBackend();
-}
-
-// Counted from here on, so that the id is not given to another backend.
-void Connection::SetBackend(uint32_t id) {
-  datapath::Datapath* datapath = host_->context()->datapath;
-  if (backend_id_ != 0) {
-    datapath::Subtract(datapath->backend_stats(backend_id_).connections_active,
-                       1);
-  }
-  backend_id_ = id;
-  if (id != 0) {
-    datapath::Add(datapath->backend_stats(id).connections_active, 1);
-  }
-}
-
-bool Connection::SelectBackend() {
-  const absl::Status status = host_->context()->datapath->Select(&selection_);
-  if (!status.ok()) {
-    log::Error("service %s: %s", service_->config.name, status.message());
-    return false;
-  }
-  if (selection_.backend == 0) return false;
-  SetBackend(selection_.backend);
-  selection_.tried[selection_.slot / 64] |= 1ULL << (selection_.slot % 64);
-  return true;
-}
-
-void Connection::Connected() {
-  in_.Open(client_.get(), backend_.get());
-  out_.Open(backend_.get(), client_.get());
-  // At once and whole: receivers peek once, and servers that speak first
-  // wait for it (Postfix, Dovecot, HAProxy, nginx all reset on a split).
-  const int error = SendHeader();
-  if (error == EAGAIN) return;  // Not connected yet after all.
-  if (error != 0) {
-    ConnectFailed(error);
-    return;
-  }
-  Opened();
-}
-
-void Connection::ConnectFailed(int error) {
-  timer_.Cancel();
-  CountConnectFailure(error);
-  ResetOnClose(backend_.get());
-  backend_.reset();
-  ConnectNext();
-}
-
-void Connection::CountConnectFailure(int error) {
-  hg_backend_stats& stats =
-      host_->context()->datapath->backend_stats(selection_.backend);
-  switch (error) {
-    case ECONNREFUSED:
-      datapath::Add(stats.connect_refused, 1);
-      break;
-    case ETIMEDOUT:
-      datapath::Add(stats.connect_timeout, 1);
-      break;
-    case EHOSTUNREACH:
-    case ENETUNREACH:
-      datapath::Add(stats.connect_unreachable, 1);
-      break;
-    case ECONNRESET:
-    case EPIPE:
-      datapath::Add(stats.connect_reset, 1);
-      break;
-    default:
-      datapath::Add(stats.connect_error, 1);
-      break;
-  }
-  log::Debug("connection %d: backend %d: %s", id_, selection_.backend,
-             ErrnoName(error));
-}
-
-// 0 or errno; also tells whether the connect succeeded.
-int Connection::SendHeader() {
+// At once and whole: receivers peek once, and servers that speak first wait
+// for it (Postfix, Dovecot, HAProxy, nginx all reset on a split).
+int Connection::SendHeader(int socket) {
+  in_.Open(client_.get(), socket);
   const config::ProxyProtocol version = service_->config.proxy_protocol;
-  if (version == config::ProxyProtocol::kNone) {
-    return TakeSocketError(backend_.get());
-  }
+  if (version == config::ProxyProtocol::kNone) return TakeSocketError(socket);
   return in_.SendFirst(MakeHeader(version, source_, destination_).bytes());
 }
 
-void Connection::NoBackend() {
+void Connection::OnDialled(Dialled dialled) {
+  backend_ = std::move(dialled.socket);
+  backend_id_ = dialled.backend;
+  out_.Open(backend_.get(), client_.get());
+  NoteReadable(out_, dialled.events);
+  Opened();
+}
+
+void Connection::OnNobodyLeft() {
   datapath::Add(
       host_->context()->datapath->service_stats(service_->id).no_backend, 1);
   Reset();
@@ -236,9 +134,7 @@ void Connection::OnClient(uint32_t events) {
 void Connection::OnBackend(uint32_t events) {
   if (state_ == State::kClosed) return;
   if (state_ == State::kConnecting) {
-    if (!Any(events, EPOLLOUT | EPOLLERR | EPOLLHUP)) return;
-    NoteReadable(out_, events);
-    Connected();
+    dial_.OnIo(events);
     return;
   }
   if (Any(events, EPOLLERR)) {
@@ -267,7 +163,7 @@ void Connection::OnDeferred(uint32_t) {
 
 void Connection::OnTimer() {
   if (state_ == State::kConnecting) {
-    ConnectFailed(ETIMEDOUT);
+    dial_.OnTimer();
     return;
   }
   drain_poll_ = std::min(drain_poll_ * 2, kDrainPollMost);
@@ -449,7 +345,12 @@ void Connection::Close(bool reset) {
   CountFallback();
   datapath::Subtract(datapath->service_stats(service_->id).connections_active,
                      1);
-  SetBackend(0);
+  dial_.Abandon();
+  if (backend_id_ != 0) {
+    datapath::Subtract(datapath->backend_stats(backend_id_).connections_active,
+                       1);
+    backend_id_ = 0;
+  }
   state_ = State::kClosed;
   timer_.Cancel();
   if (reset) {

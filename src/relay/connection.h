@@ -11,7 +11,9 @@
 #include "config/types.h"
 #include "net/address.h"
 #include "net/event_loop.h"
+#include "relay/dial.h"
 #include "relay/direction.h"
+#include "relay/host.h"
 #include "relay/service.h"
 
 namespace headgate::relay {
@@ -19,7 +21,7 @@ namespace headgate::relay {
 // A row of `conn list`.
 struct ConnectionInfo {
   uint64_t id = 0;
-  uint32_t service = 0;  // Ids in the maps; backend 0: none is selected.
+  uint32_t service = 0;  // Ids in the maps; backend 0: none yet.
   uint32_t backend = 0;
   Endpoint client;
   bool spliced = false;
@@ -29,26 +31,7 @@ struct ConnectionInfo {
   uint64_t bytes_out = 0;
 };
 
-class Connection;
-
-// The worker, as its connections see it.
-class ConnectionHost {
- public:
-  virtual EventLoop* loop() = 0;
-  virtual PumpContext* context() = 0;
-  virtual const config::Splice& splice() const = 0;
-  // Why connections are not spliced now, if so.
-  virtual std::optional<hg_fallback> splice_obstacle() const = 0;
-  // Whom the events of a splice flow are for; null: nobody any more.
-  virtual void SetFlowOwner(uint32_t flow, Connection* connection) = 0;
-  // The connection is over: drop it at the end of the round.
-  virtual void Closed(Connection* connection) = 0;
-
- protected:
-  ~ConnectionHost() = default;
-};
-
-class Connection final : public LoopOwned {
+class Connection final : public LoopOwned, public DialOwner {
  public:
   // Takes an accepted, non-blocking client socket; `destination` is what the
   // client dialled. Call Start() once.
@@ -88,14 +71,9 @@ class Connection final : public LoopOwned {
   void OnDeferred(uint32_t);
   void OnTimer();
 
-  void ConnectNext();
-  bool SelectBackend();
-  void SetBackend(uint32_t id);
-  void Connected();
-  void ConnectFailed(int error);
-  void CountConnectFailure(int error);
-  int SendHeader();
-  void NoBackend();
+  int SendHeader(int socket) override;
+  void OnDialled(Dialled dialled) override;
+  void OnNobodyLeft() override;
   void Opened();
 
   void PumpBoth();
@@ -123,8 +101,8 @@ class Connection final : public LoopOwned {
   Leg deferred_leg_{this, &Connection::OnDeferred};
   bool deferred_ = false;
   Timer timer_;
-  hg_select selection_{};
-  uint32_t backend_id_ = 0;  // Selected; 0: none.
+  Dial dial_;
+  uint32_t backend_id_ = 0;  // Dialled; 0: none.
   Direction in_;             // From the client.
   Direction out_;            // To the client.
   bool was_spliced_ = false;
