@@ -34,6 +34,7 @@ constexpr Column kColumns[] = {
     {"BALANCE", "balance"},
     {"UP", nullptr, AsBackendsUp},
     {"ACTIVE", "connections_active", AsText, Align::kRight},
+    {"QUEUE", "queue_length", AsText, Align::kRight},
     {"TOTAL", "connections_total", AsText, Align::kRight},
     {"IN", "bytes_in_total", AsBytes, Align::kRight},
     {"OUT", "bytes_out_total", AsBytes, Align::kRight},

@@ -69,9 +69,12 @@ struct hg_service_stats {
 	__u64 no_backend;		/* accepted, and nobody to give it to */
 	__u64 bytes_copied;		/* of bytes_in and bytes_out: by
 					 * userspace; the kernel moved the rest */
-	__u64 _reserved;		/* a cache line each */
+	__u64 queue_active;		/* accepted, wait for their turn */
+	__u64 queue_timeout;		/* waited for too long */
+	__u64 queue_full;		/* found no place to wait */
+	__u64 _reserved[6];		/* whole cache lines */
 };
-HG_ABI_ASSERT(sizeof(struct hg_service_stats) == 64);
+HG_ABI_ASSERT(sizeof(struct hg_service_stats) == 128);
 
 /* backend_stats: indexed by backend id. */
 struct hg_backend_stats {
@@ -82,9 +85,30 @@ struct hg_backend_stats {
 	__u64 connect_unreachable;
 	__u64 connect_reset;		/* connected, then reset before the header */
 	__u64 connect_error;		/* any other reason, local ones included */
-	__u64 _reserved;
+	__u64 connect_overtaken;	/* one that was tried later answered first */
+	/* After the header, before the backend's first byte and before the
+	 * client's end: */
+	__u64 early_closed;
+	__u64 early_reset;
+	__u64 greeting_timeout;
+	__u64 down_resets;		/* connections reset as it went down */
+	__u64 _reserved[4];		/* whole cache lines */
 };
-HG_ABI_ASSERT(sizeof(struct hg_backend_stats) == 64);
+HG_ABI_ASSERT(sizeof(struct hg_backend_stats) == 128);
+
+/* Upper bounds of the time to a backend's first byte, in milliseconds. */
+#define HG_GREETING_BOUNDS_MS                                          \
+	1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000
+
+/* greeting_times: indexed by backend id. From the start of the connect that
+ * succeeded to the first byte, a histogram.
+ */
+struct hg_greeting_times {
+	__u64 counts[14];		/* each up to its bound; the last: above */
+	__u64 sum_us;
+	__u64 _reserved;		/* whole cache lines */
+};
+HG_ABI_ASSERT(sizeof(struct hg_greeting_times) == 128);
 
 /* The argument of select_backend, answered in place. */
 struct hg_select {

@@ -49,6 +49,15 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, HG_MAX_BACKENDS);
+	__type(key, __u32);
+	__type(value, struct hg_greeting_times);
+} greeting_times SEC(".maps") __weak;
+
+/* Counted by the workers. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, HG_FALLBACK_COUNT);
 	__type(key, __u32); /* enum hg_fallback */
 	__type(value, struct hg_counter);

@@ -110,6 +110,7 @@ std::string ServicesJson(const std::vector<control::ServiceRow>& services) {
         {"backends_total", service.backends_total},
         {"connections_active", service.stats.connections_active},
         {"connections_total", service.stats.connections_total},
+        {"queue_length", service.stats.queue_active},
         {"bytes_in_total", service.stats.bytes_in},
         {"bytes_out_total", service.stats.bytes_out},
         {"listeners", ListenersArray(service.listeners)},

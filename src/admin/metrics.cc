@@ -67,7 +67,13 @@ void AddServices(const control::Controller& controller, Families& out) {
                           "sockmap).");
   Family no_backend =
       Counter("headgate_no_backend_total",
-              "Connections reset because no backend could take them.");
+              "Connections turned away because no backend could take them.");
+  Family queue = Gauge("headgate_queue_length",
+                       "Clients that wait for room below max_connections.");
+  Family rejections =
+      Counter("headgate_queue_rejections_total",
+              "Clients turned away because the queue was full, or because "
+              "their time in it was up.");
   Family listener =
       Gauge("headgate_listener_up", "Whether the listen address is bound.");
   for (const control::ServiceRow& row : controller.Services()) {
@@ -79,14 +85,19 @@ void AddServices(const control::Controller& controller, Families& out) {
               row.stats.bytes_out);
     copied.Add({{"service", service}}, row.stats.bytes_copied);
     no_backend.Add({{"service", service}}, row.stats.no_backend);
+    queue.Add({{"service", service}}, row.stats.queue_active);
+    rejections
+        .Add({{"service", service}, {"reason", "full"}}, row.stats.queue_full)
+        .Add({{"service", service}, {"reason", "timeout"}},
+             row.stats.queue_timeout);
     for (const control::ListenerRow& bound : row.listeners) {
       listener.Add(
           {{"service", service}, {"address", bound.address.ToString()}},
           bound.bound ? 1 : 0);
     }
   }
-  for (Family* family :
-       {&total, &active, &bytes, &copied, &no_backend, &listener}) {
+  for (Family* family : {&total, &active, &bytes, &copied, &no_backend, &queue,
+                         &rejections, &listener}) {
     out.push_back(family->Take());
   }
 }
@@ -132,6 +143,7 @@ void AddBackends(const control::Controller& controller, Families& out) {
         .Add(with("reason", "timeout"), row.stats.connect_timeout)
         .Add(with("reason", "unreachable"), row.stats.connect_unreachable)
         .Add(with("reason", "reset"), row.stats.connect_reset)
+        .Add(with("reason", "overtaken"), row.stats.connect_overtaken)
         .Add(with("reason", "error"), row.stats.connect_error);
     checks.Add(labels,
                std::accumulate(row.checks.begin(), row.checks.end(), 0ULL));
@@ -147,6 +159,50 @@ void AddBackends(const control::Controller& controller, Families& out) {
                          &failures, &checks, &failed, &transitions}) {
     out.push_back(family->Take());
   }
+}
+
+// In seconds.
+prometheus::ClientMetric Histogram(Labels labels,
+                                   const hg_greeting_times& times) {
+  prometheus::ClientMetric metric;
+  metric.label = std::move(labels);
+  uint64_t count = 0;
+  size_t bucket = 0;
+  for (const int64_t bound_ms : datapath::kGreetingBoundsMs) {
+    count += times.counts[bucket++];
+    metric.histogram.bucket.push_back(
+        {count, static_cast<double>(bound_ms) / 1000});
+  }
+  metric.histogram.sample_count = count + times.counts[bucket];
+  metric.histogram.sample_sum = static_cast<double>(times.sum_us) / 1e6;
+  return metric;
+}
+
+void AddBackendAnswers(const control::Controller& controller, Families& out) {
+  prometheus::MetricFamily greeting;
+  greeting.name = "headgate_backend_greeting_seconds";
+  greeting.help = "From the start of the connect to the backend's first byte.";
+  greeting.type = prometheus::MetricType::Histogram;
+  Family early = Counter("headgate_backend_early_closes_total",
+                         "Connections that the backend ended, or said nothing "
+                         "on within timeouts.greeting, before its first byte.");
+  Family down = Counter("headgate_backend_down_resets_total",
+                        "Connections reset because the backend went down.");
+  for (const control::BackendRow& row : controller.Backends()) {
+    const auto with_reason = [&](const char* reason) {
+      return Labels{
+          {"service", row.service}, {"backend", row.name}, {"reason", reason}};
+    };
+    const Labels labels = {{"service", row.service}, {"backend", row.name}};
+    greeting.metric.push_back(Histogram(labels, row.greetings));
+    early.Add(with_reason("closed"), row.stats.early_closed)
+        .Add(with_reason("reset"), row.stats.early_reset)
+        .Add(with_reason("greeting_timeout"), row.stats.greeting_timeout);
+    down.Add(labels, row.stats.down_resets);
+  }
+  out.push_back(std::move(greeting));
+  out.push_back(early.Take());
+  out.push_back(down.Take());
 }
 
 void AddDatapath(const control::Controller& controller, Families& out) {
@@ -220,6 +276,7 @@ std::string MetricsText(const control::Controller& controller) {
   Families families;
   AddServices(controller, families);
   AddBackends(controller, families);
+  AddBackendAnswers(controller, families);
   AddDatapath(controller, families);
   AddProcess(controller, families);
   return prometheus::TextSerializer().Serialize(families);

@@ -53,6 +53,8 @@ Fields GlobalFields(const Config& config) {
 
 Fields FieldsOf(const Service& service) {
   const Health& health = service.health;
+  const auto& queue = service.queue;
+  const auto& greeting = service.greeting_timeout;
   return {
       {"listen", Text(service.listen)},
       {"pool", YamlName(service.pool)},
@@ -68,12 +70,18 @@ Fields FieldsOf(const Service& service) {
       {"health.rise", absl::StrCat(health.rise)},
       {"health.fall", absl::StrCat(health.fall)},
       {"timeouts.connect", DurationText(service.connect_timeout)},
+      {"timeouts.try_next", DurationText(service.try_next_timeout)},
+      {"timeouts.greeting",
+       greeting.has_value() ? DurationText(*greeting) : ""},
       {"timeouts.idle", DurationText(service.idle_timeout)},
       {"timeouts.dead_peer", DurationText(service.dead_peer_timeout)},
       {"max_connections", absl::StrCat(service.max_connections)},
-      {"slow_start", service.slow_start.has_value()
-                         ? DurationText(*service.slow_start)
-                         : ""},
+      {"queue.size", queue.has_value() ? absl::StrCat(queue->size) : ""},
+      {"queue.timeout", queue.has_value() ? DurationText(queue->timeout) : ""},
+      {"on_no_backend", NameOf(kNoBackends, service.on_no_backend)},
+      {"on_backend_down", NameOf(kBackendDowns, service.on_backend_down)},
+      {"slow_start",
+       service.slow_start.has_value() ? DurationText(*service.slow_start) : ""},
   };
 }
 

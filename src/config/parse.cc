@@ -30,6 +30,17 @@ std::string BackendObject(absl::string_view pool_object, const Node& node) {
   return object;
 }
 
+// Ports of SMTP, IMAP and POP3 where TLS comes first (RFC 8314): the client
+// speaks first there, and a line in clear would only be an error to it.
+const Endpoint* ImplicitTlsListener(const Service& service) {
+  for (const Endpoint& endpoint : service.listen) {
+    for (const int port : {465, 993, 995}) {
+      if (endpoint.port == port) return &endpoint;
+    }
+  }
+  return nullptr;
+}
+
 // The grammar: one function for each kind of map in the file.
 class Grammar {
  public:
@@ -47,6 +58,8 @@ class Grammar {
   void ReadListen(const MapReader& map, Service& service, ServicePlace& place);
   void ReadHealth(const MapReader& map, Health& health);
   void ReadTimeouts(const MapReader& map, Service& service);
+  void ReadQueue(const MapReader& map, Service& service);
+  void ReadOnNoBackend(const MapReader& map, Service& service);
 
   // The 1 to `max` children of the list or map under `key`; `one` names one.
   Nodes Children(const MapReader& map, absl::string_view key, Node::Kind kind,
@@ -159,8 +172,8 @@ void Grammar::ReadService(const Node& node) {
   const MapReader map(
       node, absl::StrCat("service ", node.key),
       {"listen", "pool", "backend_port", "datapath", "balance",
-       "proxy_protocol", "health", "timeouts", "max_connections",
-       "slow_start"},
+       "proxy_protocol", "health", "timeouts", "max_connections", "queue",
+       "on_no_backend", "on_backend_down", "slow_start"},
       errors_);
   map.Require("listen");
   map.Require("pool");
@@ -174,8 +187,17 @@ void Grammar::ReadService(const Node& node) {
   map.Read("datapath", OneOf(kDatapaths), service.datapath);
   map.Read("balance", OneOf(kBalances), service.balance);
   map.Read("proxy_protocol", OneOf(kProxyProtocols), service.proxy_protocol);
-  map.Read("max_connections", IntegerIn<uint64_t>(0, 10'000'000),
-           service.max_connections);
+  const bool limit_read =
+      map.Read("max_connections", IntegerIn<uint64_t>(0, 10'000'000),
+               service.max_connections);
+  ReadQueue(map, service);
+  const bool unlimited = limit_read || map.Lacks("max_connections");
+  if (service.queue.has_value() && unlimited && service.max_connections == 0) {
+    map.Report(map.Find("queue")->key_at, "queue",
+               "nobody ever waits without max_connections");
+  }
+  ReadOnNoBackend(map, service);
+  map.Read("on_backend_down", OneOf(kBackendDowns), service.on_backend_down);
   map.Read("slow_start", DurationIn(absl::Seconds(1), absl::Hours(1)),
            service.slow_start);
   ReadHealth(map, service.health);
@@ -213,14 +235,45 @@ void Grammar::ReadHealth(const MapReader& map, Health& health) {
 }
 
 void Grammar::ReadTimeouts(const MapReader& map, Service& service) {
-  const MapReader section =
-      map.Section("timeouts", {"connect", "idle", "dead_peer"});
-  section.Read("connect", DurationIn(absl::Milliseconds(10), absl::Minutes(5)),
-               service.connect_timeout);
+  const MapReader section = map.Section(
+      "timeouts", {"connect", "try_next", "greeting", "idle", "dead_peer"});
+  const auto wait = DurationIn(absl::Milliseconds(10), absl::Minutes(5));
+  section.Read("connect", wait, service.connect_timeout);
+  section.Read("try_next", wait, service.try_next_timeout);
+  const Endpoint* tls = ImplicitTlsListener(service);
+  if (section.Read("greeting", wait, service.greeting_timeout) &&
+      tls != nullptr) {
+    section.Report(section.Find("greeting")->at, "greeting",
+                   absl::StrCat("no server speaks first on ", tls->ToString(),
+                                ", where TLS comes first"));
+  }
   section.Read("idle", DurationIn(absl::Seconds(1), absl::Hours(7 * 24)),
                service.idle_timeout);
   section.Read("dead_peer", DurationIn(absl::Seconds(1), absl::Hours(24)),
                service.dead_peer_timeout);
+}
+
+void Grammar::ReadQueue(const MapReader& map, Service& service) {
+  if (map.Find("queue") == nullptr) return;
+  const MapReader section = map.Section("queue", {"size", "timeout"});
+  section.Require("size");
+  Queue queue;
+  section.Read("size", IntegerIn<uint64_t>(1, 1'000'000), queue.size);
+  section.Read("timeout", DurationIn(absl::Milliseconds(100), absl::Hours(1)),
+               queue.timeout);
+  service.queue = queue;
+}
+
+void Grammar::ReadOnNoBackend(const MapReader& map, Service& service) {
+  if (!map.Read("on_no_backend", OneOf(kNoBackends), service.on_no_backend)) {
+    return;
+  }
+  const Endpoint* tls = ImplicitTlsListener(service);
+  if (tls == nullptr || service.on_no_backend == NoBackend::kReset) return;
+  map.Report(
+      map.Find("on_no_backend")->at, "on_no_backend",
+      absl::StrCat("no client understands a line in clear on ", tls->ToString(),
+                   ", where TLS comes first; use reset"));
 }
 
 Nodes Grammar::Children(const MapReader& map, absl::string_view key,

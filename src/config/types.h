@@ -21,6 +21,10 @@ enum class HealthType { kNone, kTcp };
 // What a check says before anything else; a switch of its own, never inherited
 // from the service (a header nobody asked for is what broke Postfix).
 enum class CheckHeader { kNone, kLocal, kOwn };
+// What a client gets that no backend can serve.
+enum class NoBackend { kReset, kSmtp421, kImapBye };
+// What becomes of a backend's connections when its checks find it down.
+enum class BackendDown { kKeep, kReset };
 enum class SpliceMode { kAuto, kAlways, kOff };
 
 struct Health {
@@ -49,6 +53,13 @@ struct Pool {
   bool operator==(const Pool&) const = default;
 };
 
+// Clients beyond max_connections, in the order they came.
+struct Queue {
+  uint64_t size = 0;
+  absl::Duration timeout = absl::Seconds(10);
+  bool operator==(const Queue&) const = default;
+};
+
 struct Service {
   std::string name;
   std::vector<Endpoint> listen;
@@ -59,10 +70,19 @@ struct Service {
   ProxyProtocol proxy_protocol = ProxyProtocol::kV2;
   Health health;
   absl::Duration connect_timeout = absl::Seconds(5);
+  // A backend that has not answered the connect for so long is not waited for
+  // alone: the next one is tried beside it.
+  absl::Duration try_next_timeout = absl::Milliseconds(250);
+  // Present: the server speaks first, and one that has not spoken by then, or
+  // ends before it has, is replaced.
+  std::optional<absl::Duration> greeting_timeout;
   absl::Duration idle_timeout = absl::Hours(1);
   // A peer that acknowledges nothing, or takes nothing, for so long is dead.
   absl::Duration dead_peer_timeout = absl::Minutes(5);
   uint64_t max_connections = 0;  // 0: no limit.
+  std::optional<Queue> queue;    // Absent: the kernel holds those beyond it.
+  NoBackend on_no_backend = NoBackend::kReset;
+  BackendDown on_backend_down = BackendDown::kKeep;
   // A backend that comes back takes its full share only after so long. Absent:
   // at once.
   std::optional<absl::Duration> slow_start;

@@ -49,6 +49,15 @@ inline constexpr Choice<CheckHeader> kCheckHeaders[] = {
     {"local", CheckHeader::kLocal},
     {"own", CheckHeader::kOwn},
 };
+inline constexpr Choice<NoBackend> kNoBackends[] = {
+    {"reset", NoBackend::kReset},
+    {"smtp_421", NoBackend::kSmtp421},
+    {"imap_bye", NoBackend::kImapBye},
+};
+inline constexpr Choice<BackendDown> kBackendDowns[] = {
+    {"keep", BackendDown::kKeep},
+    {"reset", BackendDown::kReset},
+};
 inline constexpr Choice<SpliceMode> kSpliceModes[] = {
     {"auto", SpliceMode::kAuto},
     {"always", SpliceMode::kAlways},

@@ -52,6 +52,7 @@ uint32_t BackendTable::Put(const config::Service& service, uint32_t service_id,
     FreeRetired();
     const uint32_t id = ids_.Take().value();  // The caller has made room.
     datapath::Clear(datapath_->backend_stats(id));
+    datapath::Clear(datapath_->greeting_times(id));
     backend = &backends_[id];
     backend->row.id = id;
     backend->row.service = service.name;

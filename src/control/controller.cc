@@ -222,7 +222,9 @@ void Controller::PutService(const config::Service& config,
   Service& service = it->second;
   if (is_new) {
     service.id = service_ids_.Take().value();  // The parser has counted them.
-    datapath::Clear(options_.datapath->service_stats(service.id));
+    hg_service_stats& stats = options_.datapath->service_stats(service.id);
+    datapath::Clear(stats);
+    service.queue = std::make_shared<relay::Queue>(&stats);
   }
   service.config = config;
   std::vector<uint32_t> backends;
@@ -244,7 +246,10 @@ void Controller::PutService(const config::Service& config,
   auto shared = std::make_shared<relay::Service>();
   shared->id = service.id;
   shared->config = config;
+  shared->queue = service.queue;
   for (const auto& worker : workers_) worker->PutService(shared);
+  service.queue->SetLimits(config.max_connections,
+                           config.queue.has_value() ? config.queue->size : 0);
 }
 
 void Controller::PublishService(const Service& service) {
@@ -261,12 +266,17 @@ void Controller::OnCheck(const Backend& backend, bool changed) {
   NoteReady();
   if (!changed) return;
   SaveSoon();
+  const Service& service = services_.at(backend.row.service);
   std::vector<const BackendRow*> siblings;
-  for (const uint32_t id : services_.at(backend.row.service).backends) {
+  for (const uint32_t id : service.backends) {
     siblings.push_back(&backends_.at(id).row);
   }
   LogTransition(backend.row, siblings,
                 backends_.ConnectionsActive(backend.row.id));
+  if (backend.row.health == health::State::kDown &&
+      service.config.on_backend_down == config::BackendDown::kReset) {
+    for (const auto& worker : workers_) worker->OnBackendDown(backend.row.id);
+  }
 }
 
 void Controller::OnReady(absl::AnyInvocable<void()> callback) {

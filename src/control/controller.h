@@ -114,6 +114,7 @@ class Controller {
     uint32_t id = 0;
     config::Service config;
     std::vector<uint32_t> backends;  // In pool order.
+    std::shared_ptr<relay::Queue> queue;
   };
 
   explicit Controller(const Options& options);

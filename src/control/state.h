@@ -52,7 +52,8 @@ struct BackendRow {
   std::array<uint64_t, health::kOutcomes.size()> checks{};  // By outcome.
   uint64_t times_up = 0;  // Transitions, the first verdict included.
   uint64_t times_down = 0;
-  hg_backend_stats stats{};  // A copy.
+  hg_backend_stats stats{};       // A copy.
+  hg_greeting_times greetings{};  // A copy.
 
   // The contract's word: up, down, drain, maint or starting.
   const char* state() const;

@@ -33,6 +33,7 @@ std::vector<BackendRow> Controller::Backends() const {
       const Backend& backend = backends_.at(id);
       BackendRow& row = rows.emplace_back(backend.row);
       row.stats = datapath::Snapshot(options_.datapath->backend_stats(id));
+      row.greetings = datapath::Snapshot(options_.datapath->greeting_times(id));
       row.weight_effective = row.weight * backends_.Share(backend);
       if (backend.drain != nullptr) row.draining = backend.drain->progress();
     }

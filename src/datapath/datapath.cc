@@ -70,6 +70,18 @@ std::string SpliceObjection() {
 
 }  // namespace
 
+void CountGreeting(hg_greeting_times& times, int64_t ns) {
+  static_assert(kGreetingBoundsMs.size() + 1 ==
+                std::size(decltype(hg_greeting_times::counts){}));
+  size_t bucket = 0;
+  while (bucket < kGreetingBoundsMs.size() &&
+         ns > kGreetingBoundsMs[bucket] * 1'000'000) {
+    ++bucket;
+  }
+  Add(times.counts[bucket], 1);
+  Add(times.sum_us, static_cast<uint64_t>(std::max<int64_t>(ns, 0) / 1000));
+}
+
 const char* VerdictName(hg_verdict verdict) {
   static constexpr const char* kNames[] = {
 #define HG_VERDICT_NAME(name, text) text,
@@ -143,8 +155,8 @@ absl::Status Datapath::Pin(const std::string& pin_dir) {
   for (bpf_map* map :
        {skeleton_->maps.services, skeleton_->maps.backends,
         skeleton_->maps.service_stats, skeleton_->maps.backend_stats,
-        skeleton_->maps.splice_flows, skeleton_->maps.splice_fallback,
-        skeleton_->maps.splice_verdicts}) {
+        skeleton_->maps.greeting_times, skeleton_->maps.splice_flows,
+        skeleton_->maps.splice_fallback, skeleton_->maps.splice_verdicts}) {
     const std::string path = absl::StrCat(pin_dir, "/", bpf_map__name(map));
     unlink(path.c_str());  // Left by a daemon that was killed.
     if (const int error = bpf_map__pin(map, path.c_str()); error != 0) {
@@ -163,6 +175,9 @@ absl::Status Datapath::MapCounters() {
   ASSIGN_OR_RETURN(backend_stats_,
                    SharedArray<hg_backend_stats>::Map(
                        fd(skeleton_->maps.backend_stats), HG_MAX_BACKENDS));
+  ASSIGN_OR_RETURN(greeting_times_,
+                   SharedArray<hg_greeting_times>::Map(
+                       fd(skeleton_->maps.greeting_times), HG_MAX_BACKENDS));
   ASSIGN_OR_RETURN(fallbacks_,
                    SharedArray<hg_counter>::Map(
                        fd(skeleton_->maps.splice_fallback), HG_FALLBACK_COUNT));

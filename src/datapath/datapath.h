@@ -54,6 +54,12 @@ void Clear(Stats& shared) {
   }
 }
 
+// Adds a time, from a connect to the backend's first byte, to the histogram.
+void CountGreeting(hg_greeting_times& times, int64_t ns);
+// Upper bounds of its buckets but for the last, which has none.
+inline constexpr auto kGreetingBoundsMs =
+    std::to_array<int64_t>({HG_GREETING_BOUNDS_MS});
+
 // As in metrics.
 const char* VerdictName(hg_verdict verdict);
 const char* FallbackName(hg_fallback reason);
@@ -86,6 +92,9 @@ class Datapath {
   }
   hg_backend_stats& backend_stats(uint32_t id) const {
     return backend_stats_[id];
+  }
+  hg_greeting_times& greeting_times(uint32_t backend) const {
+    return greeting_times_[backend];
   }
   void CountFallback(hg_fallback reason) const {
     Add(fallbacks_[reason].count, 1);
@@ -128,6 +137,7 @@ class Datapath {
   int select_fd_ = -1;  // Owned by the skeleton.
   SharedArray<hg_service_stats> service_stats_;
   SharedArray<hg_backend_stats> backend_stats_;
+  SharedArray<hg_greeting_times> greeting_times_;
   SharedArray<hg_counter> fallbacks_;
   SharedArray<hg_splice_flow> flows_;
   std::string splice_objection_;

@@ -5,27 +5,13 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 
 #include "base/log.h"
-#include "base/status.h"
 #include "net/socket.h"
 #include "proxyproto/encode.h"
 
 namespace headgate::relay {
 namespace {
-
-// A spliced source wakes its EPOLLIN waiters for every skb (skmsg.c,
-// sk_psock_verdict_data_ready); passed bytes are told by the event ring.
-constexpr uint32_t kSplicedSourceEvents =
-    kAllEvents &
-    ~(static_cast<uint32_t>(EPOLLIN) | static_cast<uint32_t>(EPOLLPRI));
-// Connections that end before pay for no watch on their peers.
-constexpr absl::Duration kWatchPeersAfter = absl::Seconds(2);
-constexpr absl::Duration kDrainPollFirst = absl::Milliseconds(1);
-constexpr absl::Duration kDrainPollMost = absl::Milliseconds(250);
-// For what a peer had sent before its RST.
-constexpr absl::Duration kResetGrace = absl::Seconds(2);
 
 static_assert(proxyproto::Header::kCapacity <= Direction::kFirstBytes);
 
@@ -69,10 +55,15 @@ Connection::Connection(ConnectionHost* host, uint64_t id, ServicePtr service,
       out_(host->context(), service_->id, true),
       promote_at_bytes_(PromoteAfter(host->splice())),
       started_ns_(host->loop()->now_ns()) {
-  hg_service_stats& stats =
-      host_->context()->datapath->service_stats(service_->id);
-  datapath::Add(stats.connections_total, 1);
-  datapath::Add(stats.connections_active, 1);
+  datapath::Add(service_stats().connections_total, 1);
+}
+
+hg_service_stats& Connection::service_stats() const {
+  return host_->context()->datapath->service_stats(service_->id);
+}
+
+hg_backend_stats& Connection::backend_stats() const {
+  return host_->context()->datapath->backend_stats(backend_id_);
 }
 
 void Connection::Start() {
@@ -80,6 +71,48 @@ void Connection::Start() {
     Reset();
     return;
   }
+  if (service_->config.queue.has_value()) {
+    EnterQueue();
+    return;
+  }
+  datapath::Add(service_stats().connections_active, 1);
+  Admit();
+}
+
+void Connection::EnterQueue() {
+  const auto entry = service_->queue->Enter(
+      [host = host_, id = id_, queue = service_->queue] {
+        host->loop()->Post([host, id, queue] {
+          if (!host->Admitted(id)) queue->GiveBack();
+        });
+      },
+      &ticket_);
+  switch (entry) {
+    case Queue::Entry::kAdmitted:
+      Admit();
+      return;
+    case Queue::Entry::kWaits:
+      state_ = State::kQueued;
+      timer_.Set(service_->config.queue->timeout);
+      return;
+    case Queue::Entry::kFull:
+      datapath::Add(service_stats().queue_full, 1);
+      TurnAway();
+      return;
+  }
+}
+
+bool Connection::OnAdmitted() {
+  if (state_ != State::kQueued) return false;
+  timer_.Cancel();
+  Admit();
+  return true;
+}
+
+// It is counted as active.
+void Connection::Admit() {
+  admitted_ = true;
+  state_ = State::kConnecting;
   dial_.Next();
 }
 
@@ -91,31 +124,78 @@ int Connection::SendHeader(int socket) {
   in_.Open(client_.get(), socket);
   const config::ProxyProtocol version = service_->config.proxy_protocol;
   if (version == config::ProxyProtocol::kNone) return TakeSocketError(socket);
-  return in_.SendFirst(MakeHeader(version, source_, destination_).bytes());
+  return in_.SendFirst(MakeHeader(version, source_, destination_).bytes(),
+                       service_->config.greeting_timeout.has_value());
 }
 
 void Connection::OnDialled(Dialled dialled) {
   backend_ = std::move(dialled.socket);
   backend_id_ = dialled.backend;
+  dialled_ns_ = dialled.started_ns;
   out_.Open(backend_.get(), client_.get());
+  datapath::Add(backend_stats().connections_total, 1);
+  if (service_->config.greeting_timeout.has_value()) {
+    AwaitGreeting(dialled.events);
+    return;
+  }
   NoteReadable(out_, dialled.events);
   Opened();
 }
 
 void Connection::OnNobodyLeft() {
-  datapath::Add(
-      host_->context()->datapath->service_stats(service_->id).no_backend, 1);
-  Reset();
+  datapath::Add(service_stats().no_backend, 1);
+  TurnAway();
 }
 
-void Connection::Opened() {
-  state_ = State::kOpen;
-  active_ns_ = host_->loop()->now_ns();
-  hg_backend_stats& stats =
-      host_->context()->datapath->backend_stats(backend_id_);
-  datapath::Add(stats.connections_total, 1);
-  SetIdleTimer(service_->config.idle_timeout);
-  PumpBoth();
+// By the line that the service has for it, or else a RST.
+void Connection::TurnAway() {
+  const absl::string_view line = FarewellLine(service_->config.on_no_backend);
+  if (line.empty() || !farewell_.Send(client_.get(), line)) {
+    Reset();
+    return;
+  }
+  state_ = State::kFarewell;
+  timer_.Set(Farewell::kMostTime);
+  DrainClient();
+}
+
+void Connection::DrainClient() {
+  if (!farewell_.Drain(client_.get())) Close(false);
+}
+
+// ---- the backend's first word ----------------------------------------------
+
+void Connection::AwaitGreeting(uint32_t events) {
+  state_ = State::kGreeting;
+  timer_.Set(*service_->config.greeting_timeout);
+  if (Any(events, EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
+    HearGreeting(events);
+  }
+}
+
+void Connection::HearGreeting(uint32_t events) {
+  char byte = 0;
+  const ssize_t got = recv(backend_.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  if (got < 0 && errno == EAGAIN) return;
+  if (got <= 0) {
+    hg_backend_stats& stats = backend_stats();
+    datapath::Add(got == 0 ? stats.early_closed : stats.early_reset, 1);
+    ReplaceBackend();
+    return;
+  }
+  NoteReadable(out_, events);
+  Opened();
+  if (Any(events, EPOLLERR)) Failed(out_);
+}
+
+// Neither side has heard of the other yet: only time is lost.
+void Connection::ReplaceBackend() {
+  log::Debug("connection %d: backend %d does not speak", id_, backend_id_);
+  LeaveBackend();
+  ResetOnClose(backend_.get());
+  backend_.reset();
+  state_ = State::kConnecting;
+  dial_.Next();
 }
 
 // ---- events ---------------------------------------------------------------
@@ -128,13 +208,21 @@ void Connection::OnClient(uint32_t events) {
   }
   NoteReadable(in_, events);
   if (Any(events, EPOLLOUT | EPOLLHUP)) out_.SinkWritable();
-  if (state_ != State::kConnecting) PumpBoth();
+  if (state_ == State::kOpen || state_ == State::kResetting) {
+    PumpBoth();
+  } else if (state_ == State::kFarewell) {
+    DrainClient();
+  }
 }
 
 void Connection::OnBackend(uint32_t events) {
   if (state_ == State::kClosed) return;
   if (state_ == State::kConnecting) {
     dial_.OnIo(events);
+    return;
+  }
+  if (state_ == State::kGreeting) {
+    HearGreeting(events);
     return;
   }
   if (Any(events, EPOLLERR)) {
@@ -162,195 +250,51 @@ void Connection::OnDeferred(uint32_t) {
 }
 
 void Connection::OnTimer() {
-  if (state_ == State::kConnecting) {
-    dial_.OnTimer();
-    return;
+  switch (state_) {
+    case State::kQueued:
+      // Else it was admitted, and word of it is on its way.
+      if (!service_->queue->Cancel(ticket_)) return;
+      datapath::Add(service_stats().queue_timeout, 1);
+      TurnAway();
+      return;
+    case State::kConnecting:
+      dial_.OnTimer();
+      return;
+    case State::kGreeting:
+      datapath::Add(backend_stats().greeting_timeout, 1);
+      ReplaceBackend();
+      return;
+    case State::kFarewell:
+      Close(false);
+      return;
+    case State::kOpen:
+    case State::kResetting:
+      OnTimerOpen();
+      return;
+    case State::kClosed:
+      return;
   }
-  drain_poll_ = std::min(drain_poll_ * 2, kDrainPollMost);
-  if (state_ == State::kResetting) {
-    FlushThenReset();
-    return;
-  }
-  MaybeWatchPeers();
-  if (draining_) {
-    timer_.Set(drain_poll_);
-    PumpBoth();
-  }
-  if (state_ == State::kOpen) CheckIdle();
 }
 
-// ---- moving bytes ---------------------------------------------------------
-
-void Connection::PumpBoth() {
-  if (state_ == State::kResetting) {
-    FlushThenReset();
+void Connection::OnBackendDown() {
+  if (state_ == State::kGreeting) {
+    ReplaceBackend();
     return;
   }
-  draining_ = false;
-  in_.CloseFollows(out_.finished());
-  if (!Act(in_)) return;
-  out_.CloseFollows(in_.finished());
-  if (!Act(out_)) return;
-  if (in_.finished() && out_.finished()) {
-    Close(false);
-    return;
-  }
-  if (draining_ && drain_poll_ == absl::ZeroDuration()) {
-    drain_poll_ = kDrainPollFirst;
-    timer_.Set(drain_poll_);
-  } else if (!draining_ && drain_poll_ > absl::ZeroDuration()) {
-    drain_poll_ = absl::ZeroDuration();
-    SetIdleTimer(service_->config.idle_timeout);
-  }
-  MaybePromote(in_, client_leg_, client_.get());
-  MaybePromote(out_, backend_leg_, backend_.get());
-}
-
-// False: the connection is closed.
-bool Connection::Act(Direction& direction) {
-  switch (direction.Pump()) {
-    case Direction::Outcome::kWait:
-      return true;
-    case Direction::Outcome::kMore:
-      if (!deferred_) {
-        deferred_ = true;
-        host_->loop()->Defer(&deferred_leg_);
-      }
-      return true;
-    case Direction::Outcome::kWaitDrain:
-      draining_ = true;
-      return true;
-    case Direction::Outcome::kSourceReset:
-      Failed(direction);
-      return false;
-    case Direction::Outcome::kSinkReset:
-      Reset();
-      return false;
-  }
-  return false;
-}
-
-// The source of `direction` is broken. What it had sent before goes on to the
-// sink, as it would without us, and a RST follows.
-void Connection::Failed(Direction& direction) {
-  if (state_ == State::kResetting && last_words_ == &direction) return;
-  if (state_ != State::kOpen) {
-    Reset();
-    return;
-  }
-  state_ = State::kResetting;
-  last_words_ = &direction;
-  last_words_->CloseFollows(false);
-  reset_by_ns_ = MonotonicNs() + absl::ToInt64Nanoseconds(kResetGrace);
-  drain_poll_ = kDrainPollFirst;
-  FlushThenReset();
-}
-
-void Connection::FlushThenReset() {
-  last_words_->SourceEnding();
-  Direction::Outcome outcome = last_words_->Pump();
-  while (outcome == Direction::Outcome::kMore) outcome = last_words_->Pump();
-  const bool said =
-      outcome == Direction::Outcome::kSourceReset && last_words_->Delivered();
-  if (said || outcome == Direction::Outcome::kSinkReset ||
-      MonotonicNs() >= reset_by_ns_) {
-    Reset();
-    return;
-  }
-  timer_.Set(drain_poll_);
-}
-
-// Only one direction of a connection is ever spliced: a socket that is both a
-// source and a sink would queue passed bytes behind its own backlog, charged
-// to nobody (skmsg.c, sk_psock_verdict_apply).
-void Connection::MaybePromote(Direction& direction, Leg& source_leg,
-                              int source_fd) {
-  if (was_spliced_ || direction.bytes() < promote_at_bytes_) return;
-  if (service_->config.datapath != config::Datapath::kSplice) return;
-  fallback_ = host_->splice_obstacle();
-  if (fallback_.has_value()) return;
-  const config::Splice& splice = host_->splice();
-  if (!direction.Promote(splice.backlog_per_connection_bytes,
-                         splice.mode == config::SpliceMode::kAlways,
-                         &fallback_)) {
-    host_->context()->datapath->LogShortage(*fallback_);
-    // What it moves may be of another kind the next time; else ask again when
-    // as much has moved once more.
-    if (fallback_ != HG_FALLBACK_BUSY && fallback_ != HG_FALLBACK_INTERACTIVE) {
-      promote_at_bytes_ += direction.bytes();
-    }
-    return;
-  }
-  was_spliced_ = true;
-  host_->SetFlowOwner(*direction.flow(), this);
-  if (!host_->loop()
-           ->Modify(source_fd, kSplicedSourceEvents, &source_leg)
-           .ok()) {
-    Reset();
-    return;
-  }
-  PumpBoth();
-}
-
-void Connection::SpliceChanged(bool on) {
-  in_.SetSplicing(on);
-  out_.SetSplicing(on);
+  datapath::Add(backend_stats().down_resets, 1);
+  Reset();
 }
 
 // ---- the end --------------------------------------------------------------
-
-int64_t Connection::last_active_ns() const {
-  return std::max({active_ns_, in_.last_active_ns(), out_.last_active_ns()});
-}
-
-void Connection::SetIdleTimer(absl::Duration left) {
-  timer_.Set(peers_watched_ ? left : std::min(left, kWatchPeersAfter));
-}
-
-void Connection::MaybeWatchPeers() {
-  if (peers_watched_ || MonotonicNs() - started_ns_ <
-                            absl::ToInt64Nanoseconds(kWatchPeersAfter)) {
-    return;
-  }
-  peers_watched_ = true;
-  for (const int fd : {client_.get(), backend_.get()}) {
-    WatchPeer(fd, service_->config.dead_peer_timeout);
-  }
-}
-
-// Ends the connection if it is idle, else sets the timer to when it may be.
-void Connection::CheckIdle() {
-  const absl::Duration idle = service_->config.idle_timeout;
-  absl::Duration quiet = absl::Nanoseconds(MonotonicNs() - last_active_ns());
-  if (quiet >= idle) {
-    const bool delivered = in_.Delivered() && out_.Delivered();
-    // Bytes on their way to a slow reader that takes some are no silence.
-    const uint64_t progress = in_.SinkProgress() + out_.SinkProgress();
-    if (delivered || progress == sink_progress_) {
-      Close(!delivered);
-      return;
-    }
-    sink_progress_ = progress;
-    active_ns_ = MonotonicNs();
-    quiet = absl::ZeroDuration();
-  }
-  if (!draining_) SetIdleTimer(idle - quiet);
-}
 
 void Connection::Reset() { Close(true); }
 
 void Connection::Close(bool reset) {
   if (state_ == State::kClosed) return;
-  datapath::Datapath* datapath = host_->context()->datapath;
   CountFallback();
-  datapath::Subtract(datapath->service_stats(service_->id).connections_active,
-                     1);
   dial_.Abandon();
-  if (backend_id_ != 0) {
-    datapath::Subtract(datapath->backend_stats(backend_id_).connections_active,
-                       1);
-    backend_id_ = 0;
-  }
+  LeaveService();
+  LeaveBackend();
   state_ = State::kClosed;
   timer_.Cancel();
   if (reset) {
@@ -369,13 +313,17 @@ void Connection::Close(bool reset) {
   if (!deferred_) host_->Closed(this);  // Else OnDeferred does.
 }
 
-void Connection::CountFallback() {
-  if (was_spliced_ || state_ == State::kConnecting) return;
-  hg_fallback reason = fallback_.value_or(HG_FALLBACK_SHORT);
-  if (service_->config.datapath == config::Datapath::kRelay) {
-    reason = HG_FALLBACK_RELAY;
-  }
-  host_->context()->datapath->CountFallback(reason);
+void Connection::LeaveService() {
+  if (state_ == State::kQueued) service_->queue->Cancel(ticket_);
+  if (!admitted_) return;
+  datapath::Subtract(service_stats().connections_active, 1);
+  service_->queue->Left();
+}
+
+void Connection::LeaveBackend() {
+  if (backend_id_ == 0) return;
+  datapath::Subtract(backend_stats().connections_active, 1);
+  backend_id_ = 0;
 }
 
 ConnectionInfo Connection::Info() const {
@@ -387,8 +335,7 @@ ConnectionInfo Connection::Info() const {
   info.spliced = in_.kernel_carries() || out_.kernel_carries();
   const int64_t now = MonotonicNs();
   info.age_ns = now - started_ns_;
-  info.idle_ns =
-      now - (state_ == State::kConnecting ? started_ns_ : last_active_ns());
+  info.idle_ns = now - (active_ns_ == 0 ? started_ns_ : last_active_ns());
   info.bytes_in = in_.bytes();
   info.bytes_out = out_.bytes();
   return info;

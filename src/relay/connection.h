@@ -13,6 +13,7 @@
 #include "net/event_loop.h"
 #include "relay/dial.h"
 #include "relay/direction.h"
+#include "relay/farewell.h"
 #include "relay/host.h"
 #include "relay/service.h"
 
@@ -44,15 +45,30 @@ class Connection final : public LoopOwned, public DialOwner {
   void Reset();
   // The splice switch was thrown.
   void SpliceChanged(bool on);
+  // Its turn in the queue; false: it has not waited for it (any more).
+  bool OnAdmitted();
+  // Its backend is down: ends the connection, or looks for another backend if
+  // the client has not heard of this one yet.
+  void OnBackendDown();
   // The kernel has passed bytes of the spliced direction up.
   void OnSpliceEvent();
 
   uint64_t id() const { return id_; }
   const ServicePtr& service() const { return service_; }
+  uint32_t backend() const { return backend_id_; }  // 0: none yet.
   ConnectionInfo Info() const;
 
  private:
-  enum class State { kConnecting, kOpen, kResetting, kClosed };
+  enum class State {
+    kQueued,      // Waits for its turn.
+    kConnecting,  // dial_ is at it.
+    kGreeting,    // The header is sent; the client's bytes are held back until
+                  // the backend has spoken.
+    kOpen,
+    kFarewell,   // Turned away; what the client still sends is dropped.
+    kResetting,  // One side is broken; what it had said goes on.
+    kClosed,
+  };
 
   // The epoll face of one socket.
   class Leg final : public IoHandler {
@@ -70,10 +86,19 @@ class Connection final : public LoopOwned, public DialOwner {
   void OnBackend(uint32_t events);
   void OnDeferred(uint32_t);
   void OnTimer();
+  void OnTimerOpen();
 
+  void EnterQueue();
+  void Admit();
   int SendHeader(int socket) override;
   void OnDialled(Dialled dialled) override;
   void OnNobodyLeft() override;
+  void TurnAway();
+  void DrainClient();
+  void AwaitGreeting(uint32_t events);
+  void HearGreeting(uint32_t events);
+  void ReplaceBackend();
+  void NoteFirstWord();
   void Opened();
 
   void PumpBoth();
@@ -86,7 +111,11 @@ class Connection final : public LoopOwned, public DialOwner {
   void CheckIdle();
   int64_t last_active_ns() const;
   void Close(bool reset);
+  void LeaveService();
+  void LeaveBackend();
   void CountFallback();
+  hg_service_stats& service_stats() const;
+  hg_backend_stats& backend_stats() const;
 
   ConnectionHost* host_;
   const uint64_t id_;
@@ -102,9 +131,14 @@ class Connection final : public LoopOwned, public DialOwner {
   bool deferred_ = false;
   Timer timer_;
   Dial dial_;
-  uint32_t backend_id_ = 0;  // Dialled; 0: none.
-  Direction in_;             // From the client.
-  Direction out_;            // To the client.
+  uint32_t backend_id_ = 0;   // Dialled; 0: none.
+  int64_t dialled_ns_ = 0;    // When that connect began.
+  bool admitted_ = false;     // Counted in connections_active.
+  bool heard_ = false;        // The backend's first word, or that it has none.
+  Queue::Ticket ticket_ = 0;  // While queued.
+  Farewell farewell_;
+  Direction in_;   // From the client.
+  Direction out_;  // To the client.
   bool was_spliced_ = false;
   bool peers_watched_ = false;
   std::optional<hg_fallback> fallback_;

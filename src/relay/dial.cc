@@ -2,6 +2,8 @@
 
 #include <sys/epoll.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 
@@ -44,16 +46,69 @@ Endpoint AddressOf(const hg_select& selection) {
 
 Dial::Dial(ConnectionHost* host, DialOwner* owner, const Service* service,
            IoHandler* handler, Timer* timer)
-    : host_(host),
-      owner_(owner),
-      service_(service),
-      handler_(handler),
-      timer_(timer) {
+    : host_(host), owner_(owner), service_(service), timer_(timer) {
+  first_.handler = handler;
   selection_.service = service->id;
 }
 
-void Dial::Next() {
-  if (!Start()) owner_->OnNobodyLeft();
+// Ends with an attempt under way, or tells the owner that nobody is left.
+void Dial::GoOn(bool start) {
+  if (start) exhausted_ = !Start();
+  if (under_way()) {
+    Arm();
+    return;
+  }
+  timer_->Cancel();
+  owner_->OnNobodyLeft();
+}
+
+// Whether one more connect is under way.
+bool Dial::Start() {
+  if (!first_.socket.valid()) return Connect(first_, HandshakeAck::kSend);
+  return rivals_.size() < kMostRivals && StartRival();
+}
+
+bool Dial::StartRival() {
+  if (!host_->TakeRoom()) return false;
+  auto rival = std::make_unique<Rival>(this);
+  // A rival that loses has not even had the handshake's last ACK: its server
+  // never hears of it. The header stands for that ACK.
+  const bool header =
+      service_->config.proxy_protocol != config::ProxyProtocol::kNone;
+  if (!Connect(rival->attempt,
+               header ? HandshakeAck::kHold : HandshakeAck::kSend)) {
+    host_->ReturnRoom();
+    return false;
+  }
+  rivals_.push_back(std::move(rival));
+  return true;
+}
+
+bool Dial::Connect(Attempt& attempt, HandshakeAck ack) {
+  datapath::Datapath* datapath = host_->context()->datapath;
+  while (Select()) {
+    attempt.backend = selection_.backend;
+    int error = 0;
+    // Connected at once or not, the loop will say so.
+    attempt.socket = ConnectTcp(AddressOf(selection_), &error, ack);
+    if (!attempt.socket.valid()) {
+      CountFailure(attempt, error);
+      if (IsLocal(error)) return false;  // No backend can help.
+      continue;
+    }
+    if (!host_->loop()
+             ->Add(attempt.socket.get(), kAllEvents, attempt.handler)
+             .ok()) {
+      attempt.socket.reset();
+      return false;
+    }
+    attempt.started_ns = last_start_ns_ = MonotonicNs();
+    // Counted from here on, so that the id is not given to another backend.
+    datapath::Add(datapath->backend_stats(attempt.backend).connections_active,
+                  1);
+    return true;
+  }
+  return false;
 }
 
 bool Dial::Select() {
@@ -67,68 +122,128 @@ bool Dial::Select() {
   return true;
 }
 
-// Whether a connect is under way, or has succeeded already.
-bool Dial::Start() {
-  datapath::Datapath* datapath = host_->context()->datapath;
-  while (Select()) {
-    hg_backend_stats& stats = datapath->backend_stats(selection_.backend);
-    int error = 0;
-    UniqueFd socket = ConnectTcp(AddressOf(selection_), &error);
-    if (!socket.valid()) {
-      datapath::Add(FailureCounter(stats, error), 1);
-      if (IsLocal(error)) return false;  // No backend can help.
-      continue;
-    }
-    if (!host_->loop()->Add(socket.get(), kAllEvents, handler_).ok()) {
-      return false;
-    }
-    attempt_ = {std::move(socket), selection_.backend, MonotonicNs()};
-    // Counted from here on, so that the id is not given to another backend.
-    datapath::Add(stats.connections_active, 1);
-    timer_->Set(service_->config.connect_timeout);
-    if (error == 0) Try(0);
-    return true;
-  }
-  return false;
-}
+// ---- answers ---------------------------------------------------------------
 
-void Dial::OnIo(uint32_t events) {
-  if (Any(events, EPOLLOUT | EPOLLERR | EPOLLHUP)) Try(events);
-}
-
-void Dial::Try(uint32_t events) {
-  const int error = owner_->SendHeader(attempt_.socket.get());
+void Dial::OnAttempt(Attempt& attempt, uint32_t events) {
+  if (!attempt.socket.valid()) return;
+  if (!Any(events, EPOLLOUT | EPOLLERR | EPOLLHUP)) return;
+  const int error = owner_->SendHeader(attempt.socket.get());
   if (error == EAGAIN) return;  // Not connected yet after all.
-  if (error != 0) {
-    Failed(error);
+  if (error == 0) {
+    Won(attempt, events);
     return;
   }
-  owner_->OnDialled({std::move(attempt_.socket), attempt_.backend,
-                     attempt_.started_ns, events});
+  CountFailure(attempt, error);
+  Drop(attempt);
+  FreeRivals();
+  GoOn(true);
 }
 
-void Dial::OnTimer() { Failed(ETIMEDOUT); }
+void Dial::Won(Attempt& attempt, uint32_t events) {
+  timer_->Cancel();
+  Dialled dialled{std::move(attempt.socket), attempt.backend,
+                  attempt.started_ns, events};
+  if (!rivals_.empty()) {
+    const bool first = &attempt == &first_;
+    for (const auto& rival : rivals_) NoteOvertaken(rival->attempt, dialled);
+    NoteOvertaken(first_, dialled);
+    Abandon();
+    if (!first &&
+        !host_->loop()
+             ->Modify(dialled.socket.get(), kAllEvents, first_.handler)
+             .ok()) {
+      log::Error("service %s: no memory for a backend's socket",
+                 service_->config.name);
+    }
+  }
+  owner_->OnDialled(std::move(dialled));
+}
 
-void Dial::Failed(int error) {
+// It was asked before `winner` was, and has not answered yet.
+void Dial::NoteOvertaken(const Attempt& attempt, const Dialled& winner) {
+  if (!attempt.socket.valid() || attempt.started_ns >= winner.started_ns) {
+    return;
+  }
+  datapath::Add(host_->context()
+                    ->datapath->backend_stats(attempt.backend)
+                    .connect_overtaken,
+                1);
+}
+
+void Dial::OnTimer() {
+  const int64_t now = MonotonicNs();
+  while (Attempt* late = Overdue(now)) {
+    CountFailure(*late, ETIMEDOUT);
+    Drop(*late);
+    FreeRivals();
+  }
+  GoOn(!under_way() ||
+       now - last_start_ns_ >=
+           absl::ToInt64Nanoseconds(service_->config.try_next_timeout));
+}
+
+Dial::Attempt* Dial::Overdue(int64_t now_ns) {
+  const int64_t begun_by =
+      now_ns - absl::ToInt64Nanoseconds(service_->config.connect_timeout);
+  if (first_.socket.valid() && first_.started_ns <= begun_by) return &first_;
+  for (auto& rival : rivals_) {
+    if (rival->attempt.started_ns <= begun_by) return &rival->attempt;
+  }
+  return nullptr;
+}
+
+// The timer goes off when the oldest attempt is overdue or another is due.
+void Dial::Arm() {
+  int64_t oldest_ns = first_.socket.valid() ? first_.started_ns : INT64_MAX;
+  for (const auto& rival : rivals_) {
+    oldest_ns = std::min(oldest_ns, rival->attempt.started_ns);
+  }
+  int64_t due_ns =
+      oldest_ns + absl::ToInt64Nanoseconds(service_->config.connect_timeout);
+  if (!exhausted_ && rivals_.size() < kMostRivals) {
+    due_ns = std::min(due_ns,
+                      last_start_ns_ + absl::ToInt64Nanoseconds(
+                                           service_->config.try_next_timeout));
+  }
+  timer_->Set(absl::Nanoseconds(due_ns - MonotonicNs()));
+}
+
+// ---- the end of an attempt -------------------------------------------------
+
+void Dial::CountFailure(const Attempt& attempt, int error) {
   datapath::Add(
-      FailureCounter(
-          host_->context()->datapath->backend_stats(attempt_.backend), error),
+      FailureCounter(host_->context()->datapath->backend_stats(attempt.backend),
+                     error),
       1);
   log::Debug("service %s: backend %d: %s", service_->config.name,
-             attempt_.backend, ErrnoName(error));
-  Abandon();
-  Next();
+             attempt.backend, ErrnoName(error));
+}
+
+void Dial::Drop(Attempt& attempt) {
+  if (!attempt.socket.valid()) return;
+  datapath::Subtract(host_->context()
+                         ->datapath->backend_stats(attempt.backend)
+                         .connections_active,
+                     1);
+  // Its handler may get another socket in this very round.
+  host_->loop()->Remove(attempt.socket.get(), attempt.handler);
+  ResetOnClose(attempt.socket.get());
+  attempt.socket.reset();
+}
+
+void Dial::FreeRivals() {
+  for (size_t i = rivals_.size(); i-- > 0;) {
+    if (rivals_[i]->attempt.socket.valid()) continue;
+    host_->ReturnRoom();
+    host_->loop()->DestroyLater(std::move(rivals_[i]));
+    rivals_.erase(rivals_.begin() + static_cast<std::ptrdiff_t>(i));
+  }
 }
 
 void Dial::Abandon() {
-  if (!attempt_.socket.valid()) return;
-  timer_->Cancel();
-  datapath::Subtract(host_->context()
-                         ->datapath->backend_stats(attempt_.backend)
-                         .connections_active,
-                     1);
-  ResetOnClose(attempt_.socket.get());
-  attempt_.socket.reset();
+  Drop(first_);
+  for (auto& rival : rivals_) Drop(rival->attempt);
+  FreeRivals();
 }
 
 }  // namespace headgate::relay

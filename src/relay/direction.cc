@@ -220,7 +220,7 @@ Direction::Sent Direction::Send(absl::string_view bytes) {
   return Sent::kPart;
 }
 
-int Direction::SendFirst(absl::string_view first) {
+int Direction::SendFirst(absl::string_view first, bool alone) {
   char* const buffer = context_->scratch.data();
   char* const payload = buffer + first.size();
   size_t size = 0;
@@ -228,7 +228,7 @@ int Direction::SendFirst(absl::string_view first) {
   if (pending_ != nullptr) {  // Read for a sink that broke.
     size = pending_->pending().copy(payload, kChunkBytes);
     context_->buffers.Return(std::move(pending_));
-  } else if (readable_ && context_->buffers.Ready()) {
+  } else if (readable_ && !alone && context_->buffers.Ready()) {
     const ssize_t got =
         recv(source_, payload, kChunkBytes - kFirstBytes, MSG_DONTWAIT);
     // An end is told again, to Pump(); an error is not.

@@ -73,10 +73,10 @@ class Direction {
 
   // Moves what can be moved.
   Outcome Pump();
-  // Sends `first`, at most kFirstBytes, and with it what the source has for
-  // the sink already. Returns 0 or errno; then nothing is lost, and Open() with
-  // another sink begins anew.
-  int SendFirst(absl::string_view first);
+  // Sends `first`, at most kFirstBytes, and unless `alone` with it what the
+  // source has for the sink already. Returns 0 or errno; then nothing is lost,
+  // and Open() with another sink begins anew.
+  int SendFirst(absl::string_view first, bool alone);
   // Both sockets will be closed once this direction is finished, which tells
   // the sink as well as shutdown() does.
   void CloseFollows(bool follows) { close_follows_ = follows; }

@@ -31,6 +31,13 @@ class ConnectionHost {
   virtual std::optional<hg_fallback> splice_obstacle() const = 0;
   // Whom the events of a splice flow are for; null: nobody any more.
   virtual void SetFlowOwner(uint32_t flow, Connection* connection) = 0;
+  // Room for one more descriptor, beyond the two that a connection has; false:
+  // there is none.
+  virtual bool TakeRoom() = 0;
+  virtual void ReturnRoom() = 0;
+  // Of a connection that waited in its service's queue: it has its turn now.
+  // False: it has gone.
+  virtual bool Admitted(uint64_t connection) = 0;
   // The connection is over: drop it at the end of the round.
   virtual void Closed(Connection* connection) = 0;
 

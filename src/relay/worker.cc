@@ -56,6 +56,18 @@ class Worker::Impl final : public ConnectionHost, public IoHandler {
     }
   }
 
+  bool TakeRoom() override {
+    if (limit_->open >= limit_->max) return false;
+    ++limit_->open;
+    return true;
+  }
+  void ReturnRoom() override { --limit_->open; }
+
+  bool Admitted(uint64_t connection) override {
+    const auto found = connections_.find(connection);
+    return found != connections_.end() && found->second->OnAdmitted();
+  }
+
   void Closed(Connection* connection) override {
     const auto found = connections_.find(connection->id());
     if (found == connections_.end()) return;
@@ -92,6 +104,16 @@ class Worker::Impl final : public ConnectionHost, public IoHandler {
     ResetConnections([&](const Connection& connection) {
       return connection.service()->id == service;
     });
+  }
+
+  void OnBackendDown(uint32_t backend) {
+    std::vector<Connection*> affected;  // They may end, which changes the map.
+    for (auto& [id, connection] : connections_) {
+      if (connection->backend() == backend) {
+        affected.push_back(connection.get());
+      }
+    }
+    for (Connection* connection : affected) connection->OnBackendDown();
   }
 
   void AddListener(uint32_t service, const Endpoint& address, UniqueFd socket) {
@@ -176,8 +198,9 @@ class Worker::Impl final : public ConnectionHost, public IoHandler {
     }
     said_full_ = full;
     if (full) return false;
-    const uint64_t limit = services_.at(service)->config.max_connections;
-    return limit == 0 ||
+    const config::Service& config = services_.at(service)->config;
+    const uint64_t limit = config.max_connections;
+    return limit == 0 || config.queue.has_value() ||
            datapath::Read(
                context_.datapath->service_stats(service).connections_active) <
                limit;
@@ -188,7 +211,8 @@ class Worker::Impl final : public ConnectionHost, public IoHandler {
   // when connections come and go.
   void Deal(uint32_t service, Listener::Accepted accepted) {
     // A limit counts what is taken; what is on its way would exceed it.
-    const bool limited = services_.at(service)->config.max_connections != 0;
+    const config::Service& config = services_.at(service)->config;
+    const bool limited = config.max_connections != 0 && !config.queue;
     Worker* taker = nullptr;
     uint64_t least = limited ? 0 : open_.load();
     const bool churning = loop_->now_ns() - closed_ns_ < kChurnNs;
@@ -277,6 +301,10 @@ void Worker::PutService(ServicePtr service) {
 
 void Worker::RemoveService(uint32_t service) {
   Do([this, service] { impl_->RemoveService(service); });
+}
+
+void Worker::OnBackendDown(uint32_t backend) {
+  impl_->loop()->Post([this, backend] { impl_->OnBackendDown(backend); });
 }
 
 void Worker::AddListener(uint32_t service, const Endpoint& address,

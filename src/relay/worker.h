@@ -53,6 +53,8 @@ class Worker {
   void PutService(ServicePtr service);
   // Closes its listeners and resets its connections.
   void RemoveService(uint32_t service);
+  // The backend is down, and its connections are not to wait for it.
+  void OnBackendDown(uint32_t backend);
   // A non-blocking listening socket of `service`.
   void AddListener(uint32_t service, const Endpoint& address, UniqueFd socket);
   void RemoveListener(uint32_t service, const Endpoint& address);

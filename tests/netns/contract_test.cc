@@ -150,6 +150,7 @@ TEST_F(ContractTest, Services) {
                       {"backends_total", kInteger},
                       {"connections_active", kInteger},
                       {"connections_total", kInteger},
+                      {"queue_length", kInteger},
                       {"bytes_in_total", kInteger},
                       {"bytes_out_total", kInteger}});
   EXPECT_EQ(smtp["listen"], json({"198.18.1.1:25", "[2001:db8:1::1]:25"}));

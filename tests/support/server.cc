@@ -131,6 +131,7 @@ bool Server::Consume(Connection& connection, absl::string_view bytes) {
       log_.push_back(
           {connection.received.substr(0, *size), connection.first_recv});
     }
+    if (options_.hangs_up) return false;
     if (!options_.greets_before_header) connection.unsent = options_.greeting;
     connection.received.erase(0, *size);
     bytes = connection.received;

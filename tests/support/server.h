@@ -23,6 +23,7 @@ struct ServerOptions {
   std::string greeting = {};          // Sent right after the header.
   bool greets_before_header = false;  // As a lenient server may.
   bool echo = false;                  // Otherwise what comes is dropped.
+  bool hangs_up = false;              // Closes right after the header.
 };
 
 struct Accepted {

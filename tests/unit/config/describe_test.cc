@@ -45,9 +45,12 @@ services:
       fall: 3
     timeouts:
       connect: 5s
+      try_next: 250ms
       idle: 1h
       dead_peer: 5m
     max_connections: 0
+    on_no_backend: reset
+    on_backend_down: keep
 )");
 }
 
@@ -99,6 +102,21 @@ TEST_F(DiffOfTest, Fields) {
                           "\"[2001:db8:1::1]:25\"] -> [198.18.1.1:25]",
                           "service smtp: health.port: 30145 -> unset",
                           "service smtp: health.interval: 5s -> 2s"));
+}
+
+TEST_F(DiffOfTest, WhatBackendsFailingMeans) {
+  smtp().greeting_timeout = absl::Seconds(10);
+  smtp().try_next_timeout = absl::Seconds(1);
+  smtp().queue = {50, absl::Minutes(1)};
+  smtp().on_no_backend = NoBackend::kSmtp421;
+  smtp().on_backend_down = BackendDown::kReset;
+  EXPECT_THAT(Lines(),
+              ElementsAre("service smtp: timeouts.try_next: 250ms -> 1s",
+                          "service smtp: timeouts.greeting: unset -> 10s",
+                          "service smtp: queue.size: unset -> 50",
+                          "service smtp: queue.timeout: unset -> 1m",
+                          "service smtp: on_no_backend: reset -> smtp_421",
+                          "service smtp: on_backend_down: keep -> reset"));
 }
 
 TEST_F(DiffOfTest, ServicesAndPools) {

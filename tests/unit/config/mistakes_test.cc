@@ -58,7 +58,8 @@ INSTANTIATE_TEST_SUITE_P(
         InService("UnknownKey", "backlog: 5",
                   "5: service smtp: unknown key \"backlog\"; one of: listen, "
                   "pool, backend_port, datapath, balance, proxy_protocol, "
-                  "health, timeouts, max_connections, slow_start"),
+                  "health, timeouts, max_connections, queue, on_no_backend, "
+                  "on_backend_down, slow_start"),
         InService("UnknownKeyInSection", "health: {intervall: 5s}",
                   "14: service smtp: unknown key \"health.intervall\"; did you "
                   "mean \"interval\"?"),
@@ -126,6 +127,21 @@ INSTANTIATE_TEST_SUITE_P(
         InService("TooManyConnections", "max_connections: 10000001",
                   "22: service smtp: max_connections: \"10000001\" is outside "
                   "0 to 10000000"),
+        InService("QueueWithoutLimit", "queue: {size: 5}",
+                  "5: service smtp: queue: nobody ever waits without "
+                  "max_connections"),
+        InService("NoAnswer", "on_no_backend: 421",
+                  "20: service smtp: on_no_backend: unknown value \"421\"; "
+                  "one of: reset, smtp_421, imap_bye"),
+        InService("NoChoiceOnDown", "on_backend_down: drop",
+                  "22: service smtp: on_backend_down: unknown value \"drop\"; "
+                  "one of: keep, reset"),
+        InService("GreetingTooLong", "timeouts: {greeting: 6m}",
+                  "26: service smtp: timeouts.greeting: \"6m\" is outside "
+                  "10ms to 5m"),
+        InService("TryNextZero", "timeouts: {try_next: 0ms}",
+                  "26: service smtp: timeouts.try_next: \"0ms\" is outside "
+                  "10ms to 5m"),
         InService("SlowStartTooShort", "slow_start: 999ms",
                   "17: service smtp: slow_start: \"999ms\" is outside 1s to "
                   "1h"),
@@ -137,6 +153,46 @@ INSTANTIATE_TEST_SUITE_P(
                   "19: anchors are not supported"),
         InService("EscapedNul", "backend_port: \"25\\0\"",
                   "19: control character in a value")),
+    Name);
+
+INSTANTIATE_TEST_SUITE_P(
+    FailingBackends, MistakeTest,
+    ::testing::Values(
+        Mistake{"QueueWithoutSize",
+                absl::StrCat(kMinimal,
+                             "    max_connections: 1\n"
+                             "    queue: {timeout: 5s}\n"),
+                {"10:5: service smtp: missing key \"queue.size\""}},
+        Mistake{"QueueOfNobody",
+                absl::StrCat(kMinimal,
+                             "    max_connections: 1\n"
+                             "    queue: {size: 0}\n"),
+                {"10:19: service smtp: queue.size: \"0\" is outside 1 to "
+                 "1000000"}},
+        // One mistake, one message.
+        Mistake{"QueueBesideABadLimit",
+                absl::StrCat(kMinimal,
+                             "    max_connections: many\n"
+                             "    queue: {size: 5}\n"),
+                {"9:22: service smtp: max_connections: \"many\" is not a whole "
+                 "number"}},
+        Mistake{"LineWhereTlsComesFirst",
+                absl::StrCat(kMinimal,
+                             "  imaps:\n"
+                             "    listen: [198.18.1.1:143, 198.18.1.1:993]\n"
+                             "    pool: mail\n"
+                             "    on_no_backend: imap_bye\n"),
+                {"12:20: service imaps: on_no_backend: no client understands a "
+                 "line in clear on 198.18.1.1:993, where TLS comes first; use "
+                 "reset"}},
+        Mistake{"GreetingWhereTlsComesFirst",
+                absl::StrCat(kMinimal,
+                             "  smtps:\n"
+                             "    listen: \"[2001:db8::1]:465\"\n"
+                             "    pool: mail\n"
+                             "    timeouts: {greeting: 5s}\n"),
+                {"12:26: service smtps: timeouts.greeting: no server speaks "
+                 "first on [2001:db8::1]:465, where TLS comes first"}}),
     Name);
 
 // `line` becomes line 9 of the minimal configuration, at the top.

@@ -51,8 +51,12 @@ TEST(ParseTest, ReadsEveryKeyThatHasADefault) {
       timeout: 1m
       rise: 100
       fall: 1
-    timeouts: {connect: 10ms, idle: 168h, dead_peer: 1s}
+    timeouts: {connect: 10ms, try_next: 5m, greeting: 10ms, idle: 168h,
+               dead_peer: 1s}
     max_connections: 10000000
+    queue: {size: 1000000, timeout: 100ms}
+    on_no_backend: imap_bye
+    on_backend_down: reset
     slow_start: 30s
 workers: 256
 splice: {mode: "off", promote_after: 0, backlog_per_connection: 64KiB,
@@ -72,9 +76,14 @@ splice: {mode: "off", promote_after: 0, backlog_per_connection: 64KiB,
                          1};
   EXPECT_EQ(smtp.health, health);
   EXPECT_EQ(smtp.connect_timeout, absl::Milliseconds(10));
+  EXPECT_EQ(smtp.try_next_timeout, absl::Minutes(5));
+  EXPECT_EQ(smtp.greeting_timeout, absl::Milliseconds(10));
   EXPECT_EQ(smtp.idle_timeout, absl::Hours(168));
   EXPECT_EQ(smtp.dead_peer_timeout, absl::Seconds(1));
   EXPECT_EQ(smtp.max_connections, 10'000'000u);
+  EXPECT_EQ(smtp.queue, (Queue{1'000'000, absl::Milliseconds(100)}));
+  EXPECT_EQ(smtp.on_no_backend, NoBackend::kImapBye);
+  EXPECT_EQ(smtp.on_backend_down, BackendDown::kReset);
   EXPECT_EQ(smtp.slow_start, absl::Seconds(30));
   EXPECT_EQ(config.workers, 256u);
   const Splice splice = {SpliceMode::kOff, 0, 64 * 1024, 1024 * 1024};

@@ -101,9 +101,28 @@ class RandomConfig {
     service.connect_timeout = Time(absl::Milliseconds(10), 1, 30000);
     service.idle_timeout = Time(absl::Seconds(1), 1, 604800);
     service.dead_peer_timeout = Time(absl::Seconds(1), 1, 86400);
+    service.try_next_timeout = Time(absl::Milliseconds(10), 1, 30000);
     service.max_connections = Number<uint64_t>(0, 10'000'000);
+    AddFailing(service);
     if (Maybe()) service.slow_start = Time(absl::Seconds(1), 1, 3600);
     config.services[service.name] = service;
+  }
+
+  // What its backends failing means.
+  void AddFailing(Service& service) {
+    service.on_backend_down = Any({BackendDown::kKeep, BackendDown::kReset});
+    if (service.max_connections > 0 && Maybe()) {
+      service.queue = {Number<uint64_t>(1, 1'000'000),
+                       Time(absl::Milliseconds(100), 1, 36000)};
+    }
+    for (const Endpoint& endpoint : service.listen) {
+      if (endpoint.port > 464) return;  // TLS may come first there.
+    }
+    if (Maybe()) {
+      service.greeting_timeout = Time(absl::Milliseconds(10), 1, 30000);
+    }
+    service.on_no_backend =
+        Any({NoBackend::kReset, NoBackend::kSmtp421, NoBackend::kImapBye});
   }
 
   std::mt19937 random_;

@@ -16,7 +16,7 @@ TEST(Service, List) {
       R"({"services":[{"name":"smtp","listen":["198.18.1.1:25",)"
       R"("[2001:db8:1::1]:25"],"pool":"mail","datapath":"splice",)"
       R"("balance":"round_robin","backends_up":2,"backends_total":3,)"
-      R"("connections_active":7,"connections_total":1200,)"
+      R"("connections_active":7,"connections_total":1200,"queue_length":5,)"
       R"("bytes_in_total":2048,"bytes_out_total":5368709120},)"
       R"({"name":"imap","later":{}}]})";
   api.On("GET /v1/services", 200, body);
@@ -25,11 +25,11 @@ TEST(Service, List) {
   EXPECT_EQ(
       table.out,
       "NAME  LISTEN                            POOL  DATAPATH  BALANCE      "
-      "UP   ACTIVE  TOTAL       IN      OUT\n"
+      "UP   ACTIVE  QUEUE  TOTAL       IN      OUT\n"
       "smtp  198.18.1.1:25,[2001:db8:1::1]:25  mail  splice    round_robin  "
-      "2/3       7   1200  2.0 KiB  5.0 GiB\n"
+      "2/3       7      5   1200  2.0 KiB  5.0 GiB\n"
       "imap  -                                 -     -         -            "
-      "-/-       -      -        -        -\n");
+      "-/-       -      -      -        -        -\n");
   EXPECT_EQ(RunCtl(api, "service list -o json").out, body + "\n");
 }
 

@@ -1,0 +1,58 @@
+// The clients of a service that wait for their turn: the room that
+// max_connections leaves is given out in the order in which they came, over all
+// workers. Shared between them; every method may be called from any thread.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <mutex>
+
+#include "absl/functional/any_invocable.h"
+#include "bpf/abi/types.h"
+
+namespace headgate::relay {
+
+class Queue {
+ public:
+  using Ticket = uint64_t;
+  enum class Entry { kAdmitted, kWaits, kFull };
+
+  // Keeps its count in `stats`: connections_active, of which every admitted
+  // connection is one, and queue_active.
+  explicit Queue(hg_service_stats* stats) : stats_(stats) {}
+
+  // `max` connections, 0: no limit, and `size` that wait; more room is given
+  // out at once.
+  void SetLimits(uint64_t max, uint64_t size);
+
+  // kWaits: `admitted` is called once, in any thread and under a lock, unless
+  // Cancel(*ticket) comes first.
+  Entry Enter(absl::AnyInvocable<void()> admitted, Ticket* ticket);
+  // False: it has been admitted.
+  bool Cancel(Ticket ticket);
+  // Who was admitted has gone meanwhile.
+  void GiveBack();
+  // A connection of the service is over and counted off.
+  void Left() {
+    // Who enters counts himself before he looks for room: one of the two sees
+    // the other.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    if (waiting_.load(std::memory_order_relaxed) != 0) Admit();
+  }
+
+ private:
+  bool TakeRoom();
+  void Admit();
+  void AdmitLocked();
+
+  hg_service_stats* const stats_;
+  std::atomic<uint64_t> waiting_{0};
+  std::mutex mutex_;  // Guards the rest.
+  uint64_t max_ = 0;
+  uint64_t size_ = 0;
+  Ticket next_ = 1;
+  std::map<Ticket, absl::AnyInvocable<void()>> waiters_;
+};
+
+}  // namespace headgate::relay

@@ -1,0 +1,168 @@
+// Backends that answer nothing at all, as hosts without power do: how long
+// clients wait for the one that does.
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/substitute.h"
+#include "support/daemon.h"
+#include "support/lab.h"
+#include "support/load.h"
+#include "support/server.h"
+#include "support/wait.h"
+
+namespace headgate::testing {
+namespace {
+
+// $0: timeouts. Without checks nobody learns which backends are gone.
+constexpr char kConfig[] = R"(
+metrics: {listen: 127.0.0.1:9140}
+pools:
+  nodes:
+    backends:
+      - {name: one, address: 198.18.2.11}
+      - {name: two, address: 198.18.2.12}
+      - {name: three, address: 198.18.2.13}
+      - {name: four, address: 198.18.2.14}
+  ordered:
+    backends:
+      - {name: one, address: 198.18.2.11}
+      - {name: two, address: 198.18.2.12, backup: true}
+services:
+  mail:
+    listen: [198.18.1.1:25]
+    pool: nodes
+    backend_port: 30125
+    health: {type: none}
+    timeouts: {$0}
+  ordered:
+    listen: [198.18.1.1:26]
+    pool: ordered
+    backend_port: 30125
+    health: {type: none}
+    timeouts: {$0}
+)";
+constexpr char kGreeting[] = "220 ready\r\n";
+constexpr absl::Duration kPrompt = absl::Milliseconds(250);
+constexpr char kBeside[] = "connect: 2s, try_next: 100ms";
+
+class BlackHoleTest : public ::testing::Test {
+ protected:
+  void Start(const char* timeouts) {
+    daemon_ = std::make_unique<Daemon>(absl::Substitute(kConfig, timeouts));
+  }
+  static std::unique_ptr<Server> Node(const char* address) {
+    return std::make_unique<Server>(
+        std::vector<Endpoint>{At(absl::StrCat(address, ":30125"))},
+        ServerOptions{.greeting = kGreeting, .echo = true});
+  }
+  // At 100 new connections a second.
+  static LoadReport Load(size_t total, const char* vip = "198.18.1.1:25") {
+    return RunLoad({.target = At(vip),
+                    .total = total,
+                    .concurrency = 1000,
+                    .per_second = 100,
+                    .send = "NOOP\r\n",
+                    .expect = absl::StrCat(kGreeting, "NOOP\r\n")});
+  }
+  double Failures(const char* service, const char* backend,
+                  const char* reason) const {
+    return daemon_->Metrics()[absl::StrCat(
+        "headgate_connect_failures_total{backend=\"", backend, "\",reason=\"",
+        reason, "\",service=\"", service, "\"}")];
+  }
+  // Nothing is left behind, whoever lost.
+  void ExpectAllReleased() {
+    EXPECT_TRUE(WaitUntil(kTcpTimeout,
+                          [&] { return daemon_->ActiveConnections() == 0; }));
+    for (const auto& backend : daemon_->Json({"backend", "list"})["backends"]) {
+      EXPECT_EQ(backend["connections_active"], 0) << backend;
+    }
+    EXPECT_TRUE(
+        WaitUntil(kTcpTimeout, [&] { return daemon_->OpenFiles() <= files_; }))
+        << daemon_->OpenFiles() << " of " << files_;
+  }
+
+  Lab lab_;
+  std::unique_ptr<Daemon> daemon_;
+  size_t files_ = 0;
+};
+
+TEST_F(BlackHoleTest, ThreeOfFourDelayNobodyForLong) {
+  const auto four = Node("198.18.2.14");
+  Start(kBeside);
+  ASSERT_EQ(Load(4).ok, 4u);  // The others refuse: no time is lost.
+  files_ = daemon_->OpenFiles();
+  for (const char* gone : {"198.18.2.11", "198.18.2.12", "198.18.2.13"}) {
+    lab_.BlackHole(gone);
+  }
+  const LoadReport report = Load(200);
+  EXPECT_EQ(report.ok, 200u) << report.ToString();
+  EXPECT_LT(report.Percentile(1), absl::Milliseconds(300) + kPrompt)
+      << report.ToString();
+  // Nobody waits for somebody else: who is lucky is served at once.
+  EXPECT_LT(report.Percentile(0.1), absl::Milliseconds(50))
+      << report.ToString();
+  EXPECT_GT(Failures("mail", "one", "overtaken"), 0);
+  EXPECT_EQ(Failures("mail", "one", "timeout"), 0);
+  RecordProperty("answered", report.ToString());
+  ExpectAllReleased();
+}
+
+TEST_F(BlackHoleTest, AllOfThemCostOneTimeOutNotFour) {
+  Start("connect: 500ms, try_next: 100ms");
+  files_ = daemon_->OpenFiles();
+  for (const char* gone :
+       {"198.18.2.11", "198.18.2.12", "198.18.2.13", "198.18.2.14"}) {
+    lab_.BlackHole(gone);
+  }
+  const absl::Time start = absl::Now();
+  TcpSocket client = TcpSocket::Connect(kClient, At("198.18.1.1:25"));
+  ASSERT_TRUE(client.valid());
+  EXPECT_TRUE(client.ReceivesReset());
+  const absl::Duration waited = absl::Now() - start;
+  EXPECT_GE(waited, absl::Milliseconds(800));
+  EXPECT_LT(waited, absl::Milliseconds(800) + kPrompt);
+  for (const char* backend : {"one", "two", "three", "four"}) {
+    EXPECT_EQ(Failures("mail", backend, "timeout"), 1) << backend;
+  }
+  ExpectAllReleased();
+}
+
+TEST_F(BlackHoleTest, WithALongTryNextTheyAreTriedOneByOne) {
+  const auto two = Node("198.18.2.12");
+  Start("connect: 300ms, try_next: 5m");
+  files_ = daemon_->OpenFiles();
+  lab_.BlackHole("198.18.2.11");
+  const LoadReport report = Load(10, "198.18.1.1:26");
+  EXPECT_EQ(report.ok, 10u) << report.ToString();
+  EXPECT_GE(report.answered.front(), absl::Milliseconds(300));
+  EXPECT_EQ(Failures("ordered", "one", "timeout"), 10);
+  EXPECT_EQ(Failures("ordered", "one", "overtaken"), 0);
+  ExpectAllReleased();
+}
+
+// The first SYN of each connection to the first choice is lost; it would be
+// answered a second later.
+TEST_F(BlackHoleTest, TheOvertakenServerHearsNothing) {
+  const auto one = Node("198.18.2.11");
+  const auto two = Node("198.18.2.12");
+  Start(kBeside);
+  files_ = daemon_->OpenFiles();
+  Shell(R"(ip netns exec backend nft 'table ip lose {
+             set seen { type inet_service; flags dynamic; size 1000; }
+             chain in { type filter hook input priority 0
+               ip daddr 198.18.2.11 tcp flags & (syn | ack) == syn \
+                 tcp sport != @seen add @seen { tcp sport } drop
+             }; }')");
+  const LoadReport report = Load(50, "198.18.1.1:26");
+  EXPECT_EQ(report.ok, 50u) << report.ToString();
+  EXPECT_GE(report.answered.front(), absl::Milliseconds(100));
+  EXPECT_LT(report.Percentile(1), absl::Milliseconds(100) + kPrompt);
+  EXPECT_EQ(two->TakeAccepted().size(), 50u);
+  EXPECT_EQ(Failures("ordered", "one", "overtaken"), 50);
+  EXPECT_EQ(one->open() + one->accepted(), 0u);
+  ExpectAllReleased();
+}
+
+}  // namespace
+}  // namespace headgate::testing

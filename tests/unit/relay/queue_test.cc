@@ -1,0 +1,105 @@
+#include "relay/queue.h"
+
+#include <gtest/gtest.h>
+
+#include <thread>
+#include <vector>
+
+#include "datapath/datapath.h"
+
+namespace headgate::relay {
+namespace {
+
+class QueueTest : public ::testing::Test {
+ protected:
+  Queue::Entry Enter(int who) {
+    return queue_.Enter([this, who] { admitted_.push_back(who); }, &ticket_);
+  }
+  void Leave() {
+    datapath::Subtract(stats_.connections_active, 1);
+    queue_.Left();
+  }
+
+  hg_service_stats stats_{};
+  Queue queue_{&stats_};
+  Queue::Ticket ticket_ = 0;
+  std::vector<int> admitted_;
+};
+
+TEST_F(QueueTest, AdmitsUpToTheLimitThenInOrder) {
+  queue_.SetLimits(1, 2);
+  EXPECT_EQ(Enter(1), Queue::Entry::kAdmitted);
+  EXPECT_EQ(Enter(2), Queue::Entry::kWaits);
+  EXPECT_EQ(Enter(3), Queue::Entry::kWaits);
+  EXPECT_EQ(Enter(4), Queue::Entry::kFull);
+  EXPECT_EQ(stats_.queue_active, 2u);
+  Leave();
+  EXPECT_EQ(admitted_, std::vector({2}));
+  Leave();
+  EXPECT_EQ(admitted_, std::vector({2, 3}));
+  EXPECT_EQ(stats_.queue_active, 0u);
+  EXPECT_EQ(stats_.connections_active, 1u);
+}
+
+TEST_F(QueueTest, WhoCancelsIsPassedOver) {
+  queue_.SetLimits(1, 2);
+  Enter(1);
+  Enter(2);
+  const Queue::Ticket second = ticket_;
+  Enter(3);
+  EXPECT_TRUE(queue_.Cancel(second));
+  EXPECT_FALSE(queue_.Cancel(second));
+  Leave();
+  EXPECT_EQ(admitted_, std::vector({3}));
+  EXPECT_FALSE(queue_.Cancel(ticket_)) << "it has been admitted";
+}
+
+TEST_F(QueueTest, RoomThatNobodyTookGoesToTheNext) {
+  queue_.SetLimits(1, 2);
+  Enter(1);
+  Enter(2);
+  Enter(3);
+  Leave();
+  queue_.GiveBack();  // The second has gone.
+  EXPECT_EQ(admitted_, std::vector({2, 3}));
+  EXPECT_EQ(stats_.connections_active, 1u);
+}
+
+TEST_F(QueueTest, MoreRoomIsGivenOutAtOnce) {
+  queue_.SetLimits(1, 3);
+  for (int i = 1; i <= 4; ++i) Enter(i);
+  queue_.SetLimits(2, 3);
+  EXPECT_EQ(admitted_, std::vector({2}));
+  queue_.SetLimits(0, 0);
+  EXPECT_EQ(admitted_, std::vector({2, 3, 4}));
+}
+
+// Threads that come and go: the limit holds and nobody is forgotten.
+TEST_F(QueueTest, ManyThreads) {
+  constexpr int kThreads = 4, kRounds = 20'000;
+  queue_.SetLimits(2, 100);
+  std::atomic<uint64_t> inside = 0, most = 0;
+  const auto visit = [&] {
+    for (int i = 0; i < kRounds; ++i) {
+      std::atomic<bool> admitted = false;
+      Queue::Ticket ticket = 0;
+      const auto entry = queue_.Enter([&] { admitted = true; }, &ticket);
+      if (entry == Queue::Entry::kWaits) {
+        while (!admitted) std::this_thread::yield();
+      }
+      const uint64_t now = ++inside;
+      if (now > most) most = now;
+      --inside;
+      Leave();
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kThreads; ++i) threads.emplace_back(visit);
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_LE(most, 2u);
+  EXPECT_EQ(stats_.connections_active, 0u);
+  EXPECT_EQ(stats_.queue_active, 0u);
+}
+
+}  // namespace
+}  // namespace headgate::relay
