@@ -41,7 +41,9 @@ std::string ToYaml(const Config& config) {
   AppendBlock(GlobalFields(config), "", out);
   absl::StrAppend(&out, "pools:\n");
   for (const auto& [name, pool] : config.pools) {
-    absl::StrAppend(&out, "  ", YamlName(name), ":\n    backends:\n");
+    absl::StrAppend(&out, "  ", YamlName(name), ":\n");
+    AppendBlock(FieldsOf(pool), "    ", out);
+    absl::StrAppend(&out, "    backends:\n");
     for (const Backend& backend : pool.backends) AppendBackend(backend, out);
   }
   absl::StrAppend(&out, "services:\n");

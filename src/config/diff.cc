@@ -65,6 +65,7 @@ void DiffPool(const std::string& prefix, const Pool& running, const Pool& next,
     }
     return result;
   };
+  DiffFields(prefix, FieldsOf(running), FieldsOf(next), out);
   const auto before = by_name(running);
   const auto after = by_name(next);
   DiffNamed(

@@ -26,11 +26,16 @@ std::string Text(const Endpoint& endpoint) {
   return Quoted(endpoint.address, endpoint.ToString());
 }
 
-std::string Text(const std::vector<Endpoint>& endpoints) {
-  const auto join = [](std::string* out, const Endpoint& endpoint) {
-    absl::StrAppend(out, Text(endpoint));
+std::string Text(const IpAddress& address) {
+  return Quoted(address, address.ToString());
+}
+
+template <typename T>
+std::string Text(const std::vector<T>& list) {
+  const auto join = [](std::string* out, const T& value) {
+    absl::StrAppend(out, Text(value));
   };
-  return absl::StrCat("[", absl::StrJoin(endpoints, ", ", join), "]");
+  return absl::StrCat("[", absl::StrJoin(list, ", ", join), "]");
 }
 
 }  // namespace
@@ -83,6 +88,10 @@ Fields FieldsOf(const Service& service) {
       {"slow_start",
        service.slow_start.has_value() ? DurationText(*service.slow_start) : ""},
   };
+}
+
+Fields FieldsOf(const Pool& pool) {
+  return {{"source", pool.source.empty() ? "" : Text(pool.source)}};
 }
 
 Fields FieldsOf(const Backend& backend) {

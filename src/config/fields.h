@@ -19,6 +19,7 @@ using Fields = std::vector<Field>;
 Fields GlobalFields(const Config& config);  // All but pools and services.
 // All but the name.
 Fields FieldsOf(const Service& service);
+Fields FieldsOf(const Pool& pool);  // Nor the backends.
 Fields FieldsOf(const Backend& backend);
 
 // `text` as a YAML scalar that every reader takes for a string.

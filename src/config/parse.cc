@@ -1,5 +1,6 @@
 #include "config/parse.h"
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <utility>
@@ -52,6 +53,7 @@ class Grammar {
   void ReadMetrics(const MapReader& top);
   void ReadSplice(const MapReader& top);
   void ReadPool(const Node& node);
+  void ReadSource(const MapReader& map, Pool& pool);
   bool ReadBackend(const Node& node, const std::string& object,
                    Backend& backend);
   void ReadService(const Node& node);
@@ -64,7 +66,9 @@ class Grammar {
   // The 1 to `max` children of the list or map under `key`; `one` names one.
   Nodes Children(const MapReader& map, absl::string_view key, Node::Kind kind,
                  absl::string_view one, size_t max);
-  // The same for a map whose keys are names.
+  // A list of addresses, or one without brackets.
+  Nodes OneOrMore(const MapReader& map, absl::string_view key, size_t max);
+  // As Children(), for a map whose keys are names.
   Nodes Named(const MapReader& map, absl::string_view key,
               absl::string_view one, size_t max);
 
@@ -128,7 +132,7 @@ void Grammar::ReadSplice(const MapReader& top) {
 
 void Grammar::ReadPool(const Node& node) {
   const std::string object = absl::StrCat("pool ", node.key);
-  const MapReader map(node, object, {"backends"}, errors_);
+  const MapReader map(node, object, {"source", "backends"}, errors_);
   map.Require("backends");
   Pool& pool = config_.pools[node.key];
   pool.name = node.key;
@@ -145,6 +149,40 @@ void Grammar::ReadPool(const Node& node) {
                   absl::StrCat(object, ": duplicate backend \"", backend.name,
                                "\"; first on line ", first->second));
     }
+  }
+  ReadSource(map, pool);
+}
+
+// After the backends, each of which needs an address of its own family:
+// another than the listed ones would surprise whoever lets only those in.
+void Grammar::ReadSource(const MapReader& map, Pool& pool) {
+  const Nodes nodes = OneOrMore(map, "source", kMaxSourcesPerPool);
+  bool all_read = true;
+  for (const Node* node : nodes) {
+    IpAddress address;
+    const bool read = map.ReadNode(*node, "source", ParseSource, address);
+    all_read &= read;
+    if (!read) continue;
+    if (std::find(pool.source.begin(), pool.source.end(), address) !=
+        pool.source.end()) {
+      map.Report(node->at, "source",
+                 absl::StrCat(address.ToString(), " is listed twice"));
+      continue;
+    }
+    pool.source.push_back(address);
+  }
+  if (nodes.empty() || !all_read) return;
+  for (const Backend& backend : pool.backends) {
+    const bool v4 = backend.address.is_v4();
+    if (std::any_of(pool.source.begin(), pool.source.end(),
+                    [v4](const IpAddress& a) { return a.is_v4() == v4; })) {
+      continue;
+    }
+    map.Report(
+        map.Find("source")->key_at, "source",
+        absl::StrCat("no ", v4 ? "IPv4" : "IPv6",
+                     " address in it, which backend ", backend.name, " needs"));
+    return;
   }
 }
 
@@ -206,12 +244,7 @@ void Grammar::ReadService(const Node& node) {
 
 void Grammar::ReadListen(const MapReader& map, Service& service,
                          ServicePlace& place) {
-  const Node* node = map.Find("listen");
-  const bool single = node != nullptr && node->kind == Node::Kind::kScalar;
-  const Nodes nodes = single ? Nodes{node}
-                             : Children(map, "listen", Node::Kind::kList,
-                                        "address", kMaxListenPerService);
-  for (const Node* child : nodes) {
+  for (const Node* child : OneOrMore(map, "listen", kMaxListenPerService)) {
     Endpoint endpoint;
     if (!map.ReadNode(*child, "listen", Endpoint::Parse, endpoint)) continue;
     service.listen.push_back(endpoint);
@@ -299,6 +332,13 @@ Nodes Grammar::Children(const MapReader& map, absl::string_view key,
     children.resize(max);
   }
   return children;
+}
+
+Nodes Grammar::OneOrMore(const MapReader& map, absl::string_view key,
+                         size_t max) {
+  const Node* node = map.Find(key);
+  if (node != nullptr && node->kind == Node::Kind::kScalar) return {node};
+  return Children(map, key, Node::Kind::kList, "address", max);
 }
 
 Nodes Grammar::Named(const MapReader& map, absl::string_view key,

@@ -50,6 +50,10 @@ struct Backend {
 struct Pool {
   std::string name;
   std::vector<Backend> backends;  // In file order.
+  // Addresses of this machine that connections to the backends come from, in
+  // turn; if there are any, one or more of each backend's family. Empty: the
+  // kernel's choice.
+  std::vector<IpAddress> source;
   bool operator==(const Pool&) const = default;
 };
 

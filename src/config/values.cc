@@ -178,4 +178,23 @@ absl::StatusOr<Target> ParseTarget(absl::string_view text) {
   return target;
 }
 
+absl::StatusOr<IpAddress> ParseSource(absl::string_view text) {
+  const auto address = IpAddress::Parse(text);
+  if (!address.has_value() && Endpoint::Parse(text).ok()) {
+    return Invalid(text, "has a port; connections take any that is free");
+  }
+  if (!address.has_value()) {
+    return Invalid(text, "is not an IP address of this machine");
+  }
+  if (address->is_unspecified() || address->is_multicast()) {
+    return Invalid(text, "is no address to connect from");
+  }
+  if (address->is_link_local_v6()) {
+    return Invalid(text,
+                   "is a link-local address, which needs an interface; use a "
+                   "global one");
+  }
+  return *address;
+}
+
 }  // namespace headgate::config

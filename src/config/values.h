@@ -136,4 +136,7 @@ struct Target {
 };
 absl::StatusOr<Target> ParseTarget(absl::string_view text);
 
+// An address of this machine to connect from, without a port.
+absl::StatusOr<IpAddress> ParseSource(absl::string_view text);
+
 }  // namespace headgate::config

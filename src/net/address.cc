@@ -62,6 +62,14 @@ bool IpAddress::is_unspecified() const {
   return is_v4() ? v4().s_addr == 0 : *this == IpAddress();
 }
 
+bool IpAddress::is_multicast() const {
+  return is_v4() ? (bytes_[12] & 0xf0) == 0xe0 : bytes_[0] == 0xff;
+}
+
+bool IpAddress::is_link_local_v6() const {
+  return bytes_[0] == 0xfe && (bytes_[1] & 0xc0) == 0x80;
+}
+
 in_addr IpAddress::v4() const {
   in_addr result{};
   std::memcpy(&result.s_addr, bytes_.data() + 12, 4);

@@ -31,6 +31,8 @@ class IpAddress {
 
   bool is_v4() const;
   bool is_unspecified() const;
+  bool is_multicast() const;
+  bool is_link_local_v6() const;  // fe80::/10
   const std::array<uint8_t, 16>& bytes() const { return bytes_; }
   in_addr v4() const;  // Only if is_v4().
   std::string ToString() const;

@@ -76,6 +76,10 @@ TEST(DiffTest, EmptyIfAndOnlyIfEqual) {
   }
 }
 
+IpAddress Address(absl::string_view text) {
+  return IpAddress::Parse(text).value();
+}
+
 class DiffOfTest : public ::testing::Test {
  protected:
   std::vector<std::string> Lines() const { return Diff(running_, next_); }
@@ -95,9 +99,13 @@ TEST_F(DiffOfTest, Fields) {
   smtp().health.interval = absl::Seconds(2);
   smtp().health.port.reset();
   smtp().listen.pop_back();
+  next_.pools.at("mail-nodes").source = {Address("198.18.2.1"),
+                                         Address("2001:db8:2::1")};
   EXPECT_THAT(Lines(),
               ElementsAre("metrics.listen: 127.0.0.1:9140 -> unset",
                           "workers: unset -> 4", "splice.mode: auto -> off",
+                          "pool mail-nodes: source: unset -> [198.18.2.1, "
+                          "\"2001:db8:2::1\"]",
                           "service smtp: listen: [198.18.1.1:25, "
                           "\"[2001:db8:1::1]:25\"] -> [198.18.1.1:25]",
                           "service smtp: health.port: 30145 -> unset",

@@ -259,6 +259,52 @@ Mistake OnBackend(const char* name, absl::string_view backend,
           {absl::StrCat("4:", error)}};
 }
 
+// `source: VALUE` on line 3 of the minimal configuration.
+Mistake OnSource(const char* name, absl::string_view value,
+                 absl::string_view error) {
+  std::string text(kMinimal);
+  text.insert(text.find("    backends"),
+              absl::StrCat("    source: ", value, "\n"));
+  return {name, text, {absl::StrCat("3:", error)}};
+}
+
+std::string ManySources() {
+  std::string list = "[";
+  for (int i = 1; i <= 65; ++i) absl::StrAppend(&list, "198.18.2.", i, ", ");
+  return list + "]";
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Source, MistakeTest,
+    ::testing::Values(
+        OnSource("Empty", "[]",
+                 "5: pool mail: source: at least one address is needed"),
+        OnSource("IsMap", "{a: 1}",
+                 "13: pool mail: source: expected a list, found a map"),
+        OnSource("Port", "[198.18.2.1:1024]",
+                 "14: pool mail: source: \"198.18.2.1:1024\" has a port; "
+                 "connections take any that is free"),
+        OnSource("Interface", "[eth0]",
+                 "14: pool mail: source: \"eth0\" is not an IP address of "
+                 "this machine"),
+        OnSource("Unspecified", "[198.18.2.1, 0.0.0.0]",
+                 "26: pool mail: source: \"0.0.0.0\" is no address to connect "
+                 "from"),
+        OnSource("Multicast", "[\"ff02::1\"]",
+                 "14: pool mail: source: \"ff02::1\" is no address to connect "
+                 "from"),
+        OnSource("LinkLocal", "[\"fe80::1\"]",
+                 "14: pool mail: source: \"fe80::1\" is a link-local address, "
+                 "which needs an interface; use a global one"),
+        OnSource("Twice", "[198.18.2.1, \"::ffff:198.18.2.1\"]",
+                 "26: pool mail: source: 198.18.2.1 is listed twice"),
+        OnSource("TooMany", ManySources(),
+                 "837: pool mail: source: more than 64; the rest is not read"),
+        OnSource("OtherFamily", "[\"2001:db8:2::1\"]",
+                 "5: pool mail: source: no IPv4 address in it, which backend a "
+                 "needs")),
+    Name);
+
 INSTANTIATE_TEST_SUITE_P(
     Backend, MistakeTest,
     ::testing::Values(

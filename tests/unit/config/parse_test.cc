@@ -90,6 +90,28 @@ splice: {mode: "off", promote_after: 0, backlog_per_connection: 64KiB,
   EXPECT_EQ(config.splice, splice);
 }
 
+// `source: ...` for the minimal configuration's pool.
+std::string WithSource(absl::string_view value) {
+  std::string text(kMinimal);
+  return text.insert(text.find("    backends"),
+                     absl::StrCat("    source: ", value, "\n"));
+}
+
+TEST(ParseTest, SourcesOfAPool) {
+  const auto sources = [](const std::string& text) {
+    EXPECT_THAT(ErrorsOf(text), IsEmpty());
+    return Parse(text).config.pools.at("mail").source;
+  };
+  const IpAddress v4 = At("198.18.2.1:1").address;
+  const IpAddress v6 = At("[2001:db8:2::1]:1").address;
+  EXPECT_THAT(sources(std::string(kMinimal)), IsEmpty());
+  EXPECT_THAT(sources(WithSource("198.18.2.1")), ElementsAre(v4));
+  // One of a family that no backend has is no mistake.
+  EXPECT_THAT(sources(WithSource("[\"2001:db8:2::1\", 198.18.2.1]")),
+              ElementsAre(v6, v4));
+  EXPECT_THAT(sources(WithSource("[\"::ffff:198.18.2.1\"]")), ElementsAre(v4));
+}
+
 TEST(ParseTest, FourServicesShareOnePool) {
   std::string text(kMinimal);
   for (int port : {110, 143, 993}) {

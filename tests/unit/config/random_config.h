@@ -65,7 +65,7 @@ class RandomConfig {
   }
 
   void AddPool(Config& config) {
-    Pool pool{Name(), {}};
+    Pool pool{Name(), {}, {}};
     const int backends = Number(1, 5);
     for (int i = 0; i < backends; ++i) {
       Backend backend;
@@ -75,6 +75,14 @@ class RandomConfig {
       backend.weight = Number<uint32_t>(0, 256);
       backend.backup = Maybe();
       pool.backends.push_back(backend);
+    }
+    if (Maybe()) {
+      pool.source = {IpAddress::Parse("198.18.2.1").value(),
+                     IpAddress::Parse("2001:db8:2::1").value()};
+      if (Maybe())
+        pool.source.push_back(
+            IpAddress::Parse(absl::StrCat("198.18.3.", Number(1, 255)))
+                .value());
     }
     config.pools[pool.name] = pool;
   }
