@@ -86,13 +86,17 @@ struct hg_backend_stats {
 	__u64 connect_reset;		/* connected, then reset before the header */
 	__u64 connect_error;		/* any other reason, local ones included */
 	__u64 connect_overtaken;	/* one that was tried later answered first */
+	__u64 connect_no_source_port;	/* by source: all its ports are in use */
+	__u64 connect_no_source_address; /* by source: the machine lacks it */
 	/* After the header, before the backend's first byte and before the
 	 * client's end: */
 	__u64 early_closed;
 	__u64 early_reset;
 	__u64 greeting_timeout;
 	__u64 down_resets;		/* connections reset as it went down */
-	__u64 _reserved[4];		/* whole cache lines */
+	__u64 crowded;			/* no counter; 1: many source ports are
+					 * in use. Set by the control thread */
+	__u64 _reserved[1];		/* whole cache lines */
 };
 HG_ABI_ASSERT(sizeof(struct hg_backend_stats) == 128);
 

@@ -116,6 +116,14 @@ void AddBackends(const control::Controller& controller, Families& out) {
                         "Connections to the backend that are open.");
   Family failures = Counter("headgate_connect_failures_total",
                             "Failed attempts to connect to the backend.");
+  Family ports =
+      Gauge("headgate_source_ports",
+            "Ports that connections to the backend can come from: sources "
+            "times ports of net.ipv4.ip_local_port_range.");
+  Family forecast =
+      Gauge("headgate_source_ports_forecast",
+            "How many of them may be in use at the present rate: open "
+            "connections and those that ended within 60 s (TIME_WAIT).");
   Family checks =
       Counter("headgate_backend_checks_total", "Health checks finished.");
   Family failed =
@@ -144,7 +152,12 @@ void AddBackends(const control::Controller& controller, Families& out) {
         .Add(with("reason", "unreachable"), row.stats.connect_unreachable)
         .Add(with("reason", "reset"), row.stats.connect_reset)
         .Add(with("reason", "overtaken"), row.stats.connect_overtaken)
-        .Add(with("reason", "error"), row.stats.connect_error);
+        .Add(with("reason", "error"), row.stats.connect_error)
+        .Add(with("reason", "no_source_port"), row.stats.connect_no_source_port)
+        .Add(with("reason", "no_source_address"),
+             row.stats.connect_no_source_address);
+    ports.Add(labels, row.source_ports.ports);
+    forecast.Add(labels, row.source_ports.forecast);
     checks.Add(labels,
                std::accumulate(row.checks.begin(), row.checks.end(), 0ULL));
     for (const health::Outcome outcome : health::kOutcomes) {
@@ -155,8 +168,9 @@ void AddBackends(const control::Controller& controller, Families& out) {
     transitions.Add(with("to", "up"), row.times_up)
         .Add(with("to", "down"), row.times_down);
   }
-  for (Family* family : {&up, &state, &weight, &effective, &total, &active,
-                         &failures, &checks, &failed, &transitions}) {
+  for (Family* family :
+       {&up, &state, &weight, &effective, &total, &active, &failures, &ports,
+        &forecast, &checks, &failed, &transitions}) {
     out.push_back(family->Take());
   }
 }

@@ -1,6 +1,7 @@
 #include "control/backend_table.h"
 
 #include <algorithm>
+#include <iterator>
 #include <cstring>
 
 #include "control/publish.h"
@@ -39,8 +40,17 @@ BackendTable::BackendTable(EventLoop* loop, datapath::Datapath* datapath,
                       bool changed) { Checked(id, result, state, changed); }),
       warm_timer_(loop, [this] { WarmStepPassed(); }) {}
 
+std::vector<IpAddress> OfFamily(const std::vector<IpAddress>& addresses,
+                                bool v4) {
+  std::vector<IpAddress> result;
+  std::copy_if(addresses.begin(), addresses.end(), std::back_inserter(result),
+               [v4](const IpAddress& a) { return a.is_v4() == v4; });
+  return result;
+}
+
 uint32_t BackendTable::Put(const config::Service& service, uint32_t service_id,
                            Backend* known, const config::Backend& config,
+                           const std::vector<IpAddress>& pool_sources,
                            health::State remembered) {
   const Endpoint address = AddressOf(service, config);
   Backend* backend = known;
@@ -67,6 +77,8 @@ uint32_t BackendTable::Put(const config::Service& service, uint32_t service_id,
   }
   backend->row.backup = config.backup;
   backend->config = config;
+  backend->pool = service.pool;
+  backend->sources = OfFamily(pool_sources, config.address.is_v4());
   backend->slow_start = service.slow_start;
   if (!backend->slow_start.has_value()) EndWarming(*backend);
   Watch(*backend, service, remembered);
@@ -139,7 +151,8 @@ void BackendTable::Watch(const Backend& backend, const config::Service& service,
   }
   Endpoint endpoint = backend.row.address;
   endpoint.port = service.health.port.value_or(endpoint.port);
-  monitor_.Put(backend.row.id, {endpoint, service.health}, remembered);
+  monitor_.Put(backend.row.id, {endpoint, service.health, backend.sources},
+               remembered);
 }
 
 void BackendTable::Publish(const Backend& backend) {

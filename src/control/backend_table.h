@@ -6,6 +6,8 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "absl/functional/any_invocable.h"
 #include "config/types.h"
@@ -22,6 +24,8 @@ struct Backend {
   BackendRow row;
   uint32_t service_id = 0;
   config::Backend config;
+  std::string pool;
+  std::vector<IpAddress> sources;  // What it is reached from; of its family.
   bool retired = false;     // Out of the configuration, has connections left.
   bool remembered = false;  // Its health is from before a restart.
   std::optional<absl::Duration> slow_start;  // The service's.
@@ -33,6 +37,10 @@ struct Backend {
 // port.
 Endpoint AddressOf(const config::Service& service,
                    const config::Backend& backend);
+
+// Those that are, or are not, IPv4.
+std::vector<IpAddress> OfFamily(const std::vector<IpAddress>& addresses,
+                                bool v4);
 
 class BackendTable {
  public:
@@ -47,6 +55,7 @@ class BackendTable {
   // server: `known` is retired. A new one starts with the `remembered` health.
   uint32_t Put(const config::Service& service, uint32_t service_id,
                Backend* known, const config::Backend& config,
+               const std::vector<IpAddress>& pool_sources,
                health::State remembered = health::State::kStarting);
   // From now on it takes no connections; those it has stay. Does nothing for
   // one that is retired already, or forgotten.

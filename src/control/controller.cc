@@ -14,6 +14,7 @@
 #include "config/validate.h"
 #include "control/publish.h"
 #include "control/transition_log.h"
+#include "net/ports.h"
 
 namespace headgate::control {
 namespace {
@@ -52,6 +53,7 @@ Controller::Controller(const Options& options)
                 [this](const Backend& backend, bool changed) {
                   OnCheck(backend, changed);
                 }),
+      sample_(options.loop, [this] { SampleSourcePorts(); }),
       save_timer_(options.loop, [this] { Save(); }) {}
 
 // Workers give each other what they accept: that must end before they do.
@@ -138,6 +140,7 @@ absl::StatusOr<Controller::Applied> Controller::Apply(config::Config next,
     }
     config_ = std::move(next);
     listeners_.Set(WantedListeners(config_));
+    SampleSourcePorts();
     ++generation_;
     remembered_ = {};
     if (generation_ == 1) SayWhatIsKept();
@@ -232,6 +235,7 @@ void Controller::PutService(const config::Service& config,
   for (const config::Backend& backend : used.backends) {
     backends.push_back(backends_.Put(
         config, service.id, FindBackend(config.name, backend.name), backend,
+        pool.source,
         RememberedHealth(remembered_, {config.name, backend.name},
                          AddressOf(config, backend), absl::Now())));
     ApplyChange(backends.back(), config);
@@ -247,6 +251,8 @@ void Controller::PutService(const config::Service& config,
   shared->id = service.id;
   shared->config = config;
   shared->queue = service.queue;
+  shared->sources_v4 = OfFamily(pool.source, true);
+  shared->sources_v6 = OfFamily(pool.source, false);
   for (const auto& worker : workers_) worker->PutService(shared);
   service.queue->SetLimits(config.max_connections,
                            config.queue.has_value() ? config.queue->size : 0);
@@ -291,12 +297,33 @@ void Controller::NoteReady() {
   if (ready_) return;
   for (const auto& [id, backend] : backends_.all()) {
     if (backend.retired || backend.row.admin != HG_ADMIN_READY) continue;
-    if (backend.remembered || backend.row.health == health::State::kStarting) {
+    // A check that could not be made here, for want of a source address say,
+    // may never come to a verdict.
+    const bool unchecked = backend.row.health == health::State::kStarting &&
+                           !backend.row.last_check.has_value();
+    if (backend.remembered || unchecked) {
       return;
     }
   }
   ready_ = true;
   if (on_ready_) on_ready_();
+}
+
+void Controller::SampleSourcePorts() {
+  std::vector<SourcePorts::Backend> sampled;
+  for (const auto& [id, backend] : backends_.all()) {
+    sampled.push_back(
+        {id, backend.row.service, backend.row.name, backend.pool,
+         backend.retired, backend.row.address, backend.sources,
+         datapath::Snapshot(options_.datapath->backend_stats(id))});
+  }
+  source_ports_.Sample(absl::FromUnixNanos(MonotonicNs()), CountSourcePorts(),
+                       sampled);
+  for (const auto& [id, backend] : backends_.all()) {
+    datapath::Set(options_.datapath->backend_stats(id).crowded,
+                  source_ports_.Of(id).crowded() ? 1 : 0);
+  }
+  sample_.Set(SourcePorts::kInterval);
 }
 
 }  // namespace headgate::control

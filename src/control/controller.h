@@ -18,6 +18,7 @@
 #include "control/listeners.h"
 #include "control/runtime_changes.h"
 #include "control/saved_state.h"
+#include "control/source_ports.h"
 #include "control/state.h"
 #include "datapath/datapath.h"
 #include "net/event_loop.h"
@@ -138,6 +139,7 @@ class Controller {
   void Save();
   void SaveSoon();
   Backend* FindBackend(const std::string& service, const std::string& name);
+  void SampleSourcePorts();
   void OnCheck(const Backend& backend, bool changed);
 
   Options options_;
@@ -153,9 +155,11 @@ class Controller {
   relay::ConnectionLimit limit_;
   std::vector<std::unique_ptr<relay::Worker>> workers_;
   Listeners listeners_;
+  SourcePorts source_ports_;
   IdPool service_ids_{HG_MAX_SERVICES};
   std::map<std::string, Service> services_;
   BackendTable backends_;
+  Timer sample_;
   RuntimeChanges changes_;
   SavedState remembered_;  // From before the restart, until the first Apply.
   absl::Time saved_ = absl::InfinitePast();

@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "bpf/abi/types.h"
 #include "config/types.h"
+#include "control/source_ports.h"
 #include "health/rise_fall.h"
 #include "health/tcp_check.h"
 #include "net/address.h"
@@ -54,6 +55,7 @@ struct BackendRow {
   uint64_t times_down = 0;
   hg_backend_stats stats{};       // A copy.
   hg_greeting_times greetings{};  // A copy.
+  SourcePorts::Use source_ports;
 
   // The contract's word: up, down, drain, maint or starting.
   const char* state() const;

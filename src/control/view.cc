@@ -34,6 +34,7 @@ std::vector<BackendRow> Controller::Backends() const {
       BackendRow& row = rows.emplace_back(backend.row);
       row.stats = datapath::Snapshot(options_.datapath->backend_stats(id));
       row.greetings = datapath::Snapshot(options_.datapath->greeting_times(id));
+      row.source_ports = source_ports_.Of(id);
       row.weight_effective = row.weight * backends_.Share(backend);
       if (backend.drain != nullptr) row.draining = backend.drain->progress();
     }
@@ -92,6 +93,9 @@ StatusRow Controller::Status() const {
     }
   }
   for (const auto& [subject, problem] : problems_) {
+    status.problems.push_back(problem);
+  }
+  for (const std::string& problem : source_ports_.Problems()) {
     status.problems.push_back(problem);
   }
   status.splice_reason = options_.datapath->splice_objection();

@@ -30,6 +30,9 @@ inline void Add(__u64& counter, uint64_t amount) {
 inline void Subtract(__u64& counter, uint64_t amount) {
   __atomic_fetch_sub(&counter, amount, __ATOMIC_RELAXED);
 }
+inline void Set(__u64& field, uint64_t value) {
+  __atomic_store_n(&field, value, __ATOMIC_RELAXED);
+}
 inline uint64_t Read(const __u64& counter) {
   return __atomic_load_n(&counter, __ATOMIC_RELAXED);
 }
@@ -50,7 +53,7 @@ template <typename Stats>
 void Clear(Stats& shared) {
   auto* field = reinterpret_cast<__u64*>(&shared);
   for (size_t i = 0; i < sizeof(Stats) / sizeof(__u64); ++i) {
-    __atomic_store_n(&field[i], 0, __ATOMIC_RELAXED);
+    Set(field[i], 0);
   }
 }
 

@@ -37,7 +37,7 @@ class Monitor::Checked {
   void Check() {
     // The interval runs from start to start, whatever the check takes.
     started_ns_ = MonotonicNs();
-    check_.emplace(monitor_->loop_, target_.endpoint,
+    check_.emplace(monitor_->loop_, target_.endpoint, target_.sources,
                    target_.health.proxy_protocol, target_.health.timeout,
                    [this](const CheckResult& result) { Done(result); });
   }

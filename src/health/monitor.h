@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <random>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/functional/any_invocable.h"
@@ -20,6 +21,7 @@ class Monitor {
   struct Target {
     Endpoint endpoint;  // What is checked.
     config::Health health;
+    std::vector<IpAddress> sources;  // As TcpCheck takes them.
     bool operator==(const Target&) const = default;
   };
   // `changed`: the state is new since this result.

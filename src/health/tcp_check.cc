@@ -25,6 +25,7 @@ Outcome OutcomeOf(int error) {
     case ENFILE:
     case ENOBUFS:
     case ENOMEM:
+    case EADDRINUSE:
     case EADDRNOTAVAIL:
     case EAGAIN:
       return Outcome::kError;
@@ -36,6 +37,7 @@ Outcome OutcomeOf(int error) {
 }  // namespace
 
 TcpCheck::TcpCheck(EventLoop* loop, const Endpoint& target,
+                   absl::Span<const IpAddress> sources,
                    config::CheckHeader header, absl::Duration timeout,
                    absl::AnyInvocable<void(CheckResult)> done)
     : loop_(loop),
@@ -45,9 +47,7 @@ TcpCheck::TcpCheck(EventLoop* loop, const Endpoint& target,
       done_(std::move(done)),
       started_ns_(MonotonicNs()),
       timer_(loop, [this] { OnTimer(); }) {
-  fd_ = ConnectTcp(target_, &start_error_,
-                   header_ == config::CheckHeader::kNone ? HandshakeAck::kHold
-                                                         : HandshakeAck::kSend);
+  Connect(sources);
   if (fd_.valid() &&
       !loop_->Add(fd_.get(), EPOLLOUT | EPOLLIN | EPOLLRDHUP, this).ok()) {
     fd_.reset();
@@ -61,6 +61,18 @@ TcpCheck::~TcpCheck() {
   if (!fd_.valid()) return;
   ResetOnClose(fd_.get());
   loop_->Remove(fd_.get(), this);
+}
+
+void TcpCheck::Connect(absl::Span<const IpAddress> sources) {
+  static constexpr IpAddress kAny;
+  if (sources.empty()) sources = {&kAny, 1};
+  const HandshakeAck ack = header_ == config::CheckHeader::kNone
+                               ? HandshakeAck::kHold
+                               : HandshakeAck::kSend;
+  for (const IpAddress& source : sources) {
+    fd_ = ConnectTcp(target_, &start_error_, {.source = source, .ack = ack});
+    if (!IsSourceError(start_error_)) return;
+  }
 }
 
 void TcpCheck::OnTimer() {
@@ -117,7 +129,10 @@ void TcpCheck::Connected() {
 }
 
 void TcpCheck::FinishWithErrno(int error) {
-  Finish(OutcomeOf(error), strerrordesc_np(error));
+  const char* detail = strerrordesc_np(error);
+  if (error == EADDRNOTAVAIL) detail = "This machine has no source address";
+  if (error == EADDRINUSE) detail = "All source ports are in use";
+  Finish(OutcomeOf(error), detail);
 }
 
 void TcpCheck::Finish(Outcome outcome, std::string detail) {

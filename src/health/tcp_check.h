@@ -12,6 +12,7 @@
 
 #include "absl/functional/any_invocable.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "base/unique_fd.h"
 #include "config/types.h"
 #include "net/address.h"
@@ -19,8 +20,8 @@
 
 namespace headgate::health {
 
-// kError: something is wrong on this side (no descriptors, no memory), which
-// says nothing of the target.
+// kError: something is wrong on this side (no descriptors, no memory, no source
+// address), which says nothing of the target.
 enum class Outcome { kPassed, kRefused, kTimeout, kUnreachable, kError };
 inline constexpr std::array kOutcomes = {
     Outcome::kPassed, Outcome::kRefused, Outcome::kTimeout,
@@ -35,15 +36,18 @@ struct CheckResult {
 
 class TcpCheck final : public IoHandler {
  public:
-  // Starts at once. Calls `done` exactly once, from the loop, unless destroyed
-  // before; the check may be destroyed in it.
-  TcpCheck(EventLoop* loop, const Endpoint& target, config::CheckHeader header,
+  // Starts at once, from the first of `sources` that the machine has, or from
+  // where the kernel chooses if there are none. Calls `done` exactly once, from
+  // the loop, unless destroyed before; the check may be destroyed in it.
+  TcpCheck(EventLoop* loop, const Endpoint& target,
+           absl::Span<const IpAddress> sources, config::CheckHeader header,
            absl::Duration timeout, absl::AnyInvocable<void(CheckResult)> done);
   ~TcpCheck();
 
   void OnIo(uint32_t events) override;
 
  private:
+  void Connect(absl::Span<const IpAddress> sources);
   void OnTimer();
   void Connected();
   void Finish(Outcome outcome, std::string detail);

@@ -2,12 +2,13 @@
 // name the call and the address.
 #pragma once
 
+#include <cerrno>
 #include <cstdint>
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "base/unique_fd.h"
 #include "net/address.h"
 
@@ -22,14 +23,30 @@ absl::StatusOr<std::vector<UniqueFd>> ListenTcp(const Endpoint& endpoint,
 // Whether ListenTcp would succeed; nobody can connect meanwhile.
 absl::Status CheckListenable(const Endpoint& endpoint);
 
+// kHold leaves the handshake's last ACK to the first send or close: a RST
+// instead of it, and the server's application never hears of the connection.
+enum class HandshakeAck { kSend, kHold };
+
+struct ConnectOptions {
+  IpAddress source;      // Unspecified: the kernel's choice.
+  bool crowded = false;  // A large part of the ports to `endpoint` is in use.
+  HandshakeAck ack = HandshakeAck::kSend;
+};
+
 // A socket on its way to `endpoint`. *error is 0 when it is connected,
 // EINPROGRESS when to wait for writability and then ask TakeSocketError, else
-// the reason why there is no socket. kHold leaves the handshake's last ACK
-// to the first send or close: a RST instead of it, and the server's
-// application never hears of the connection.
-enum class HandshakeAck { kSend, kHold };
+// the reason why there is no socket. The kernel has one word for two of them
+// (connect(2), bind(2)); here EADDRINUSE says that all ports from the source
+// to `endpoint` are in use, EADDRNOTAVAIL that the machine lacks the source.
 UniqueFd ConnectTcp(const Endpoint& endpoint, int* error,
-                    HandshakeAck ack = HandshakeAck::kSend);
+                    const ConnectOptions& options = {});
+// Whether ConnectTcp failed for want of a source: another may do.
+inline bool IsSourceError(int error) {
+  return error == EADDRINUSE || error == EADDRNOTAVAIL;
+}
+// Whether the machine has the address, or any address if it is unspecified, to
+// reach `endpoint` from. Sends nothing.
+bool HasSource(const IpAddress& source, const Endpoint& endpoint);
 
 // SO_ERROR, which reading clears; 0 is success.
 int TakeSocketError(int fd);

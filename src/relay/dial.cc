@@ -28,6 +28,10 @@ __u64& FailureCounter(hg_backend_stats& stats, int error) {
     case EHOSTUNREACH:
     case ENETUNREACH:
       return stats.connect_unreachable;
+    case EADDRINUSE:
+      return stats.connect_no_source_port;
+    case EADDRNOTAVAIL:
+      return stats.connect_no_source_address;
     case ECONNRESET:
     case EPIPE:
       return stats.connect_reset;
@@ -88,11 +92,9 @@ bool Dial::Connect(Attempt& attempt, HandshakeAck ack) {
   datapath::Datapath* datapath = host_->context()->datapath;
   while (Select()) {
     attempt.backend = selection_.backend;
-    int error = 0;
     // Connected at once or not, the loop will say so.
-    attempt.socket = ConnectTcp(AddressOf(selection_), &error, ack);
+    const int error = ConnectFromSource(attempt, ack);
     if (!attempt.socket.valid()) {
-      CountFailure(attempt, error);
       if (IsLocal(error)) return false;  // No backend can help.
       continue;
     }
@@ -109,6 +111,36 @@ bool Dial::Connect(Attempt& attempt, HandshakeAck ack) {
     return true;
   }
   return false;
+}
+
+// From the next source that can be used; each is tried once. Returns what
+// ConnectTcp says; failures are counted.
+int Dial::ConnectFromSource(Attempt& attempt, HandshakeAck ack) {
+  const Endpoint backend = AddressOf(selection_);
+  const std::vector<IpAddress>& sources = service_->SourcesTo(backend);
+  SourceRotation& rotation = host_->sources();
+  const int64_t round_ns = host_->loop()->now_ns();
+  const hg_backend_stats& stats =
+      host_->context()->datapath->backend_stats(attempt.backend);
+  ConnectOptions options;
+  options.crowded = datapath::Read(stats.crowded) != 0;
+  options.ack = ack;
+  int error = 0;
+  for (size_t tries = std::max<size_t>(sources.size(), 1); tries > 0; --tries) {
+    options.source = rotation.Next(attempt.backend, sources);
+    error = rotation.PausedBy(attempt.backend, options.source, round_ns);
+    if (error == 0) {
+      attempt.socket = ConnectTcp(backend, &error, options);
+      if (attempt.socket.valid()) return error;
+      if (IsSourceError(error)) {
+        rotation.Pause(attempt.backend, options.source, error, round_ns,
+                       MonotonicNs());
+      }
+    }
+    CountFailure(attempt, error);
+    if (!IsSourceError(error)) break;
+  }
+  return error;
 }
 
 bool Dial::Select() {

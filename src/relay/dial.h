@@ -83,6 +83,7 @@ class Dial {
   bool Start();
   bool StartRival();
   bool Connect(Attempt& attempt, HandshakeAck ack);
+  int ConnectFromSource(Attempt& attempt, HandshakeAck ack);
   bool Select();
   void OnAttempt(Attempt& attempt, uint32_t events);
   void Won(Attempt& attempt, uint32_t events);

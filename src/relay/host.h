@@ -7,6 +7,7 @@
 #include "config/types.h"
 #include "net/event_loop.h"
 #include "relay/direction.h"
+#include "relay/source_rotation.h"
 
 namespace headgate::relay {
 
@@ -27,6 +28,7 @@ class ConnectionHost {
   virtual EventLoop* loop() = 0;
   virtual PumpContext* context() = 0;
   virtual const config::Splice& splice() const = 0;
+  virtual SourceRotation& sources() = 0;
   // Why connections are not spliced now, if so.
   virtual std::optional<hg_fallback> splice_obstacle() const = 0;
   // Whom the events of a splice flow are for; null: nobody any more.

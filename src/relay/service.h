@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "config/types.h"
 #include "relay/queue.h"
@@ -15,6 +16,14 @@ struct Service {
   uint32_t id = 0;  // In the maps.
   config::Service config;
   std::shared_ptr<Queue> queue;  // Never null.
+  // Its pool's, by family: what connections come from, in turn. Empty: the
+  // kernel's choice.
+  std::vector<IpAddress> sources_v4;
+  std::vector<IpAddress> sources_v6;
+
+  const std::vector<IpAddress>& SourcesTo(const Endpoint& backend) const {
+    return backend.address.is_v4() ? sources_v4 : sources_v6;
+  }
 };
 
 using ServicePtr = std::shared_ptr<const Service>;

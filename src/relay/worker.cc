@@ -39,6 +39,7 @@ class Worker::Impl final : public ConnectionHost, public IoHandler {
   EventLoop* loop() override { return loop_.get(); }
   PumpContext* context() override { return &context_; }
   const config::Splice& splice() const override { return splice_; }
+  SourceRotation& sources() override { return sources_; }
 
   std::optional<hg_fallback> splice_obstacle() const override {
     if (splice_.mode == config::SpliceMode::kOff) return HG_FALLBACK_OFF;
@@ -95,6 +96,7 @@ class Worker::Impl final : public ConnectionHost, public IoHandler {
   void PutService(ServicePtr service) {
     const uint32_t id = service->id;
     services_[id] = std::move(service);
+    sources_.Clear();
   }
 
   void RemoveService(uint32_t service) {
@@ -250,6 +252,7 @@ class Worker::Impl final : public ConnectionHost, public IoHandler {
   std::unique_ptr<EventLoop> loop_;
   PumpContext context_;
   config::Splice splice_;
+  SourceRotation sources_;
   absl::flat_hash_map<uint32_t, ServicePtr> services_;
   std::vector<ListenerEntry> listeners_;
   absl::flat_hash_map<uint64_t, std::unique_ptr<Connection>> connections_;

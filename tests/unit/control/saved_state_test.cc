@@ -147,7 +147,7 @@ class SettleTest : public ::testing::Test {
     config::Backend a;
     a.name = "a";
     a.address = *IpAddress::Parse("198.18.2.11");
-    config_.pools["nodes"] = {"nodes", {a}};
+    config_.pools["nodes"] = {.name = "nodes", .backends = {a}, .source = {}};
     config::Service smtp;
     smtp.name = "smtp";
     smtp.pool = "nodes";

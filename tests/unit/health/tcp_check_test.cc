@@ -32,8 +32,13 @@ class TcpCheckTest : public ::testing::Test {
 
   CheckResult Run(config::CheckHeader header,
                   absl::Duration timeout = absl::Seconds(5)) {
+    return RunFrom({}, header, timeout);
+  }
+  CheckResult RunFrom(const std::vector<IpAddress>& sources,
+                      config::CheckHeader header,
+                      absl::Duration timeout = absl::Seconds(5)) {
     std::optional<CheckResult> result;
-    TcpCheck check(loop_.get(), target_, header, timeout,
+    TcpCheck check(loop_.get(), target_, sources, header, timeout,
                    [&](const CheckResult& got) {
                      result = got;
                      loop_->Stop();
@@ -67,6 +72,16 @@ TEST_F(TcpCheckTest, AClosedPortIsRefused) {
   EXPECT_EQ(result.detail, "Connection refused");
 }
 
+TEST_F(TcpCheckTest, ComesFromTheFirstSourceThatTheMachineHas) {
+  const IpAddress missing = *IpAddress::Parse("198.18.0.99");
+  const IpAddress loopback = *IpAddress::Parse("127.0.0.5");
+  EXPECT_EQ(RunFrom({missing, loopback}, config::CheckHeader::kNone).outcome,
+            Outcome::kPassed);
+  const CheckResult none = RunFrom({missing}, config::CheckHeader::kNone);
+  EXPECT_EQ(none.outcome, Outcome::kError);
+  EXPECT_EQ(none.detail, "This machine has no source address");
+}
+
 TEST_F(TcpCheckTest, SilenceIsATimeout) {
   // A full accept queue drops further SYNs.
   std::vector<UniqueFd> fill;
@@ -82,7 +97,7 @@ TEST_F(TcpCheckTest, SilenceIsATimeout) {
 
 TEST_F(TcpCheckTest, AHeaderIsSentWholeAndEndsInOrder) {
   std::optional<CheckResult> result;
-  TcpCheck check(loop_.get(), target_, config::CheckHeader::kLocal,
+  TcpCheck check(loop_.get(), target_, {}, config::CheckHeader::kLocal,
                  absl::Seconds(5), [&](const CheckResult& got) {
                    result = got;
                    loop_->Stop();
