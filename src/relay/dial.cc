@@ -180,12 +180,15 @@ void Dial::Won(Attempt& attempt, uint32_t events) {
     for (const auto& rival : rivals_) NoteOvertaken(rival->attempt, dialled);
     NoteOvertaken(first_, dialled);
     Abandon();
+    // Its rival's handler goes: the socket has the connection's from now on.
     if (!first &&
         !host_->loop()
              ->Modify(dialled.socket.get(), kAllEvents, first_.handler)
              .ok()) {
-      log::Error("service %s: no memory for a backend's socket",
-                 service_->config.name);
+      attempt.socket = std::move(dialled.socket);
+      Drop(attempt);
+      owner_->OnNobodyLeft();
+      return;
     }
   }
   owner_->OnDialled(std::move(dialled));
