@@ -160,7 +160,7 @@ void BackendTable::Publish(const Backend& backend) {
   CopyName(backend.row.name, value.name);
   value.service = backend.service_id;
   value.weight = ScaledWeight(backend.row.weight, Scale(backend.service_id),
-                              Share(backend));
+                              backend.share);
   value.health = ToAbi(backend.row.health);
   value.admin = backend.row.admin;
   value.backup = backend.row.backup ? 1 : 0;
@@ -177,12 +177,6 @@ void BackendTable::PublishAll(uint32_t service_id) {
 }
 
 // ---- slow start ------------------------------------------------------------
-
-double BackendTable::Share(const Backend& backend) const {
-  if (!backend.warm_since_ns.has_value()) return 1;
-  return WarmShare(absl::Nanoseconds(MonotonicNs() - *backend.warm_since_ns),
-                   *backend.slow_start);
-}
 
 // 1 while no backend of the service is in a slow start.
 uint32_t BackendTable::Scale(uint32_t service_id) const {
@@ -203,6 +197,7 @@ void BackendTable::Warm(Backend& backend) {
   }
   if (!backend.warm_since_ns.has_value()) ++warming_;
   backend.warm_since_ns = MonotonicNs();
+  backend.share = kColdShare;
   PublishAll(backend.service_id);
   warm_timer_.Set(WarmStep(*backend.slow_start));
 }
@@ -210,6 +205,7 @@ void BackendTable::Warm(Backend& backend) {
 void BackendTable::EndWarming(Backend& backend) {
   if (!backend.warm_since_ns.has_value()) return;
   backend.warm_since_ns.reset();
+  backend.share = 1;
   --warming_;
   PublishAll(backend.service_id);
 }
@@ -218,7 +214,10 @@ void BackendTable::WarmStepPassed() {
   absl::Duration step = absl::InfiniteDuration();
   for (auto& [id, backend] : backends_) {
     if (!backend.warm_since_ns.has_value()) continue;
-    if (Share(backend) >= 1) {
+    backend.share =
+        WarmShare(absl::Nanoseconds(MonotonicNs() - *backend.warm_since_ns),
+                  *backend.slow_start);
+    if (backend.share >= 1) {
       EndWarming(backend);
       continue;
     }

@@ -30,6 +30,7 @@ struct Backend {
   bool remembered = false;  // Its health is from before a restart.
   std::optional<absl::Duration> slow_start;  // The service's.
   std::optional<int64_t> warm_since_ns;      // In its slow start.
+  double share = 1;  // Of its weight, what is published: 0.1 to 1.
   std::unique_ptr<PacedDrain> drain;
 };
 
@@ -73,8 +74,6 @@ class BackendTable {
   const Backend& at(uint32_t id) const { return backends_.at(id); }
   const std::map<uint32_t, Backend>& all() const { return backends_; }
   uint64_t ConnectionsActive(uint32_t id) const;
-  // Of its weight, what the backend has now: 0.1 to 1.
-  double Share(const Backend& backend) const;
 
  private:
   void Watch(const Backend& backend, const config::Service& service,

@@ -35,7 +35,7 @@ std::vector<BackendRow> Controller::Backends() const {
       row.stats = datapath::Snapshot(options_.datapath->backend_stats(id));
       row.greetings = datapath::Snapshot(options_.datapath->greeting_times(id));
       row.source_ports = source_ports_.Of(id);
-      row.weight_effective = row.weight * backends_.Share(backend);
+      row.weight_effective = row.weight * backend.share;
       if (backend.drain != nullptr) row.draining = backend.drain->progress();
     }
   }
