@@ -24,6 +24,7 @@ enum hg_limits {
 	HG_MAX_BACKENDS = 4096,		/* ids 1 to 4095 */
 	HG_MAX_SERVICE_BACKENDS = 512,	/* backends of one service */
 	HG_MAX_WORKERS = 256,
+	HG_TABLE_SIZE = 65521,		/* entries of a Maglev table; prime */
 };
 
 enum hg_health {
