@@ -13,6 +13,8 @@ int select_backend(struct hg_select *ctx)
 
 	__builtin_memcpy(tried, ctx->tried, sizeof(tried));
 	request.service = ctx->service;
+	__builtin_memcpy(request.client, ctx->client, sizeof(request.client));
+	request.client_port = ctx->client_port;
 	select_backend_for(&request, tried);
 	ctx->backend = request.backend;
 	ctx->slot = request.slot;

@@ -25,6 +25,9 @@ enum hg_limits {
 	HG_MAX_SERVICE_BACKENDS = 512,	/* backends of one service */
 	HG_MAX_WORKERS = 256,
 	HG_TABLE_SIZE = 65521,		/* entries of a Maglev table; prime */
+	HG_TABLE_CHUNK = 1024,		/* entries of one map element */
+	HG_TABLE_CHUNKS = 64,
+	HG_MAX_TABLES = 512,		/* ids 1 to 511 */
 };
 
 enum hg_health {
@@ -39,13 +42,35 @@ enum hg_admin {
 	HG_ADMIN_MAINT = 2,		/* as drain, and is not checked */
 };
 
+enum hg_balance {
+	HG_BALANCE_ROUND_ROBIN = 0,
+	HG_BALANCE_LEAST_CONNECTIONS = 1,
+	HG_BALANCE_MAGLEV = 2,		/* by client address and port */
+	HG_BALANCE_SOURCE = 3,		/* by client address, IPv6 by /64 */
+	HG_BALANCE_FIRST = 4,		/* the first that is not full */
+};
+
 /* services: id -> what selection needs. An element is replaced whole. */
 struct hg_service {
 	char name[HG_NAME_LEN];
+	enum hg_balance balance;
+	__u32 panic_threshold;		/* percent; 0: never */
+	__u32 use_draining;		/* 1: when nobody else is eligible */
+	__u32 table;			/* id; 0: none */
 	__u32 backend_count;
 	__u32 backends[HG_MAX_SERVICE_BACKENDS];	/* ids */
 };
-HG_ABI_ASSERT(sizeof(struct hg_service) == 64 + 4 + 512 * 4);
+HG_ABI_ASSERT(sizeof(struct hg_service) == 64 + 5 * 4 + 512 * 4);
+
+/* tables: id * HG_TABLE_CHUNKS + chunk -> entries, each a slot: a place in the
+ * service's list. An id is written before a service names it, and erased when
+ * none does any more.
+ */
+struct hg_table_chunk {
+	__u16 slots[HG_TABLE_CHUNK];
+};
+HG_ABI_ASSERT(sizeof(struct hg_table_chunk) == 2 * HG_TABLE_CHUNK);
+HG_ABI_ASSERT(HG_TABLE_SIZE <= HG_TABLE_CHUNK * HG_TABLE_CHUNKS);
 
 /* backends: id -> one backend of one service. An element is replaced whole. */
 struct hg_backend {
@@ -57,8 +82,9 @@ struct hg_backend {
 	__u32 backup;			/* 1: only when no other is eligible */
 	__u8 address[16];
 	__u32 port;
+	__u32 max_connections;		/* 0: no limit */
 };
-HG_ABI_ASSERT(sizeof(struct hg_backend) == 64 + 5 * 4 + 16 + 4);
+HG_ABI_ASSERT(sizeof(struct hg_backend) == 64 + 5 * 4 + 16 + 2 * 4);
 
 /* service_stats: indexed by service id. */
 struct hg_service_stats {
@@ -123,8 +149,11 @@ struct hg_select {
 	__u32 port;			/* out */
 	__u8 address[16];		/* out */
 	__u64 tried[HG_MAX_SERVICE_BACKENDS / 64]; /* in: slots to leave out */
+	__u8 client[16];		/* in */
+	__u32 client_port;		/* in */
+	__u32 _pad;
 };
-HG_ABI_ASSERT(sizeof(struct hg_select) == 32 + 64);
+HG_ABI_ASSERT(sizeof(struct hg_select) == 32 + 64 + 24);
 
 enum hg_splice_mode {
 	HG_SPLICE_OFF = 0,		/* every byte goes to userspace */

@@ -28,6 +28,17 @@ struct {
 	__type(value, struct hg_backend);
 } backends SEC(".maps") __weak;
 
+/* In pieces of a hash rather than whole in a map of maps: there every update
+ * waits for a grace period, some 10 ms (syscall.c, maybe_wait_bpf_programs).
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, HG_MAX_TABLES *HG_TABLE_CHUNKS);
+	__type(key, __u32);
+	__type(value, struct hg_table_chunk);
+} tables SEC(".maps") __weak;
+
 /* Counted by the programs and, through a shared mapping, by the workers. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

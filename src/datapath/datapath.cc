@@ -220,6 +220,26 @@ absl::Status Datapath::EraseBackend(uint32_t id) {
   return Erase(skeleton_->maps.backends, id);
 }
 
+absl::Status Datapath::PutTable(uint32_t id,
+                                const std::vector<uint16_t>& slots) {
+  for (uint32_t i = 0; i < HG_TABLE_CHUNKS; ++i) {
+    hg_table_chunk chunk{};
+    const size_t first = size_t{i} * HG_TABLE_CHUNK;
+    std::copy_n(slots.data() + first,
+                std::min<size_t>(HG_TABLE_CHUNK, slots.size() - first),
+                chunk.slots);
+    RETURN_IF_ERROR(
+        Put(skeleton_->maps.tables, id * HG_TABLE_CHUNKS + i, chunk));
+  }
+  return absl::OkStatus();
+}
+absl::Status Datapath::EraseTable(uint32_t id) {
+  for (uint32_t i = 0; i < HG_TABLE_CHUNKS; ++i) {
+    RETURN_IF_ERROR(Erase(skeleton_->maps.tables, id * HG_TABLE_CHUNKS + i));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Datapath::Select(hg_select* request) const {
   bpf_test_run_opts options{};
   options.sz = sizeof options;

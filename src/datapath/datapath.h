@@ -85,6 +85,9 @@ class Datapath {
   absl::Status PutBackend(uint32_t id, const hg_backend& backend);
   absl::Status EraseService(uint32_t id);
   absl::Status EraseBackend(uint32_t id);
+  // A Maglev table of HG_TABLE_SIZE entries; ids are 1 to HG_MAX_TABLES - 1.
+  absl::Status PutTable(uint32_t id, const std::vector<uint16_t>& slots);
+  absl::Status EraseTable(uint32_t id);
 
   // Runs the selection program on `request`; request->backend is 0 when no
   // backend is eligible. About a microsecond.

@@ -3,71 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
-#include <map>
-#include <thread>
 
-#include "datapath/datapath.h"
+#include "tests/bpf/select_fixture.h"
 
 namespace headgate::datapath {
 namespace {
-
-constexpr uint32_t kService = 1;
-
-class SelectTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    auto opened = Datapath::Open({"/sys/fs/bpf/select_test", 1, 1024});
-    ASSERT_TRUE(opened.ok()) << opened.status();
-    datapath_ = *std::move(opened);
-  }
-
-  static hg_backend MakeBackend(uint32_t weight) {
-    hg_backend backend{};
-    backend.service = kService;
-    backend.weight = weight;
-    backend.health = HG_HEALTH_UP;
-    backend.port = 25;
-    return backend;
-  }
-
-  void Put(uint32_t id, const hg_backend& backend) {
-    ASSERT_TRUE(datapath_->PutBackend(id, backend).ok());
-  }
-
-  // Backends 1, 2, ... with these weights make up the service.
-  void Serve(const std::vector<uint32_t>& weights) {
-    hg_service service{};
-    std::strcpy(service.name, "smtp");
-    for (const uint32_t weight : weights) {
-      const uint32_t id = ++service.backend_count;
-      service.backends[id - 1] = id;
-      Put(id, MakeBackend(weight));
-    }
-    ASSERT_TRUE(datapath_->PutService(kService, service).ok());
-  }
-
-  // The backend chosen, 0 for none.
-  uint32_t Select(const std::vector<uint32_t>& tried_slots = {}) {
-    hg_select request{};
-    request.service = kService;
-    for (const uint32_t slot : tried_slots) {
-      request.tried[slot / 64] |= 1ULL << (slot % 64);
-    }
-    const absl::Status status = datapath_->Select(&request);
-    EXPECT_TRUE(status.ok()) << status;
-    return request.backend;
-  }
-
-  std::map<uint32_t, int> Count(int selections) {
-    std::map<uint32_t, int> counts;
-    for (int i = 0; i < selections; ++i) ++counts[Select()];
-    return counts;
-  }
-
-  std::unique_ptr<Datapath> datapath_;
-};
-
-using Counts = std::map<uint32_t, int>;
 
 TEST_F(SelectTest, EqualWeightsTakeTurns) {
   Serve({1, 1, 1});
@@ -186,20 +126,7 @@ TEST_F(SelectTest, AsManyBackendsAsAServiceMayHave) {
 
 TEST_F(SelectTest, SharesAreExactUnderConcurrency) {
   Serve({1, 2, 3, 4});
-  constexpr int kThreads = 4;
-  constexpr int kEach = 25'000;
-  std::vector<Counts> counts(kThreads);
-  std::vector<std::thread> threads;
-  for (int i = 0; i < kThreads; ++i) {
-    threads.emplace_back(
-        [&, i] { counts[static_cast<size_t>(i)] = Count(kEach); });
-  }
-  for (std::thread& thread : threads) thread.join();
-  Counts total;
-  for (const Counts& each : counts) {
-    for (const auto& [backend, count] : each) total[backend] += count;
-  }
-  EXPECT_EQ(total,
+  EXPECT_EQ(CountInThreads(100'000),
             (Counts{{1, 10'000}, {2, 20'000}, {3, 30'000}, {4, 40'000}}));
 }
 
