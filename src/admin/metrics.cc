@@ -76,6 +76,9 @@ void AddServices(const control::Controller& controller, Families& out) {
               "their time in it was up.");
   Family listener =
       Gauge("headgate_listener_up", "Whether the listen address is bound.");
+  Family panic = Gauge("headgate_service_panic",
+                       "1 while so few backends are up that health is "
+                       "ignored (panic_threshold).");
   for (const control::ServiceRow& row : controller.Services()) {
     const std::string& service = row.config.name;
     total.Add({{"service", service}}, row.stats.connections_total);
@@ -85,6 +88,7 @@ void AddServices(const control::Controller& controller, Families& out) {
               row.stats.bytes_out);
     copied.Add({{"service", service}}, row.stats.bytes_copied);
     no_backend.Add({{"service", service}}, row.stats.no_backend);
+    panic.Add({{"service", service}}, row.panic ? 1 : 0);
     queue.Add({{"service", service}}, row.stats.queue_active);
     rejections
         .Add({{"service", service}, {"reason", "full"}}, row.stats.queue_full)
@@ -97,7 +101,7 @@ void AddServices(const control::Controller& controller, Families& out) {
     }
   }
   for (Family* family : {&total, &active, &bytes, &copied, &no_backend, &queue,
-                         &rejections, &listener}) {
+                         &rejections, &panic, &listener}) {
     out.push_back(family->Take());
   }
 }

@@ -66,6 +66,8 @@ Fields FieldsOf(const Service& service) {
       {"backend_port", Number(service.backend_port)},
       {"datapath", NameOf(kDatapaths, service.datapath)},
       {"balance", NameOf(kBalances, service.balance)},
+      {"panic_threshold", absl::StrCat(service.panic_threshold)},
+      {"last_resort", NameOf(kLastResorts, service.last_resort)},
       {"proxy_protocol", NameOf(kProxyProtocols, service.proxy_protocol)},
       {"health.type", NameOf(kHealthTypes, health.type)},
       {"health.port", Number(health.port)},
@@ -103,6 +105,7 @@ Fields FieldsOf(const Backend& backend) {
       {"address", Quoted(backend.address, address)},
       {"weight", absl::StrCat(backend.weight)},
       {"backup", backend.backup ? "true" : "false"},
+      {"max_connections", absl::StrCat(backend.max_connections)},
   };
 }
 

@@ -17,6 +17,7 @@ namespace {
 using Nodes = std::vector<const Node*>;
 
 constexpr auto kPort = IntegerIn<uint16_t>(1, 65535);
+constexpr uint32_t kMaxConnections = 10'000'000;
 constexpr uint64_t kKiB = 1024;
 constexpr uint64_t kMiB = 1024 * kKiB;
 constexpr uint64_t kGiB = 1024 * kMiB;
@@ -189,12 +190,15 @@ void Grammar::ReadSource(const MapReader& map, Pool& pool) {
 // Returns whether the backend is one that other rules can look at.
 bool Grammar::ReadBackend(const Node& node, const std::string& object,
                           Backend& backend) {
-  const MapReader map(node, BackendObject(object, node),
-                      {"name", "address", "weight", "backup"}, errors_);
+  const MapReader map(
+      node, BackendObject(object, node),
+      {"name", "address", "weight", "backup", "max_connections"}, errors_);
   map.Require("name");
   map.Require("address");
   map.Read("weight", IntegerIn<uint32_t>(0, 256), backend.weight);
   map.Read("backup", ParseBool, backend.backup);
+  map.Read("max_connections", IntegerIn<uint32_t>(0, kMaxConnections),
+           backend.max_connections);
   Target target;
   const bool named = map.Read("name", ParseName, backend.name);
   const bool placed = map.Read("address", ParseTarget, target);
@@ -207,12 +211,12 @@ void Grammar::ReadService(const Node& node) {
   Service& service = config_.services[node.key];
   ServicePlace& place = places_.services_by_name[node.key];
   service.name = node.key;
-  const MapReader map(
-      node, absl::StrCat("service ", node.key),
-      {"listen", "pool", "backend_port", "datapath", "balance",
-       "proxy_protocol", "health", "timeouts", "max_connections", "queue",
-       "on_no_backend", "on_backend_down", "slow_start"},
-      errors_);
+  const MapReader map(node, absl::StrCat("service ", node.key),
+                      {"listen", "pool", "backend_port", "datapath", "balance",
+                       "panic_threshold", "last_resort", "proxy_protocol",
+                       "health", "timeouts", "max_connections", "queue",
+                       "on_no_backend", "on_backend_down", "slow_start"},
+                      errors_);
   map.Require("listen");
   map.Require("pool");
   ReadListen(map, service, place);
@@ -224,9 +228,12 @@ void Grammar::ReadService(const Node& node) {
   map.Read("backend_port", kPort, service.backend_port);
   map.Read("datapath", OneOf(kDatapaths), service.datapath);
   map.Read("balance", OneOf(kBalances), service.balance);
+  map.Read("panic_threshold", IntegerIn<uint32_t>(0, 100),
+           service.panic_threshold);
+  map.Read("last_resort", OneOf(kLastResorts), service.last_resort);
   map.Read("proxy_protocol", OneOf(kProxyProtocols), service.proxy_protocol);
   const bool limit_read =
-      map.Read("max_connections", IntegerIn<uint64_t>(0, 10'000'000),
+      map.Read("max_connections", IntegerIn<uint64_t>(0, kMaxConnections),
                service.max_connections);
   ReadQueue(map, service);
   const bool unlimited = limit_read || map.Lacks("max_connections");

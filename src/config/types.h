@@ -15,7 +15,9 @@
 namespace headgate::config {
 
 enum class Datapath { kSplice, kRelay };
-enum class Balance { kRoundRobin };
+enum class Balance { kRoundRobin, kLeastConnections, kMaglev, kSource, kFirst };
+// Who is used when nobody else can be.
+enum class LastResort { kNone, kDraining };
 enum class ProxyProtocol { kNone, kV1, kV2 };
 enum class HealthType { kNone, kTcp };
 // What a check says before anything else; a switch of its own, never inherited
@@ -44,6 +46,7 @@ struct Backend {
   std::optional<uint16_t> port;  // Absent: the service's backend_port.
   uint32_t weight = 1;           // 0 to 256; 0 takes no new connections.
   bool backup = false;           // Used when no other backend is eligible.
+  uint32_t max_connections = 0;  // A full one is not eligible; 0: no limit.
   bool operator==(const Backend&) const = default;
 };
 
@@ -71,6 +74,9 @@ struct Service {
   std::optional<uint16_t> backend_port;
   Datapath datapath = Datapath::kSplice;
   Balance balance = Balance::kRoundRobin;
+  // Percent. When fewer of the backends in service are up, health is ignored.
+  uint32_t panic_threshold = 0;
+  LastResort last_resort = LastResort::kNone;
   ProxyProtocol proxy_protocol = ProxyProtocol::kV2;
   Health health;
   absl::Duration connect_timeout = absl::Seconds(5);

@@ -29,9 +29,14 @@ inline constexpr Choice<Datapath> kDatapaths[] = {
 };
 inline constexpr Choice<Balance> kBalances[] = {
     {"round_robin", Balance::kRoundRobin},
-    {"least_connections", std::nullopt},
-    {"maglev", std::nullopt},
-    {"source", std::nullopt},
+    {"least_connections", Balance::kLeastConnections},
+    {"maglev", Balance::kMaglev},
+    {"source", Balance::kSource},
+    {"first", Balance::kFirst},
+};
+inline constexpr Choice<LastResort> kLastResorts[] = {
+    {"none", LastResort::kNone},
+    {"draining", LastResort::kDraining},
 };
 inline constexpr Choice<ProxyProtocol> kProxyProtocols[] = {
     {"none", ProxyProtocol::kNone},

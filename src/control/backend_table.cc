@@ -1,8 +1,8 @@
 #include "control/backend_table.h"
 
 #include <algorithm>
-#include <iterator>
 #include <cstring>
+#include <iterator>
 
 #include "control/publish.h"
 #include "control/slow_start.h"
@@ -76,6 +76,7 @@ uint32_t BackendTable::Put(const config::Service& service, uint32_t service_id,
     backend->row.weight = config.weight;
   }
   backend->row.backup = config.backup;
+  backend->row.max_connections = config.max_connections;
   backend->config = config;
   backend->pool = service.pool;
   backend->sources = OfFamily(pool_sources, config.address.is_v4());
@@ -164,6 +165,7 @@ void BackendTable::Publish(const Backend& backend) {
   value.health = ToAbi(backend.row.health);
   value.admin = backend.row.admin;
   value.backup = backend.row.backup ? 1 : 0;
+  value.max_connections = backend.row.max_connections;
   std::memcpy(value.address, backend.row.address.address.bytes().data(),
               sizeof value.address);
   value.port = backend.row.address.port;

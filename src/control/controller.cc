@@ -44,11 +44,28 @@ uint64_t BacklogTotal(const config::Splice& splice) {
          static_cast<uint64_t>(sysconf(_SC_PAGESIZE)) / 4;
 }
 
+hg_balance ToAbi(config::Balance balance) {
+  switch (balance) {
+    case config::Balance::kRoundRobin:
+      return HG_BALANCE_ROUND_ROBIN;
+    case config::Balance::kLeastConnections:
+      return HG_BALANCE_LEAST_CONNECTIONS;
+    case config::Balance::kMaglev:
+      return HG_BALANCE_MAGLEV;
+    case config::Balance::kSource:
+      return HG_BALANCE_SOURCE;
+    case config::Balance::kFirst:
+      return HG_BALANCE_FIRST;
+  }
+  return HG_BALANCE_ROUND_ROBIN;
+}
+
 }  // namespace
 
 Controller::Controller(const Options& options)
     : options_(options),
       listeners_(options.loop, &workers_),
+      tables_(options.datapath),
       backends_(options.loop, options.datapath,
                 [this](const Backend& backend, bool changed) {
                   OnCheck(backend, changed);
@@ -214,6 +231,7 @@ void Controller::RemoveService(const std::string& name) {
   listeners_.Forget(service.id);
   for (const uint32_t id : service.backends) backends_.Retire(id);
   LogIfFailed(options_.datapath->EraseService(service.id));
+  tables_.Return(service.table);
   service_ids_.Return(service.id);
   services_.erase(name);
   backends_.FreeRetired();
@@ -258,12 +276,35 @@ void Controller::PutService(const config::Service& config,
                            config.queue.has_value() ? config.queue->size : 0);
 }
 
-void Controller::PublishService(const Service& service) {
+void Controller::PublishService(Service& service) {
+  const uint32_t old_table = service.table;
+  service.table = TakeTable(service);
   hg_service value{};
   CopyName(service.config.name, value.name);
+  value.balance = ToAbi(service.config.balance);
+  value.panic_threshold = service.config.panic_threshold;
+  value.use_draining =
+      service.config.last_resort == config::LastResort::kDraining ? 1 : 0;
+  value.table = service.table;
   value.backend_count = static_cast<uint32_t>(service.backends.size());
   std::copy(service.backends.begin(), service.backends.end(), value.backends);
   LogIfFailed(options_.datapath->PutService(service.id, value));
+  tables_.Return(old_table);
+}
+
+uint32_t Controller::TakeTable(const Service& service) {
+  if (service.config.balance != config::Balance::kMaglev &&
+      service.config.balance != config::Balance::kSource) {
+    return 0;
+  }
+  Tables::Members members;
+  for (const uint32_t id : service.backends) {
+    const BackendRow& row = backends_.at(id).row;
+    members.push_back({row.name, row.weight});
+  }
+  const absl::StatusOr<uint32_t> table = tables_.Take(members);
+  LogIfFailed(table.status());
+  return table.value_or(0);  // Without one, hashes draw by weight.
 }
 
 // ---- health ----------------------------------------------------------------
@@ -272,17 +313,43 @@ void Controller::OnCheck(const Backend& backend, bool changed) {
   NoteReady();
   if (!changed) return;
   SaveSoon();
-  const Service& service = services_.at(backend.row.service);
+  Service& service = services_.at(backend.row.service);
   std::vector<const BackendRow*> siblings;
   for (const uint32_t id : service.backends) {
     siblings.push_back(&backends_.at(id).row);
   }
   LogTransition(backend.row, siblings,
                 backends_.ConnectionsActive(backend.row.id));
+  NotePanic(service);
   if (backend.row.health == health::State::kDown &&
       service.config.on_backend_down == config::BackendDown::kReset) {
     for (const auto& worker : workers_) worker->OnBackendDown(backend.row.id);
   }
+}
+
+void Controller::NotePanic(Service& service) const {
+  const bool panic = InPanic(service);
+  if (panic == service.panic) return;
+  service.panic = panic;
+  if (panic) {
+    log::Warning(
+        "Service %s is in panic, too few backends are up: health is ignored.",
+        service.config.name);
+  } else {
+    log::Info("Service %s leaves panic: health is heeded again.",
+              service.config.name);
+  }
+}
+
+bool Controller::InPanic(const Service& service) const {
+  uint32_t ready = 0, up = 0;
+  for (const uint32_t id : service.backends) {
+    const BackendRow& row = backends_.at(id).row;
+    if (row.admin != HG_ADMIN_READY || row.weight == 0 || row.backup) continue;
+    ++ready;
+    up += row.health == health::State::kDown ? 0 : 1;
+  }
+  return up * 100 < ready * service.config.panic_threshold;
 }
 
 void Controller::OnReady(absl::AnyInvocable<void()> callback) {

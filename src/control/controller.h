@@ -20,6 +20,7 @@
 #include "control/saved_state.h"
 #include "control/source_ports.h"
 #include "control/state.h"
+#include "control/tables.h"
 #include "datapath/datapath.h"
 #include "net/event_loop.h"
 #include "relay/worker.h"
@@ -116,6 +117,8 @@ class Controller {
     config::Service config;
     std::vector<uint32_t> backends;  // In pool order.
     std::shared_ptr<relay::Queue> queue;
+    uint32_t table = 0;  // In `tables_`; 0: needs none.
+    bool panic = false;  // As the log has it.
   };
 
   explicit Controller(const Options& options);
@@ -128,7 +131,11 @@ class Controller {
   absl::Status TryBind(const config::Config& next) const;
   void RemoveService(const std::string& name);
   void PutService(const config::Service& service, const config::Pool& pool);
-  void PublishService(const Service& service);
+  void PublishService(Service& service);
+  uint32_t TakeTable(const Service& service);
+  void NotePanic(Service& service) const;
+  // Whether selection ignores health; bpf/lib/select.h has the rule.
+  bool InPanic(const Service& service) const;
   RuntimeChange& ChangeOf(const Backend& backend);
   void Changed();
   void ApplyChange(uint32_t backend, const config::Service& service);
@@ -156,6 +163,7 @@ class Controller {
   std::vector<std::unique_ptr<relay::Worker>> workers_;
   Listeners listeners_;
   SourcePorts source_ports_;
+  Tables tables_;
   IdPool service_ids_{HG_MAX_SERVICES};
   std::map<std::string, Service> services_;
   BackendTable backends_;

@@ -80,6 +80,7 @@ absl::Status Controller::SetWeight(const std::string& service,
   Backend* backend = FindBackend(service, name);
   if (backend == nullptr) return NoBackend(service, name);
   backends_.SetWeight(*backend, weight);
+  PublishService(services_.at(service));  // Its table.
   RuntimeChange& change = ChangeOf(*backend);
   change.weight = {weight, backend->config.weight, absl::Now()};
   if (weight == backend->config.weight) change.weight.reset();

@@ -29,6 +29,8 @@ struct ServiceRow {
   std::vector<ListenerRow> listeners;
   int backends_up = 0;
   int backends_total = 0;
+  // So few backends are up that health is ignored (panic_threshold).
+  bool panic = false;
   hg_service_stats stats{};  // A copy.
 };
 
@@ -49,6 +51,7 @@ struct BackendRow {
   double weight_effective = 0;  // Less than `weight` during a slow start.
   bool backup = false;
   std::optional<DrainProgress> draining;
+  uint32_t max_connections = 0;  // 0: no limit.
   std::optional<health::CheckResult> last_check;
   std::array<uint64_t, health::kOutcomes.size()> checks{};  // By outcome.
   uint64_t times_up = 0;  // Transitions, the first verdict included.

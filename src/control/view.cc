@@ -14,6 +14,7 @@ std::vector<ServiceRow> Controller::Services() const {
     row.id = service.id;
     row.config = service.config;
     row.listeners = listeners_.Rows(service.id);
+    row.panic = InPanic(service);
     row.stats =
         datapath::Snapshot(options_.datapath->service_stats(service.id));
     for (const uint32_t id : service.backends) {
@@ -86,6 +87,11 @@ StatusRow Controller::Status() const {
       if (listener.bound) continue;
       status.problems.push_back(
           absl::StrCat("service ", service.config.name, ": ", listener.error));
+    }
+    if (service.panic) {
+      status.problems.push_back(
+          absl::StrCat("service ", service.config.name,
+                       ": panic, too few backends are up: health is ignored"));
     }
     if (service.backends_up == 0) {
       status.problems.push_back(

@@ -49,10 +49,13 @@ Endpoint AddressOf(const hg_select& selection) {
 }  // namespace
 
 Dial::Dial(ConnectionHost* host, DialOwner* owner, const Service* service,
-           IoHandler* handler, Timer* timer)
+           const Endpoint& client, IoHandler* handler, Timer* timer)
     : host_(host), owner_(owner), service_(service), timer_(timer) {
   first_.handler = handler;
   selection_.service = service->id;
+  std::memcpy(selection_.client, client.address.bytes().data(),
+              sizeof selection_.client);
+  selection_.client_port = client.port;
 }
 
 // Ends with an attempt under way, or tells the owner that nobody is left.

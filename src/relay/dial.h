@@ -45,7 +45,7 @@ class Dial {
   // `handler` is the one of the backend's socket, `timer` is Dial's between
   // Next() and its end. All outlive it.
   Dial(ConnectionHost* host, DialOwner* owner, const Service* service,
-       IoHandler* handler, Timer* timer);
+       const Endpoint& client, IoHandler* handler, Timer* timer);
   ~Dial() { Abandon(); }
 
   // Looks for a backend that was not tried before.

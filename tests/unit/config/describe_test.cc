@@ -24,9 +24,9 @@ splice:
 pools:
   mail-nodes:
     backends:
-      - {name: k8s-node1, address: 198.18.2.11, weight: 1, backup: false}
-      - {name: k8s-node2, address: 198.18.2.12, weight: 2, backup: false}
-      - {name: spare, address: "[2001:db8:2::9]:30125", weight: 1, backup: true}
+      - {name: k8s-node1, address: 198.18.2.11, weight: 1, backup: false, max_connections: 0}
+      - {name: k8s-node2, address: 198.18.2.12, weight: 2, backup: false, max_connections: 0}
+      - {name: spare, address: "[2001:db8:2::9]:30125", weight: 1, backup: true, max_connections: 0}
 services:
   smtp:
     listen: [198.18.1.1:25, "[2001:db8:1::1]:25"]
@@ -34,6 +34,8 @@ services:
     backend_port: 30125
     datapath: splice
     balance: round_robin
+    panic_threshold: 0
+    last_resort: none
     proxy_protocol: v2
     health:
       type: tcp

@@ -40,9 +40,18 @@ INSTANTIATE_TEST_SUITE_P(
         InService("PlannedDatapath", "datapath: packet",
                   "15: service smtp: datapath: \"packet\" is not available in "
                   "this version; use splice or relay"),
-        InService("PlannedBalance", "balance: maglev",
-                  "14: service smtp: balance: \"maglev\" is not available in "
-                  "this version; use round_robin"),
+        InService("PanicThresholdAboveAll", "panic_threshold: 101",
+                  "22: service smtp: panic_threshold: \"101\" is outside 0 to "
+                  "100"),
+        InService("PanicThresholdWithSign", "panic_threshold: 50%",
+                  "22: service smtp: panic_threshold: \"50%\" is not a whole "
+                  "number"),
+        InService("LastResort", "last_resort: drain",
+                  "18: service smtp: last_resort: unknown value \"drain\"; one "
+                  "of: none, draining"),
+        InService("BalanceByHaproxysName", "balance: leastconn",
+                  "14: service smtp: balance: unknown value \"leastconn\"; one "
+                  "of: round_robin, least_connections, maglev, source, first"),
         InService("PlannedHealth", "health: {type: imap}",
                   "20: service smtp: health.type: \"imap\" is not available in "
                   "this version; use none or tcp"),
@@ -57,9 +66,10 @@ INSTANTIATE_TEST_SUITE_P(
                   "\"v2\"; one of: none, local, own"),
         InService("UnknownKey", "backlog: 5",
                   "5: service smtp: unknown key \"backlog\"; one of: listen, "
-                  "pool, backend_port, datapath, balance, proxy_protocol, "
-                  "health, timeouts, max_connections, queue, on_no_backend, "
-                  "on_backend_down, slow_start"),
+                  "pool, backend_port, datapath, balance, panic_threshold, "
+                  "last_resort, proxy_protocol, health, timeouts, "
+                  "max_connections, queue, on_no_backend, on_backend_down, "
+                  "slow_start"),
         InService("UnknownKeyInSection", "health: {intervall: 5s}",
                   "14: service smtp: unknown key \"health.intervall\"; did you "
                   "mean \"interval\"?"),
@@ -343,6 +353,10 @@ INSTANTIATE_TEST_SUITE_P(
         OnBackend("Weight", "{name: a, address: 198.18.2.1:25, weight: 257}",
                   "51: pool mail: backend a: weight: \"257\" is outside 0 to "
                   "256"),
+        OnBackend("MaxConnections",
+                  "{name: a, address: 198.18.2.1:25, max_connections: -1}",
+                  "60: pool mail: backend a: max_connections: \"-1\" is not a "
+                  "whole number"),
         OnBackend("Backup", "{name: a, address: 198.18.2.1:25, backup: yes}",
                   "51: pool mail: backend a: backup: \"yes\" is neither true "
                   "nor false")),

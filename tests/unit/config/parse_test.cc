@@ -43,6 +43,9 @@ TEST(ParseTest, ReadsTheDocumentedExample) {
 
 TEST(ParseTest, ReadsEveryKeyThatHasADefault) {
   const std::string text = absl::StrCat(kMinimal, R"(    datapath: relay
+    balance: least_connections
+    panic_threshold: 100
+    last_resort: draining
     proxy_protocol: none
     health:
       type: none
@@ -66,6 +69,9 @@ splice: {mode: "off", promote_after: 0, backlog_per_connection: 64KiB,
   const Config config = Parse(text).config;
   const Service& smtp = config.services.at("smtp");
   EXPECT_EQ(smtp.datapath, Datapath::kRelay);
+  EXPECT_EQ(smtp.balance, Balance::kLeastConnections);
+  EXPECT_EQ(smtp.panic_threshold, 100u);
+  EXPECT_EQ(smtp.last_resort, LastResort::kDraining);
   EXPECT_EQ(smtp.proxy_protocol, ProxyProtocol::kNone);
   const Health health = {HealthType::kNone,
                          std::nullopt,
@@ -110,6 +116,28 @@ TEST(ParseTest, SourcesOfAPool) {
   EXPECT_THAT(sources(WithSource("[\"2001:db8:2::1\", 198.18.2.1]")),
               ElementsAre(v6, v4));
   EXPECT_THAT(sources(WithSource("[\"::ffff:198.18.2.1\"]")), ElementsAre(v4));
+}
+
+TEST(ParseTest, ReadsEveryBalance) {
+  const auto balance = [](absl::string_view name) {
+    const std::string text =
+        absl::StrCat(kMinimal, "    balance: ", name, "\n");
+    EXPECT_THAT(ErrorsOf(text), IsEmpty());
+    return Parse(text).config.services.at("smtp").balance;
+  };
+  EXPECT_EQ(balance("round_robin"), Balance::kRoundRobin);
+  EXPECT_EQ(balance("least_connections"), Balance::kLeastConnections);
+  EXPECT_EQ(balance("maglev"), Balance::kMaglev);
+  EXPECT_EQ(balance("source"), Balance::kSource);
+  EXPECT_EQ(balance("first"), Balance::kFirst);
+}
+
+TEST(ParseTest, ReadsABackendsLimit) {
+  std::string text(kMinimal);
+  text.replace(text.find(":25}"), 4, ":25, max_connections: 10000000}");
+  ASSERT_THAT(ErrorsOf(text), IsEmpty());
+  EXPECT_EQ(Parse(text).config.pools.at("mail").backends[0].max_connections,
+            10'000'000u);
 }
 
 TEST(ParseTest, FourServicesShareOnePool) {

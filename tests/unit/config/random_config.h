@@ -74,6 +74,7 @@ class RandomConfig {
       if (Maybe()) backend.port = Port();
       backend.weight = Number<uint32_t>(0, 256);
       backend.backup = Maybe();
+      if (Maybe()) backend.max_connections = Number<uint32_t>(0, 10'000'000);
       pool.backends.push_back(backend);
     }
     if (Maybe()) {
@@ -95,6 +96,11 @@ class RandomConfig {
     service.pool = config.pools.begin()->first;
     service.backend_port = Port();
     service.datapath = Any({Datapath::kSplice, Datapath::kRelay});
+    service.balance =
+        Any({Balance::kRoundRobin, Balance::kLeastConnections, Balance::kMaglev,
+             Balance::kSource, Balance::kFirst});
+    service.panic_threshold = Number<uint32_t>(0, 100);
+    service.last_resort = Any({LastResort::kNone, LastResort::kDraining});
     service.proxy_protocol =
         Any({ProxyProtocol::kNone, ProxyProtocol::kV1, ProxyProtocol::kV2});
     service.health = {
