@@ -30,8 +30,10 @@ absl::Status WriteAll(int fd, absl::string_view text, const std::string& path) {
 // A file that is renamed before its bytes are on the disk may be empty after
 // a power cut.
 absl::Status WriteNew(const std::string& path, absl::string_view text) {
+  // What a crash has left, or a link to elsewhere, is not written to.
+  ::unlink(path.c_str());
   UniqueFd file(
-      ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+      ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (!file.valid()) return ErrnoStatus(errno, absl::StrCat("open ", path));
   RETURN_IF_ERROR(WriteAll(file.get(), text, path));
   if (::fsync(file.get()) != 0) {

@@ -67,7 +67,8 @@ node_listens() {
 
 edge_start() {
   edge_config "$1" >"$WORK/headgate.yaml"
-  ns_spawn edge "$(edge_bin)/headgated" --config="$WORK/headgate.yaml" --state_dir="$WORK/state" \
+  ns_spawn edge "$(edge_bin)/headgated" --config="$WORK/headgate.yaml" \
+    --state_dir="$WORK/state" \
     >"$WORK/headgated.log" 2>&1
   echo $! >"$WORK/headgated.pid"
   wait_for 20 edge_is_settled
