@@ -96,14 +96,13 @@ void SourcePorts::Judge(absl::Time now, const Backend& backend,
   if (std::exchange(history.failures, failures) < failures) {
     history.exhausted = true;
     history.last_failure = now;
-    history.total_before_failure = history.total;
+    history.total_at_failure = backend.stats.connections_total;
   } else {
     const bool connects =
-        backend.stats.connections_total > history.total_before_failure;
+        backend.stats.connections_total > history.total_at_failure;
     const absl::Duration calm = connects ? kCalmAfter : kTimeWait;
     history.exhausted &= now - history.last_failure < calm;
   }
-  history.total = backend.stats.connections_total;
   const double limit = (history.nearly ? kCalmBelow : kWarnAbove) *
                        static_cast<double>(history.use.ports);
   history.nearly = history.use.ports != 0 &&

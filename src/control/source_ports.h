@@ -58,10 +58,9 @@ class SourcePorts {
     // Connections that had ended at the begin of each step.
     std::array<int64_t, kSteps + 1> ended{};
     uint64_t failures = 0;  // At the last sample.
-    uint64_t total = 0;
     bool exhausted = false;
     absl::Time last_failure = absl::InfinitePast();
-    uint64_t total_before_failure = 0;  // Connections until then.
+    uint64_t total_at_failure = 0;  // Connections until then.
     bool nearly = false;
     Use use;
   };
