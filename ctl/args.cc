@@ -92,6 +92,11 @@ absl::Status SetWait(Options& options, const std::string& /*value*/) {
   return absl::OkStatus();
 }
 
+absl::Status SetExplain(Options& options, const std::string& /*value*/) {
+  options.explain = true;
+  return absl::OkStatus();
+}
+
 absl::Status SetHelp(Options& options, const std::string& /*value*/) {
   options.help = true;
   return absl::OkStatus();
@@ -116,6 +121,7 @@ constexpr Flag kFlags[] = {
     {"--output", "-o", "table|json", "for people or for programs", SetOutput},
     {"--service", "", "SERVICE", "lists: only this service", SetService},
     {"--wait", "", "", "status, backend: wait for the outcome", SetWait},
+    {"--explain", "", "", "backend check: each step", SetExplain},
     {"--timeout", "", "DURATION", "give up after 500ms, 5s, 10m, 1h",
      SetTimeout},
     {"--over", "", "DURATION", "drain: end the connections too, evenly",

@@ -31,6 +31,7 @@ struct Options {
   std::optional<uint32_t> weight;
   bool backup = false;
   bool wait = false;
+  bool explain = false;
   bool help = false;
   bool version = false;
 };

@@ -257,6 +257,39 @@ absl::StatusOr<int> Delete(Session& session, const Words& args) {
   return 0;
 }
 
+// "smtp/node1: passed in 0.8ms: 220 mail ESMTP", then what is known besides.
+void PrintCheck(const BackendName& backend, const Json& check,
+                std::ostream& out) {
+  for (const Json& step : check["steps"].Items()) {
+    out << AsSeconds(step["at_seconds"]).text << "  " << step["what"].Text()
+        << "\n";
+  }
+  out << Json::Clean(backend.ToString()) << ": " << AsCheck(check).text << "\n";
+  if (check["tls"].String()) out << "  " << check["tls"].Text() << "\n";
+  const Json certificate = check["certificate"];
+  if (certificate.is_object()) {
+    out << "  certificate " << certificate["subject"].Text() << ", expires "
+        << certificate["not_after"].Text() << " ("
+        << certificate["days_left"].Text() << " days left)\n";
+  }
+  if (check["hint"].String()) out << "  hint: " << check["hint"].Text() << "\n";
+}
+
+absl::StatusOr<int> Check(Session& session, const Words& args) {
+  ASSIGN_OR_RETURN(const BackendName backend, ParseName(args[0]));
+  session.AllowReply(absl::Seconds(70));  // health.timeout is 60 s at most.
+  ASSIGN_OR_RETURN(Reply reply, session.Call(Change(backend, "check",
+                                                    session.options().explain
+                                                        ? R"({"explain":true})"
+                                                        : "")));
+  if (session.json_output()) {
+    session.PrintJson(reply);
+  } else {
+    PrintCheck(backend, reply.json, session.out());
+  }
+  return reply.json["result"].String() == "passed" ? 0 : 1;
+}
+
 constexpr Command kCommands[] = {
     {"backend", "list", "", Flags::kService,
      "the backends, their state and last check", List},
@@ -276,6 +309,8 @@ constexpr Command kCommands[] = {
      "no new connections, out of the list; --wait: until the last one has "
      "ended",
      Delete},
+    {"backend", "check", "SERVICE/NAME", Flags::kExplain,
+     "checks once, now; --explain: each step, and what to change", Check},
 };
 
 }  // namespace

@@ -13,7 +13,7 @@ namespace headgate::ctl {
 using Words = std::vector<std::string>;
 
 // kPace: --over and --order, and --wait. kNew: --weight and --backup.
-enum class Flags { kNone, kService, kWait, kPace, kNew };
+enum class Flags { kNone, kService, kWait, kPace, kNew, kExplain };
 
 struct Command {
   const char* noun;

@@ -64,6 +64,7 @@ std::string Synopsis(const Command& command) {
   if (command.flags == Flags::kPace) {
     absl::StrAppend(&text, " [--over=DURATION] [--order=oldest|idle]");
   }
+  if (command.flags == Flags::kExplain) absl::StrAppend(&text, " [--explain]");
   if (TakesWait(command)) {
     absl::StrAppend(&text, " [--wait] [--timeout=DURATION]");
   }
@@ -144,6 +145,8 @@ absl::Status CheckUse(const Command& command, const Words& words,
     wrong = "takes no --weight";
   } else if (options.backup && command.flags != Flags::kNew) {
     wrong = "takes no --backup";
+  } else if (options.explain && command.flags != Flags::kExplain) {
+    wrong = "takes no --explain";
   }
   if (wrong.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(

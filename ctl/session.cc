@@ -13,7 +13,6 @@
 namespace headgate::ctl {
 namespace {
 
-constexpr absl::Duration kReplyTimeout = absl::Seconds(10);
 constexpr absl::Duration kPollInterval = absl::Milliseconds(200);
 
 absl::StatusCode CodeOf(int http_status) {
@@ -58,7 +57,7 @@ bool Session::color() const { return WantColor(options_.color, out_); }
 
 absl::StatusOr<Reply> Session::Send(const HttpRequest& request) {
   const absl::Duration timeout =
-      options_.timeout ? Remaining() : std::min(kReplyTimeout, Remaining());
+      options_.timeout ? Remaining() : std::min(reply_timeout_, Remaining());
   absl::StatusOr<HttpReply> reply = SendHttp(options_.socket, request, timeout);
   if (!reply.ok()) return WithHint(reply.status(), options_.socket);
   Json json = Json::Parse(reply->body);

@@ -34,7 +34,7 @@ class Session {
   std::ostream& err() { return err_; }
 
   // One request; a reply of any HTTP status is a success. A reply takes 10 s at
-  // most, or what is left of --timeout.
+  // most (see AllowReply), or what is left of --timeout.
   absl::StatusOr<Reply> Send(const HttpRequest& request);
   // What a reply says: fine (2xx with a JSON object), or why not. Under
   // -o json the body of a refusal is printed as it came.
@@ -44,6 +44,8 @@ class Session {
   // The API's own words, for -o json.
   void PrintJson(const Reply& reply);
 
+  // What a reply may take instead.
+  void AllowReply(absl::Duration timeout) { reply_timeout_ = timeout; }
   // Sets the limit for a wait without --timeout.
   void LimitTo(absl::Duration timeout);
   // Asks `done` five times a second. kDeadlineExceeded when time is up.
@@ -52,6 +54,7 @@ class Session {
  private:
   absl::Duration Remaining() const;
 
+  absl::Duration reply_timeout_ = absl::Seconds(10);
   Options options_;
   std::ostream& out_;
   std::ostream& err_;

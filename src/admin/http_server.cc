@@ -4,6 +4,8 @@
 #include <poll.h>
 #include <sys/epoll.h>
 
+#include <optional>
+
 #include "base/status.h"
 
 namespace headgate::admin {
@@ -20,6 +22,8 @@ constexpr absl::Duration kRetryAfter = absl::Milliseconds(20);
 struct HttpServer::Exchange {
   std::string body;
   bool too_large = false;
+  std::optional<Response> answer;       // That came later.
+  MHD_Connection* suspended = nullptr;  // While it has not.
 };
 
 // The library's callbacks.
@@ -40,6 +44,9 @@ struct Callbacks {
       *size = 0;
       return MHD_YES;
     }
+    if (exchange->answer.has_value()) {
+      return Send(connection, *exchange->answer);
+    }
     Response response;
     if (exchange->too_large) {
       response.status = MHD_HTTP_CONTENT_TOO_LARGE;
@@ -55,8 +62,34 @@ struct Callbacks {
         return value == nullptr ? "" : value;
       };
       response = server->handler_(request);
+      if (response.later) {
+        Suspend(server, connection, exchange, std::move(response));
+        return MHD_YES;
+      }
     }
     return Send(connection, response);
+  }
+
+  // The library asks again with the same exchange once the connection is
+  // resumed.
+  static void Suspend(HttpServer* server, MHD_Connection* connection,
+                      HttpServer::Exchange* exchange, Response response) {
+    exchange->suspended = connection;
+    server->waiting_.insert(exchange);
+    MHD_suspend_connection(connection);
+    response.later(
+        [server = std::weak_ptr(server->self_), exchange](Response answer) {
+          const auto alive = server.lock();
+          if (alive != nullptr) Resume(*alive, exchange, std::move(answer));
+        });
+  }
+
+  static void Resume(HttpServer* server, HttpServer::Exchange* exchange,
+                     Response answer) {
+    exchange->answer = std::move(answer);
+    server->waiting_.erase(exchange);
+    MHD_resume_connection(exchange->suspended);
+    server->timer_.Set(absl::ZeroDuration());
   }
 
   static MHD_Result Send(MHD_Connection* connection, const Response& response) {
@@ -91,11 +124,11 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Make(
   std::unique_ptr<HttpServer> server(
       new HttpServer(loop, options, std::move(handler)));
   server->daemon_ = MHD_start_daemon(
-      MHD_USE_EPOLL, 0, nullptr, nullptr, &Callbacks::Handle, server.get(),
-      MHD_OPTION_LISTEN_SOCKET, listener.get(), MHD_OPTION_CONNECTION_LIMIT,
-      kMaxConnections, MHD_OPTION_CONNECTION_TIMEOUT, kIdleSeconds,
-      MHD_OPTION_NOTIFY_COMPLETED, &Callbacks::Completed, nullptr,
-      MHD_OPTION_END);
+      MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, 0, nullptr, nullptr,
+      &Callbacks::Handle, server.get(), MHD_OPTION_LISTEN_SOCKET,
+      listener.get(), MHD_OPTION_CONNECTION_LIMIT, kMaxConnections,
+      MHD_OPTION_CONNECTION_TIMEOUT, kIdleSeconds, MHD_OPTION_NOTIFY_COMPLETED,
+      &Callbacks::Completed, nullptr, MHD_OPTION_END);
   if (server->daemon_ == nullptr) {
     return absl::InternalError("start the HTTP server: libmicrohttpd refused");
   }
@@ -115,6 +148,11 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Make(
 HttpServer::~HttpServer() {
   if (daemon_ == nullptr) return;
   if (epoll_fd_ >= 0) loop_->Remove(epoll_fd_, this);
+  self_.reset();
+  while (!waiting_.empty()) {  // The library must not stop before.
+    Callbacks::Resume(this, *waiting_.begin(),
+                      {503, "application/json", R"({"error":"stopping"})", {}});
+  }
   MHD_stop_daemon(daemon_);
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <string>
 
 #include "absl/functional/any_invocable.h"
@@ -23,9 +24,14 @@ struct Request {
 };
 
 struct Response {
+  using Done = absl::AnyInvocable<void(Response)>;
+
   int status = 200;
   std::string content_type = "application/json";
   std::string body;
+  // If set, the answer comes later: called once with what takes it, from the
+  // loop, not from within the call. The rest of this response is ignored.
+  absl::AnyInvocable<void(Done)> later;
 };
 
 class HttpServer final : public IoHandler {
@@ -54,7 +60,10 @@ class HttpServer final : public IoHandler {
   const Options options_;
   Handler handler_;
   MHD_Daemon* daemon_ = nullptr;
-  int epoll_fd_ = -1;  // The library's own.
+  int epoll_fd_ = -1;            // The library's own.
+  std::set<Exchange*> waiting_;  // For answers that come later.
+  // What an answer that comes after our end finds.
+  std::shared_ptr<HttpServer*> self_ = std::make_shared<HttpServer*>(this);
   Timer timer_;
 };
 

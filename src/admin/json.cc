@@ -47,12 +47,23 @@ Json ListenersArray(const std::vector<control::ListenerRow>& listeners) {
   return array;
 }
 
-Json CheckObject(const std::optional<health::CheckResult>& check) {
-  if (!check.has_value()) return nullptr;
-  return {{"result", control::OutcomeName(check->outcome)},
-          {"detail", check->detail},
-          {"duration_seconds", absl::ToDoubleSeconds(check->duration)},
-          {"time", Rfc3339(check->time)}};
+Json CheckObject(const health::CheckResult& check) {
+  Json json = {{"result", health::OutcomeName(check.outcome)},
+               {"status", health::StatusName(check)},
+               {"detail", check.detail},
+               {"duration_seconds", absl::ToDoubleSeconds(check.duration)},
+               {"time", Rfc3339(check.time)}};
+  if (check.code != 0) json["code"] = check.code;
+  if (!check.hint.empty()) json["hint"] = check.hint;
+  if (!check.tls.empty()) json["tls"] = check.tls;
+  if (check.certificate.has_value()) {
+    json["certificate"] = {
+        {"subject", check.certificate->subject},
+        {"not_after", Rfc3339(check.certificate->not_after)},
+        {"days_left", health::DaysLeft(*check.certificate, check.time)}};
+  }
+  if (check.weight.has_value()) json["weight"] = *check.weight;
+  return json;
 }
 
 Json DrainingObject(const std::optional<control::DrainProgress>& draining) {
@@ -137,7 +148,9 @@ std::string BackendsJson(const std::vector<control::BackendRow>& backends,
         {"draining", DrainingObject(backend.draining)},
         {"connections_active", backend.stats.connections_active},
         {"connections_total", backend.stats.connections_total},
-        {"last_check", CheckObject(backend.last_check)},
+        {"last_check", backend.last_check.has_value()
+                           ? CheckObject(*backend.last_check)
+                           : Json(nullptr)},
     });
   }
   Json left = Json::array();
@@ -177,6 +190,22 @@ std::string AdminJson(const std::string& service, const std::string& backend,
   return Dump({{"service", service},
                {"name", backend},
                {"admin", control::AdminName(admin)}});
+}
+
+std::string CheckedJson(const std::string& service, const std::string& backend,
+                        const health::CheckResult& result) {
+  Json json = CheckObject(result);
+  json["service"] = service;
+  json["name"] = backend;
+  if (!result.steps.empty()) {
+    Json steps = Json::array();
+    for (const health::Step& step : result.steps) {
+      steps.push_back({{"at_seconds", absl::ToDoubleSeconds(step.at)},
+                       {"what", step.what}});
+    }
+    json["steps"] = std::move(steps);
+  }
+  return Dump(json);
 }
 
 std::string WeightJson(const std::string& service, const std::string& backend,
@@ -270,6 +299,12 @@ absl::StatusOr<config::Backend> ParseBackend(const std::string& name,
   backend.weight = weight.get<uint32_t>();
   backend.backup = backup.get<bool>();
   return backend;
+}
+
+bool WantsExplanation(const std::string& body) {
+  const Json json = Json::parse(body, nullptr, false);
+  return json.is_object() && json.contains("explain") &&
+         json["explain"] == true;
 }
 
 }  // namespace headgate::admin

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "config/error.h"
 #include "control/controller.h"
+#include "health/result.h"
 
 namespace headgate::admin {
 
@@ -19,6 +20,8 @@ std::string ConnectionsJson(const std::vector<control::ConnectionRow>& rows);
 std::string ConnectionCountJson(uint64_t active);
 std::string AdminJson(const std::string& service, const std::string& backend,
                       hg_admin admin);
+std::string CheckedJson(const std::string& service, const std::string& backend,
+                        const health::CheckResult& result);
 std::string WeightJson(const std::string& service, const std::string& backend,
                        uint32_t weight);
 std::string KilledJson(uint64_t id);
@@ -39,5 +42,8 @@ absl::StatusOr<control::Pace> ParsePace(const std::string& body);
 // {"address":"IP[:PORT]","weight":N,"backup":bool}, the last two optional.
 absl::StatusOr<config::Backend> ParseBackend(const std::string& name,
                                              const std::string& body);
+
+// Whether it is {"explain":true}.
+bool WantsExplanation(const std::string& body);
 
 }  // namespace headgate::admin

@@ -7,6 +7,8 @@
 #include <cstring>
 #include <numeric>
 
+#include "health/result.h"
+
 namespace headgate::admin {
 namespace {
 
@@ -132,6 +134,9 @@ void AddBackends(const control::Controller& controller, Families& out) {
       Counter("headgate_backend_checks_total", "Health checks finished.");
   Family failed =
       Counter("headgate_backend_check_failures_total", "Health checks failed.");
+  Family expiry = Gauge("headgate_backend_certificate_expiry_timestamp_seconds",
+                        "When the certificate that the last check saw expires, "
+                        "seconds since the epoch.");
   Family transitions =
       Counter("headgate_backend_transitions_total",
               "Changes between up and down, the first verdict included.");
@@ -166,15 +171,19 @@ void AddBackends(const control::Controller& controller, Families& out) {
                std::accumulate(row.checks.begin(), row.checks.end(), 0ULL));
     for (const health::Outcome outcome : health::kOutcomes) {
       if (outcome == health::Outcome::kPassed) continue;
-      failed.Add(with("reason", control::OutcomeName(outcome)),
+      failed.Add(with("reason", health::OutcomeName(outcome)),
                  row.checks[static_cast<size_t>(outcome)]);
+    }
+    if (row.last_check.has_value() && row.last_check->certificate) {
+      expiry.Add(labels,
+                 absl::ToUnixSeconds(row.last_check->certificate->not_after));
     }
     transitions.Add(with("to", "up"), row.times_up)
         .Add(with("to", "down"), row.times_down);
   }
   for (Family* family :
        {&up, &state, &weight, &effective, &total, &active, &failures, &ports,
-        &forecast, &checks, &failed, &transitions}) {
+        &forecast, &checks, &failed, &expiry, &transitions}) {
     out.push_back(family->Take());
   }
 }

@@ -1,5 +1,6 @@
 #include "admin/routes.h"
 
+#include <memory>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -10,6 +11,7 @@
 #include "admin/metrics.h"
 #include "config/diff.h"
 #include "config/parse.h"
+#include "health/result.h"
 
 namespace headgate::admin {
 namespace {
@@ -17,11 +19,13 @@ namespace {
 using control::Controller;
 using Path = std::vector<std::string>;
 
-Response Json(std::string body) { return {200, "application/json", body}; }
+Response Json(std::string body) {
+  return {200, "application/json", std::move(body), {}};
+}
 
 Response Failure(int status, absl::string_view message,
                  const std::vector<config::Error>& errors = {}) {
-  return {status, "application/json", ErrorJson(message, errors)};
+  return {status, "application/json", ErrorJson(message, errors), {}};
 }
 
 int HttpStatus(const absl::Status& status) {
@@ -32,6 +36,7 @@ int HttpStatus(const absl::Status& status) {
     case absl::StatusCode::kResourceExhausted:
       return 422;
     case absl::StatusCode::kAlreadyExists:
+    case absl::StatusCode::kFailedPrecondition:
       return 409;
     default:
       return 500;
@@ -119,6 +124,23 @@ Response SetWeight(Controller& controller, const Path& path,
   return Json(WeightJson(path[2], path[3], *weight));
 }
 
+// One check, now; {"explain":true} in the body asks for its steps.
+Response CheckBackend(Controller& controller, const Path& path,
+                      const std::string& body) {
+  // What the check finds before the library waits for it is nothing: checks
+  // answer from the loop.
+  auto answer = std::make_shared<Response::Done>();
+  const absl::Status status = controller.CheckNow(
+      path[2], path[3], WantsExplanation(body),
+      [answer, path](const health::CheckResult& result) {
+        if (*answer) (*answer)(Json(CheckedJson(path[2], path[3], result)));
+      });
+  if (!status.ok()) return Failure(status);
+  Response response;
+  response.later = [answer](Response::Done done) { *answer = std::move(done); };
+  return response;
+}
+
 Response ChangeBackend(Controller& controller, const Path& path,
                        const std::string& body) {
   const std::string& verb = path[4];
@@ -127,6 +149,7 @@ Response ChangeBackend(Controller& controller, const Path& path,
   if (verb == "ready") return SetAdmin(controller, path, HG_ADMIN_READY);
   if (verb == "maint") return SetAdmin(controller, path, HG_ADMIN_MAINT);
   if (verb == "weight") return SetWeight(controller, path, body);
+  if (verb == "check") return CheckBackend(controller, path, body);
   return Failure(404, absl::StrCat("no such operation: ", verb));
 }
 
@@ -198,7 +221,7 @@ Response Get(const Controller& controller, const Request& request) {
   }
   if (path == "/v1/config") return Json(ConfigJson(controller));
   if (path == "/metrics") {
-    return {200, "text/plain; version=0.0.4", MetricsText(controller)};
+    return {200, "text/plain; version=0.0.4", MetricsText(controller), {}};
   }
   return Failure(404, "no such path");
 }
@@ -228,7 +251,7 @@ Response HandlePublic(Controller& controller, const Request& request) {
                    "read-only here: changes go through the control socket");
   }
   if (request.path == "/") {
-    return {200, "text/html; charset=utf-8", std::string(kLivePage)};
+    return {200, "text/html; charset=utf-8", std::string(kLivePage), {}};
   }
   // Clients' addresses are not for everybody who may see the metrics.
   if (request.path == "/metrics" || request.path == "/v1/status" ||

@@ -17,6 +17,15 @@ std::string Number(const std::optional<T>& value) {
   return value.has_value() ? absl::StrCat(*value) : "";
 }
 
+std::string Optional(const std::string& text) {
+  return text.empty() ? "" : QuotedText(text);
+}
+
+std::string Text(bool value) { return value ? "true" : "false"; }
+
+// Keys that have no meaning for most types appear only when they are set.
+std::string IfSet(bool value) { return value ? Text(value) : ""; }
+
 // IPv6 begins with '[' or may end with ':', which mean something in YAML.
 std::string Quoted(const IpAddress& address, const std::string& text) {
   return address.is_v4() ? text : absl::StrCat("\"", text, "\"");
@@ -71,11 +80,30 @@ Fields FieldsOf(const Service& service) {
       {"proxy_protocol", NameOf(kProxyProtocols, service.proxy_protocol)},
       {"health.type", NameOf(kHealthTypes, health.type)},
       {"health.port", Number(health.port)},
-      {"health.proxy_protocol", NameOf(kCheckHeaders, health.proxy_protocol)},
+      {"health.proxy_protocol",
+       health.proxy_protocol.has_value()
+           ? NameOf(kCheckHeaders, *health.proxy_protocol)
+           : ""},
       {"health.interval", DurationText(health.interval)},
-      {"health.timeout", DurationText(health.timeout)},
+      {"health.timeout",
+       health.timeout.has_value() ? DurationText(*health.timeout) : ""},
       {"health.rise", absl::StrCat(health.rise)},
       {"health.fall", absl::StrCat(health.fall)},
+      {"health.expect", Optional(health.expect)},
+      {"health.postscreen", health.postscreen == Postscreen::kTeaser
+                                ? ""
+                                : NameOf(kPostscreens, health.postscreen)},
+      {"health.ehlo", Optional(health.ehlo)},
+      {"health.tls", IfSet(health.tls)},
+      {"health.starttls", IfSet(health.starttls)},
+      {"health.server_name", Optional(health.server_name)},
+      {"health.verify", IfSet(health.verify)},
+      {"health.min_certificate_days", Number(health.min_certificate_days)},
+      {"health.path", health.path == "/" ? "" : QuotedText(health.path)},
+      {"health.host", Optional(health.host)},
+      {"health.status",
+       health.status == 200 ? "" : absl::StrCat(health.status)},
+      {"health.weight_header", Optional(health.weight_header)},
       {"timeouts.connect", DurationText(service.connect_timeout)},
       {"timeouts.try_next", DurationText(service.try_next_timeout)},
       {"timeouts.greeting",

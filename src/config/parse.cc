@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "config/parse_health.h"
 #include "config/reader.h"
 #include "config/validate.h"
 #include "config/values.h"
@@ -59,7 +60,6 @@ class Grammar {
                    Backend& backend);
   void ReadService(const Node& node);
   void ReadListen(const MapReader& map, Service& service, ServicePlace& place);
-  void ReadHealth(const MapReader& map, Health& health);
   void ReadTimeouts(const MapReader& map, Service& service);
   void ReadQueue(const MapReader& map, Service& service);
   void ReadOnNoBackend(const MapReader& map, Service& service);
@@ -245,7 +245,7 @@ void Grammar::ReadService(const Node& node) {
   map.Read("on_backend_down", OneOf(kBackendDowns), service.on_backend_down);
   map.Read("slow_start", DurationIn(absl::Seconds(1), absl::Hours(1)),
            service.slow_start);
-  ReadHealth(map, service.health);
+  ReadHealth(map, service);
   ReadTimeouts(map, service);
 }
 
@@ -257,21 +257,6 @@ void Grammar::ReadListen(const MapReader& map, Service& service,
     service.listen.push_back(endpoint);
     place.listen.push_back(child->at);
   }
-}
-
-void Grammar::ReadHealth(const MapReader& map, Health& health) {
-  const MapReader section =
-      map.Section("health", {"type", "port", "proxy_protocol", "interval",
-                             "timeout", "rise", "fall"});
-  section.Read("type", OneOf(kHealthTypes), health.type);
-  section.Read("port", kPort, health.port);
-  section.Read("proxy_protocol", OneOf(kCheckHeaders), health.proxy_protocol);
-  section.Read("interval", DurationIn(absl::Milliseconds(100), absl::Hours(1)),
-               health.interval);
-  section.Read("timeout", DurationIn(absl::Milliseconds(10), absl::Minutes(1)),
-               health.timeout);
-  section.Read("rise", IntegerIn<int>(1, 100), health.rise);
-  section.Read("fall", IntegerIn<int>(1, 100), health.fall);
 }
 
 void Grammar::ReadTimeouts(const MapReader& map, Service& service) {

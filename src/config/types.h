@@ -19,7 +19,17 @@ enum class Balance { kRoundRobin, kLeastConnections, kMaglev, kSource, kFirst };
 // Who is used when nobody else can be.
 enum class LastResort { kNone, kDraining };
 enum class ProxyProtocol { kNone, kV1, kV2 };
-enum class HealthType { kNone, kTcp };
+// kAuto: what the listen ports tell; see config/health.h.
+enum class HealthType {
+  kAuto,
+  kNone,
+  kTcp,
+  kGreeting,
+  kSmtp,
+  kImap,
+  kTls,
+  kHttp
+};
 // What a check says before anything else; a switch of its own, never inherited
 // from the service (a header nobody asked for is what broke Postfix).
 enum class CheckHeader { kNone, kLocal, kOwn };
@@ -27,16 +37,33 @@ enum class CheckHeader { kNone, kLocal, kOwn };
 enum class NoBackend { kReset, kSmtp421, kImapBye };
 // What becomes of a backend's connections when its checks find it down.
 enum class BackendDown { kKeep, kReset };
+// How much of postscreen's greeting a check waits for: the first line, or what
+// follows its tests, some 6 s later.
+enum class Postscreen { kTeaser, kFull };
 enum class SpliceMode { kAuto, kAlways, kOff };
 
 struct Health {
-  HealthType type = HealthType::kTcp;
+  HealthType type = HealthType::kAuto;
   std::optional<uint16_t> port;  // Absent: the backend's own port.
-  CheckHeader proxy_protocol = CheckHeader::kNone;
+  // Absent: none, but for what auto decides.
+  std::optional<CheckHeader> proxy_protocol;
   absl::Duration interval = absl::Seconds(5);
-  absl::Duration timeout = absl::Seconds(2);
+  std::optional<absl::Duration> timeout;  // Absent: by type.
   int rise = 2;
   int fall = 3;
+  // What follows is for some types only. Empty: none, or the default.
+  std::string expect;  // An RE2 for the greeting.
+  Postscreen postscreen = Postscreen::kTeaser;
+  std::string ehlo;
+  bool tls = false;         // From the first byte.
+  bool starttls = false;    // ... or in the dialog.
+  std::string server_name;  // For SNI.
+  bool verify = false;
+  std::optional<int> min_certificate_days;
+  std::string path = "/";
+  std::string host;  // Empty: the backend's address and port.
+  int status = 200;
+  std::string weight_header;
   bool operator==(const Health&) const = default;
 };
 

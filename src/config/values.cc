@@ -1,5 +1,7 @@
 #include "config/values.h"
 
+#include <re2/re2.h>
+
 #include <algorithm>
 #include <limits>
 
@@ -7,12 +9,15 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "base/suggest.h"
 
 namespace headgate::config {
 namespace {
 
 constexpr size_t kMaxName = 63;
+constexpr size_t kMaxWord = 255;
+constexpr size_t kMaxRegex = 256;
 constexpr uint64_t kOverflow = std::numeric_limits<uint64_t>::max();
 
 // Units from the smallest to the largest; each a multiple of the one before.
@@ -152,6 +157,74 @@ absl::StatusOr<std::string> ParseName(absl::string_view text) {
                    "'-' first");
   }
   return std::string(text);
+}
+
+namespace {
+
+bool IsVisible(char c) {
+  return absl::ascii_isgraph(static_cast<unsigned char>(c));
+}
+bool IsNameCharacter(char c) {
+  return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' ||
+         c == '.';
+}
+bool IsTokenCharacter(char c) {
+  return IsVisible(c) && absl::string_view("\"(),/:;<=>?@[\\]{}").find(c) ==
+                             absl::string_view::npos;
+}
+
+// 1 to kMaxWord characters, all of one kind.
+bool IsWordOf(absl::string_view text, bool (*allowed)(char)) {
+  return !text.empty() && text.size() <= kMaxWord &&
+         std::all_of(text.begin(), text.end(), allowed);
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> ParseWord(absl::string_view text) {
+  if (IsWordOf(text, IsVisible)) return std::string(text);
+  return Invalid(text, "is not 1 to ", kMaxWord,
+                 " visible ASCII characters without a space");
+}
+
+absl::StatusOr<std::string> ParsePath(absl::string_view text) {
+  if (IsWordOf(text, IsVisible) && text.front() == '/') {
+    return std::string(text);
+  }
+  return Invalid(text, "is not a path such as /healthz");
+}
+
+absl::StatusOr<std::string> ParseServerName(absl::string_view text) {
+  if (IsWordOf(text, IsNameCharacter) && !IpAddress::Parse(text).has_value()) {
+    return std::string(text);
+  }
+  return Invalid(text, "is not a host name such as mail.example.com");
+}
+
+absl::StatusOr<std::string> ParseFieldName(absl::string_view text) {
+  if (IsWordOf(text, IsTokenCharacter)) return std::string(text);
+  return Invalid(text,
+                 "is not the name of an HTTP header field such as "
+                 "X-Load-Balancing-Endpoint-Weight");
+}
+
+absl::StatusOr<std::string> ParseRegex(absl::string_view text) {
+  const bool printable = std::all_of(text.begin(), text.end(), [](char c) {
+    return absl::ascii_isprint(static_cast<unsigned char>(c));
+  });
+  if (text.empty() || text.size() > kMaxRegex || !printable) {
+    return Invalid(text, "is not 1 to ", kMaxRegex, " printable characters");
+  }
+  RE2::Options options(RE2::Quiet);
+  options.set_max_mem(1 << 20);
+  const RE2 regex(re2::StringPiece(text.data(), text.size()), options);
+  if (regex.ok()) return std::string(text);
+  return Invalid(text, "is not a regular expression (RE2): ", regex.error());
+}
+
+std::string QuotedText(absl::string_view text) {
+  return absl::StrCat(
+      "\"", absl::StrReplaceAll(text, {{"\\", "\\\\"}, {"\"", "\\\""}}), "\"");
 }
 
 absl::StatusOr<Target> ParseTarget(absl::string_view text) {

@@ -44,10 +44,14 @@ inline constexpr Choice<ProxyProtocol> kProxyProtocols[] = {
     {"v2", ProxyProtocol::kV2},
 };
 inline constexpr Choice<HealthType> kHealthTypes[] = {
-    {"none", HealthType::kNone}, {"tcp", HealthType::kTcp},
-    {"greeting", std::nullopt},  {"smtp", std::nullopt},
-    {"imap", std::nullopt},      {"tls", std::nullopt},
-    {"http", std::nullopt},
+    {"auto", HealthType::kAuto}, {"none", HealthType::kNone},
+    {"tcp", HealthType::kTcp},   {"greeting", HealthType::kGreeting},
+    {"smtp", HealthType::kSmtp}, {"imap", HealthType::kImap},
+    {"tls", HealthType::kTls},   {"http", HealthType::kHttp},
+};
+inline constexpr Choice<Postscreen> kPostscreens[] = {
+    {"teaser", Postscreen::kTeaser},
+    {"full", Postscreen::kFull},
 };
 inline constexpr Choice<CheckHeader> kCheckHeaders[] = {
     {"none", CheckHeader::kNone},
@@ -133,6 +137,20 @@ absl::StatusOr<bool> ParseBool(absl::string_view text);
 
 // 1 to 63 of A-Z a-z 0-9 _ . - and neither '-' nor '.' first.
 absl::StatusOr<std::string> ParseName(absl::string_view text);
+
+// 1 to 255 visible ASCII characters: nothing that could end a line or a word
+// of a protocol.
+absl::StatusOr<std::string> ParseWord(absl::string_view text);
+// The same beginning with '/'.
+absl::StatusOr<std::string> ParsePath(absl::string_view text);
+// A host name for SNI: letters, digits, '-' and '.' (RFC 6066, 3).
+absl::StatusOr<std::string> ParseServerName(absl::string_view text);
+// The name of an HTTP header field: a token (RFC 9110, 5.6.2).
+absl::StatusOr<std::string> ParseFieldName(absl::string_view text);
+// An RE2 of 1 to 256 printable characters.
+absl::StatusOr<std::string> ParseRegex(absl::string_view text);
+// Any of these as a YAML scalar.
+std::string QuotedText(absl::string_view text);
 
 // Where a backend is: an IP address, with a port or without.
 struct Target {

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <iterator>
 
+#include "config/health.h"
 #include "control/publish.h"
 #include "control/slow_start.h"
 
@@ -32,13 +33,19 @@ Endpoint AddressOf(const config::Service& service,
 
 BackendTable::BackendTable(EventLoop* loop, datapath::Datapath* datapath,
                            OnCheck on_check)
-    : datapath_(datapath),
+    : loop_(loop),
+      datapath_(datapath),
       on_check_(std::move(on_check)),
-      monitor_(loop,
+      farewells_(loop),
+      monitor_(loop, &farewells_,
                [this](uint32_t id, const health::CheckResult& result,
                       health::State state,
                       bool changed) { Checked(id, result, state, changed); }),
       warm_timer_(loop, [this] { WarmStepPassed(); }) {}
+
+Endpoint CheckedEndpoint(const BackendRow& row, const config::Health& health) {
+  return {row.address.address, health.port.value_or(row.address.port)};
+}
 
 std::vector<IpAddress> OfFamily(const std::vector<IpAddress>& addresses,
                                 bool v4) {
@@ -139,20 +146,29 @@ Backend* BackendTable::Find(uint32_t id) {
   return found == backends_.end() ? nullptr : &found->second;
 }
 
+std::unique_ptr<health::Check> BackendTable::StartCheck(
+    const Backend& backend, const config::Health& health, bool explain,
+    health::Check::Done done) {
+  return health::StartCheck(
+      loop_, &farewells_,
+      {CheckedEndpoint(backend.row, health), health, explain, backend.sources},
+      std::move(done));
+}
+
 uint64_t BackendTable::ConnectionsActive(uint32_t id) const {
   return datapath::Read(datapath_->backend_stats(id).connections_active);
 }
 
 void BackendTable::Watch(const Backend& backend, const config::Service& service,
                          health::State remembered) {
-  if (service.health.type == config::HealthType::kNone ||
+  const config::Health health = config::Resolved(service);
+  if (health.type == config::HealthType::kNone ||
       backend.row.admin == HG_ADMIN_MAINT) {
     monitor_.Remove(backend.row.id);
     return;
   }
-  Endpoint endpoint = backend.row.address;
-  endpoint.port = service.health.port.value_or(endpoint.port);
-  monitor_.Put(backend.row.id, {endpoint, service.health, backend.sources},
+  monitor_.Put(backend.row.id,
+               {CheckedEndpoint(backend.row, health), health, backend.sources},
                remembered);
 }
 

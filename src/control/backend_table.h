@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,8 @@
 #include "control/paced_drain.h"
 #include "control/state.h"
 #include "datapath/datapath.h"
+#include "health/check.h"
+#include "health/farewells.h"
 #include "health/monitor.h"
 #include "net/event_loop.h"
 
@@ -32,12 +35,17 @@ struct Backend {
   std::optional<int64_t> warm_since_ns;      // In its slow start.
   double share = 1;  // Of its weight, what is published: 0.1 to 1.
   std::unique_ptr<PacedDrain> drain;
+  std::set<health::Outcome> warned;      // Hints that are in the log already.
+  std::optional<uint32_t> asked_weight;  // By the server, last.
 };
 
 // Where `service` reaches `backend`. The parser has seen to it that there is a
 // port.
 Endpoint AddressOf(const config::Service& service,
                    const config::Backend& backend);
+
+// Where the backend is checked; `health` is resolved.
+Endpoint CheckedEndpoint(const BackendRow& row, const config::Health& health);
 
 // Those that are, or are not, IPv4.
 std::vector<IpAddress> OfFamily(const std::vector<IpAddress>& addresses,
@@ -46,7 +54,7 @@ std::vector<IpAddress> OfFamily(const std::vector<IpAddress>& addresses,
 class BackendTable {
  public:
   // After each check; `changed`: the backend's state is new.
-  using OnCheck = absl::AnyInvocable<void(const Backend&, bool changed)>;
+  using OnCheck = absl::AnyInvocable<void(Backend&, bool changed)>;
 
   BackendTable(EventLoop* loop, datapath::Datapath* datapath, OnCheck on_check);
 
@@ -69,6 +77,13 @@ class BackendTable {
                 const config::Service& service);
   void SetWeight(Backend& backend, uint32_t weight);
 
+  // Checks once, now, beside the regular checks and without any effect on the
+  // backend's state.
+  std::unique_ptr<health::Check> StartCheck(const Backend& backend,
+                                            const config::Health& health,
+                                            bool explain,
+                                            health::Check::Done done);
+
   Backend* Find(uint32_t id);  // Null: forgotten.
   Backend& at(uint32_t id) { return backends_.at(id); }
   const Backend& at(uint32_t id) const { return backends_.at(id); }
@@ -87,8 +102,10 @@ class BackendTable {
   void Checked(uint32_t id, const health::CheckResult& result,
                health::State state, bool changed);
 
+  EventLoop* loop_;
   datapath::Datapath* datapath_;
   OnCheck on_check_;
+  health::Farewells farewells_;
   health::Monitor monitor_;
   Timer warm_timer_;
   size_t warming_ = 0;  // How many backends are.

@@ -67,7 +67,7 @@ Controller::Controller(const Options& options)
       listeners_(options.loop, &workers_),
       tables_(options.datapath),
       backends_(options.loop, options.datapath,
-                [this](const Backend& backend, bool changed) {
+                [this](Backend& backend, bool changed) {
                   OnCheck(backend, changed);
                 }),
       sample_(options.loop, [this] { SampleSourcePorts(); }),
@@ -309,7 +309,9 @@ uint32_t Controller::TakeTable(const Service& service) {
 
 // ---- health ----------------------------------------------------------------
 
-void Controller::OnCheck(const Backend& backend, bool changed) {
+void Controller::OnCheck(Backend& backend, bool changed) {
+  TakeHint(backend);
+  TakeWeight(backend);
   NoteReady();
   if (!changed) return;
   SaveSoon();
@@ -325,6 +327,26 @@ void Controller::OnCheck(const Backend& backend, bool changed) {
       service.config.on_backend_down == config::BackendDown::kReset) {
     for (const auto& worker : workers_) worker->OnBackendDown(backend.row.id);
   }
+}
+
+// Said once of each kind; status has it for as long as it lasts.
+void Controller::TakeHint(Backend& backend) const {
+  const std::string problem = Misconfiguration(backend.row);
+  if (problem.empty()) return;
+  if (!backend.warned.insert(backend.row.last_check->outcome).second) return;
+  log::Warning("%s", problem);
+}
+
+// Applied when it changes, so that an operator's weight holds until then.
+void Controller::TakeWeight(Backend& backend) {
+  const std::optional<uint32_t> weight = backend.row.last_check->weight;
+  if (!weight.has_value() || weight == backend.asked_weight) return;
+  backend.asked_weight = weight;
+  if (backend.row.weight == *weight) return;
+  backends_.SetWeight(backend, *weight);
+  PublishService(services_.at(backend.row.service));  // Its table.
+  log::Info("Server %s/%s has weight %d now, by its check.",
+            backend.row.service, backend.row.name, *weight);
 }
 
 void Controller::NotePanic(Service& service) const {

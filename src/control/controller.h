@@ -91,6 +91,10 @@ class Controller {
   // It takes no more connections; those it has stay.
   absl::Status RemoveBackend(const std::string& service,
                              const std::string& backend);
+  // Checks once, now, beside the regular checks and without any effect on the
+  // backend's state. FailedPrecondition if the service has no check.
+  absl::Status CheckNow(const std::string& service, const std::string& backend,
+                        bool explain, health::Check::Done done);
   bool KillConnection(uint64_t id);
 
   // ---- what is seen ----
@@ -147,7 +151,9 @@ class Controller {
   void SaveSoon();
   Backend* FindBackend(const std::string& service, const std::string& name);
   void SampleSourcePorts();
-  void OnCheck(const Backend& backend, bool changed);
+  void OnCheck(Backend& backend, bool changed);
+  void TakeHint(Backend& backend) const;
+  void TakeWeight(Backend& backend);
 
   Options options_;
   absl::Time started_ = absl::Now();
@@ -167,6 +173,8 @@ class Controller {
   IdPool service_ids_{HG_MAX_SERVICES};
   std::map<std::string, Service> services_;
   BackendTable backends_;
+  std::map<uint64_t, std::unique_ptr<health::Check>> checks_now_;
+  uint64_t next_check_now_ = 0;
   Timer sample_;
   RuntimeChanges changes_;
   SavedState remembered_;  // From before the restart, until the first Apply.

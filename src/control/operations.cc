@@ -2,6 +2,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "config/health.h"
 #include "config/validate.h"
 #include "control/controller.h"
 
@@ -87,6 +88,26 @@ absl::Status Controller::SetWeight(const std::string& service,
   Changed();
   log::Info("Server %s/%s has weight %d now, by the operator.", service, name,
             weight);
+  return absl::OkStatus();
+}
+
+absl::Status Controller::CheckNow(const std::string& service,
+                                  const std::string& name, bool explain,
+                                  health::Check::Done done) {
+  const Backend* backend = FindBackend(service, name);
+  if (backend == nullptr) return NoBackend(service, name);
+  const config::Health health = config::Resolved(services_.at(service).config);
+  if (health.type == config::HealthType::kNone) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("service ", service, " has health.type: none"));
+  }
+  const uint64_t id = next_check_now_++;
+  checks_now_[id] = backends_.StartCheck(
+      *backend, health, explain,
+      [this, id, done = std::move(done)](health::CheckResult result) mutable {
+        const auto finished = checks_now_.extract(id);  // Until we return.
+        done(std::move(result));
+      });
   return absl::OkStatus();
 }
 

@@ -1,5 +1,7 @@
 #include "control/state.h"
 
+#include "absl/strings/str_cat.h"
+
 namespace headgate::control {
 
 const char* AdminName(hg_admin admin) {
@@ -14,20 +16,16 @@ const char* AdminName(hg_admin admin) {
   return "ready";
 }
 
-const char* OutcomeName(health::Outcome outcome) {
-  switch (outcome) {
-    case health::Outcome::kPassed:
-      return "passed";
-    case health::Outcome::kRefused:
-      return "refused";
-    case health::Outcome::kTimeout:
-      return "timeout";
-    case health::Outcome::kUnreachable:
-      return "unreachable";
-    case health::Outcome::kError:
-      return "error";
+std::string Misconfiguration(const BackendRow& backend) {
+  if (!backend.last_check.has_value()) return "";
+  const health::CheckResult& check = *backend.last_check;
+  if (check.outcome != health::Outcome::kHeaderRefused &&
+      check.outcome != health::Outcome::kRateLimited &&
+      check.outcome != health::Outcome::kCertificate) {
+    return "";
   }
-  return "error";
+  return absl::StrCat("Health check of ", backend.service, "/", backend.name,
+                      ": ", check.detail, ": ", check.hint);
 }
 
 const char* BackendRow::state() const {

@@ -11,8 +11,8 @@
 #include "bpf/abi/types.h"
 #include "config/types.h"
 #include "control/source_ports.h"
+#include "health/result.h"
 #include "health/rise_fall.h"
-#include "health/tcp_check.h"
 #include "net/address.h"
 
 namespace headgate::control {
@@ -100,6 +100,8 @@ struct ConnectionRow {
 };
 
 const char* AdminName(hg_admin admin);
-const char* OutcomeName(health::Outcome outcome);
+// What the last check found to be configured wrongly here or at the backend;
+// empty: nothing. It is no outage and looks like one, so it is told by name.
+std::string Misconfiguration(const BackendRow& backend);
 
 }  // namespace headgate::control

@@ -21,22 +21,16 @@ void LogTransition(const BackendRow& backend,
   const int64_t ms = absl::ToInt64Milliseconds(check.duration);
   if (backend.health == health::State::kUp) {
     log::Info(
-        "Server %s is UP, reason: Layer4 check passed, check duration: %dms. "
-        "%d active and %d backup servers online. 0 sessions requeued, 0 total "
-        "in queue.",
-        name, ms, active, backup);
+        "Server %s is UP, reason: %s, check duration: %dms. %d active and %d "
+        "backup servers online. 0 sessions requeued, 0 total in queue.",
+        name, health::Reason(check), ms, active, backup);
     return;
   }
-  const std::string reason =
-      check.outcome == health::Outcome::kTimeout
-          ? "Layer4 timeout"
-          : absl::StrCat("Layer4 connection problem, info: \"", check.detail,
-                         "\"");
   log::Warning(
       "Server %s is DOWN, reason: %s, check duration: %dms. %d active and %d "
       "backup servers left. %d sessions active, 0 requeued, 0 remaining in "
       "queue.",
-      name, reason, ms, active, backup, sessions);
+      name, health::Reason(check), ms, active, backup, sessions);
   if (active + backup == 0) {
     log::Error("backend %s has no server available!", backend.service);
   }

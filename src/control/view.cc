@@ -98,6 +98,11 @@ StatusRow Controller::Status() const {
           absl::StrCat("service ", service.config.name, ": no backend is up"));
     }
   }
+  for (const auto& [id, backend] : backends_.all()) {
+    if (backend.retired || backend.row.admin == HG_ADMIN_MAINT) continue;
+    const std::string problem = Misconfiguration(backend.row);
+    if (!problem.empty()) status.problems.push_back(problem);
+  }
   for (const auto& [subject, problem] : problems_) {
     status.problems.push_back(problem);
   }

@@ -1,7 +1,6 @@
 #include "health/monitor.h"
 
 #include <algorithm>
-#include <optional>
 
 namespace headgate::health {
 namespace {
@@ -10,6 +9,17 @@ namespace {
 constexpr absl::Duration kFirstSpread = absl::Milliseconds(100);
 // Later ones drift apart: each interval is 10 % longer or shorter.
 constexpr double kJitter = 0.1;
+
+bool Alive(Outcome outcome) {
+  return outcome == Outcome::kPassed || outcome == Outcome::kRateLimited;
+}
+
+// Whether a result speaks for or against the state. A server that turns checks
+// away is alive, which is enough to start with and no more.
+bool Counts(Outcome outcome, State state) {
+  if (outcome == Outcome::kRateLimited) return state == State::kStarting;
+  return outcome != Outcome::kError;
+}
 
 }  // namespace
 
@@ -37,8 +47,9 @@ class Monitor::Checked {
   void Check() {
     // The interval runs from start to start, whatever the check takes.
     started_ns_ = MonotonicNs();
-    check_.emplace(monitor_->loop_, target_.endpoint, target_.sources,
-                   target_.health.proxy_protocol, target_.health.timeout,
+    check_ =
+        StartCheck(monitor_->loop_, monitor_->farewells_,
+                   {target_.endpoint, target_.health, false, target_.sources},
                    [this](const CheckResult& result) { Done(result); });
   }
 
@@ -47,8 +58,8 @@ class Monitor::Checked {
     const absl::Duration spent = absl::Nanoseconds(MonotonicNs() - started_ns_);
     timer_.Set(target_.health.interval * Random(1 - kJitter, 1 + kJitter) -
                spent);
-    const bool changed = result.outcome != Outcome::kError &&
-                         state_.OnResult(result.outcome == Outcome::kPassed);
+    const bool changed = Counts(result.outcome, state_.state()) &&
+                         state_.OnResult(Alive(result.outcome));
     monitor_->on_result_(id_, result, state_.state(), changed);
   }
 
@@ -57,12 +68,12 @@ class Monitor::Checked {
   const Target target_;
   RiseFall state_;
   int64_t started_ns_ = 0;
-  std::optional<TcpCheck> check_;
+  std::unique_ptr<health::Check> check_;
   Timer timer_;
 };
 
-Monitor::Monitor(EventLoop* loop, OnResult on_result)
-    : loop_(loop), on_result_(std::move(on_result)) {}
+Monitor::Monitor(EventLoop* loop, Farewells* farewells, OnResult on_result)
+    : loop_(loop), farewells_(farewells), on_result_(std::move(on_result)) {}
 
 Monitor::~Monitor() = default;
 

@@ -10,8 +10,8 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/functional/any_invocable.h"
 #include "config/types.h"
+#include "health/check.h"
 #include "health/rise_fall.h"
-#include "health/tcp_check.h"
 #include "net/event_loop.h"
 
 namespace headgate::health {
@@ -19,16 +19,17 @@ namespace headgate::health {
 class Monitor {
  public:
   struct Target {
-    Endpoint endpoint;  // What is checked.
-    config::Health health;
-    std::vector<IpAddress> sources;  // As TcpCheck takes them.
+    Endpoint endpoint;               // What is checked.
+    config::Health health;           // Resolved: neither auto nor none.
+    std::vector<IpAddress> sources;  // As in CheckRequest.
     bool operator==(const Target&) const = default;
   };
   // `changed`: the state is new since this result.
   using OnResult = absl::AnyInvocable<void(uint32_t id, const CheckResult&,
                                            State state, bool changed)>;
 
-  Monitor(EventLoop* loop, OnResult on_result);
+  // `farewells` outlives the monitor.
+  Monitor(EventLoop* loop, Farewells* farewells, OnResult on_result);
   ~Monitor();
 
   // Starts checking, the first time almost at once. Replaces an earlier target
@@ -42,6 +43,7 @@ class Monitor {
   class Checked;
 
   EventLoop* loop_;
+  Farewells* farewells_;
   OnResult on_result_;
   std::mt19937_64 random_{std::random_device{}()};
   absl::flat_hash_map<uint32_t, std::unique_ptr<Checked>> targets_;

@@ -7,47 +7,30 @@
 #include <cerrno>
 #include <cstring>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "health/probe.h"
 #include "net/socket.h"
 #include "proxyproto/encode.h"
 
 namespace headgate::health {
-namespace {
-
-Outcome OutcomeOf(int error) {
-  switch (error) {
-    case ECONNREFUSED:
-    case ECONNRESET:
-      return Outcome::kRefused;
-    case ETIMEDOUT:
-      return Outcome::kTimeout;
-    case EMFILE:
-    case ENFILE:
-    case ENOBUFS:
-    case ENOMEM:
-    case EADDRINUSE:
-    case EADDRNOTAVAIL:
-    case EAGAIN:
-      return Outcome::kError;
-    default:
-      return Outcome::kUnreachable;
-  }
-}
-
-}  // namespace
-
-TcpCheck::TcpCheck(EventLoop* loop, const Endpoint& target,
-                   absl::Span<const IpAddress> sources,
-                   config::CheckHeader header, absl::Duration timeout,
-                   absl::AnyInvocable<void(CheckResult)> done)
+TcpCheck::TcpCheck(EventLoop* loop, Farewells* farewells,
+                   const CheckRequest& request, Done done)
     : loop_(loop),
-      target_(target),
-      header_(header),
-      timeout_(timeout),
+      farewells_(farewells),
+      target_(request.target),
+      explain_(request.explain),
+      header_(
+          request.health.proxy_protocol.value_or(config::CheckHeader::kNone)),
+      timeout_(*request.health.timeout),
       done_(std::move(done)),
       started_ns_(MonotonicNs()),
       timer_(loop, [this] { OnTimer(); }) {
-  Connect(sources);
+  fd_ = ConnectForCheck(request,
+                        header_ == config::CheckHeader::kNone
+                            ? HandshakeAck::kHold
+                            : HandshakeAck::kSend,
+                        &start_error_);
   if (fd_.valid() &&
       !loop_->Add(fd_.get(), EPOLLOUT | EPOLLIN | EPOLLRDHUP, this).ok()) {
     fd_.reset();
@@ -59,19 +42,11 @@ TcpCheck::TcpCheck(EventLoop* loop, const Endpoint& target,
 
 TcpCheck::~TcpCheck() {
   if (!fd_.valid()) return;
-  ResetOnClose(fd_.get());
   loop_->Remove(fd_.get(), this);
-}
-
-void TcpCheck::Connect(absl::Span<const IpAddress> sources) {
-  static constexpr IpAddress kAny;
-  if (sources.empty()) sources = {&kAny, 1};
-  const HandshakeAck ack = header_ == config::CheckHeader::kNone
-                               ? HandshakeAck::kHold
-                               : HandshakeAck::kSend;
-  for (const IpAddress& source : sources) {
-    fd_ = ConnectTcp(target_, &start_error_, {.source = source, .ack = ack});
-    if (!IsSourceError(start_error_)) return;
+  if (header_sent_) {
+    farewells_->Add(std::move(fd_));
+  } else {
+    ResetOnClose(fd_.get());
   }
 }
 
@@ -108,6 +83,7 @@ void TcpCheck::OnIo(uint32_t events) {
 }
 
 void TcpCheck::Connected() {
+  Note("the handshake is answered");
   if (header_ == config::CheckHeader::kNone) {
     Finish(Outcome::kPassed, "");
     return;
@@ -123,6 +99,8 @@ void TcpCheck::Connected() {
     FinishWithErrno(sent < 0 ? errno : EIO);
     return;
   }
+  Note(absl::StrCat("> PROXY v2, ", bytes.size(),
+                    " bytes: ", absl::BytesToHexString(bytes), ", then FIN"));
   header_sent_ = true;
   shutdown(fd_.get(), SHUT_WR);
   loop_->Modify(fd_.get(), EPOLLIN | EPOLLRDHUP, this).IgnoreError();
@@ -143,11 +121,24 @@ void TcpCheck::Finish(Outcome outcome, std::string detail) {
   result.duration = absl::Nanoseconds(MonotonicNs() - started_ns_);
   result.time = absl::Now();
   if (fd_.valid()) {
-    if (!header_sent_) ResetOnClose(fd_.get());
-    fd_.reset();
+    loop_->Remove(fd_.get(), this);
+    if (header_sent_) {
+      farewells_->Add(std::move(fd_));
+    } else {
+      Note("RST, which the application does not see");
+      ResetOnClose(fd_.get());
+      fd_.reset();
+    }
   }
+  result.steps = std::move(steps_);
   auto done = std::move(done_);  // It may destroy us.
   done(std::move(result));
+}
+
+void TcpCheck::Note(std::string what) {
+  if (!explain_) return;
+  steps_.push_back(
+      {absl::Nanoseconds(MonotonicNs() - started_ns_), std::move(what)});
 }
 
 }  // namespace headgate::health

@@ -6,61 +6,40 @@
 // server's FIN; a LOCAL header followed by RST makes Postfix before 3.11 fatal.
 #pragma once
 
-#include <array>
-#include <memory>
 #include <string>
+#include <vector>
 
-#include "absl/functional/any_invocable.h"
-#include "absl/time/time.h"
-#include "absl/types/span.h"
 #include "base/unique_fd.h"
-#include "config/types.h"
-#include "net/address.h"
-#include "net/event_loop.h"
+#include "health/check.h"
 
 namespace headgate::health {
 
-// kError: something is wrong on this side (no descriptors, no memory, no source
-// address), which says nothing of the target.
-enum class Outcome { kPassed, kRefused, kTimeout, kUnreachable, kError };
-inline constexpr std::array kOutcomes = {
-    Outcome::kPassed, Outcome::kRefused, Outcome::kTimeout,
-    Outcome::kUnreachable, Outcome::kError};
-
-struct CheckResult {
-  Outcome outcome = Outcome::kError;
-  std::string detail;  // "Connection refused"; empty if passed.
-  absl::Duration duration;
-  absl::Time time;  // When it ended.
-};
-
-class TcpCheck final : public IoHandler {
+class TcpCheck final : public Check, public IoHandler {
  public:
-  // Starts at once, from the first of `sources` that the machine has, or from
-  // where the kernel chooses if there are none. Calls `done` exactly once, from
-  // the loop, unless destroyed before; the check may be destroyed in it.
-  TcpCheck(EventLoop* loop, const Endpoint& target,
-           absl::Span<const IpAddress> sources, config::CheckHeader header,
-           absl::Duration timeout, absl::AnyInvocable<void(CheckResult)> done);
-  ~TcpCheck();
+  TcpCheck(EventLoop* loop, Farewells* farewells, const CheckRequest& request,
+           Done done);
+  ~TcpCheck() override;
 
   void OnIo(uint32_t events) override;
 
  private:
-  void Connect(absl::Span<const IpAddress> sources);
   void OnTimer();
   void Connected();
   void Finish(Outcome outcome, std::string detail);
   void FinishWithErrno(int error);
+  void Note(std::string what);
 
   EventLoop* loop_;
+  Farewells* farewells_;
   const Endpoint target_;
+  const bool explain_;
   const config::CheckHeader header_;
   const absl::Duration timeout_;
-  absl::AnyInvocable<void(CheckResult)> done_;
+  Done done_;
   const int64_t started_ns_;
   UniqueFd fd_;
   int start_error_ = 0;
+  std::vector<Step> steps_;
   bool header_sent_ = false;
   Timer timer_;
 };

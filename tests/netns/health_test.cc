@@ -239,5 +239,72 @@ TEST_F(HealthTest, ChecksWithoutHeaderNeverReachTheApplication) {
   EXPECT_FALSE(UniqueFd(::accept(listener.get(), nullptr, nullptr)).valid());
 }
 
+constexpr char kProbeConfig[] = R"(
+pools:
+  nodes:
+    backends: [{name: one, address: 198.18.2.11}]
+services:
+  mail:
+    listen: [198.18.1.1:25]
+    pool: nodes
+    backend_port: 30225
+    health: {interval: 100ms, timeout: 300ms$0}
+)";
+
+// What nobody has configured: the port that clients use, with a header.
+TEST_F(HealthTest, AutoChecksThePortThatClientsUse) {
+  Server server({At("198.18.2.11:30225")}, {.greeting = "220-mail\r\n"});
+  Daemon daemon(absl::Substitute(kProbeConfig, ""));
+  ASSERT_TRUE(daemon.WaitBackendState("mail", "one", "up"));
+  EXPECT_TRUE(daemon.LogHas("is UP, reason: Layer7 check passed"));
+  const std::vector<Accepted> accepted = server.TakeAccepted();
+  ASSERT_FALSE(accepted.empty());
+  EXPECT_EQ(accepted[0].header.size(), 16u);
+  EXPECT_TRUE(accepted[0].in_one_recv);
+
+  // Alive for the kernel, and for a check of type tcp.
+  server.Pause();
+  EXPECT_TRUE(daemon.WaitBackendState("mail", "one", "down"));
+  EXPECT_TRUE(daemon.LogHas("is DOWN, reason: Layer7 timeout")) << daemon.Log();
+  const ProcessResult check =
+      daemon.Ctl({"backend", "check", "mail/one", "--explain"});
+  EXPECT_EQ(check.exit_code, 1);
+  EXPECT_TRUE(absl::StrContains(check.out, "waited for a greeting"))
+      << check.out;
+  server.Resume();
+  EXPECT_TRUE(daemon.WaitBackendState("mail", "one", "up"));
+}
+
+TEST_F(HealthTest, AServerMaySayItsWeight) {
+  const Server server({At("198.18.2.11:30225")},
+                      {.header = HeaderKind::kNone,
+                       .greeting = "HTTP/1.1 200 OK\r\nX-Weight: 7\r\n\r\n"});
+  Daemon daemon(
+      absl::Substitute(kProbeConfig, ", type: http, weight_header: X-Weight"));
+  ASSERT_TRUE(daemon.WaitBackendState("mail", "one", "up"));
+  EXPECT_EQ(daemon.Backend("mail", "one")["weight"], 7);
+  EXPECT_EQ(InMap(daemon, "one")["weight"], 7);
+}
+
+TEST_F(HealthTest, RateLimitsKeepTheStateAndAreToldOnce) {
+  const Server server(
+      {At("198.18.2.11:30225")},
+      {.greeting = "421 4.7.0 Error: too many connections\r\n"});
+  Daemon daemon(absl::Substitute(kProbeConfig, ""));
+  ASSERT_TRUE(daemon.WaitBackendState("mail", "one", "up"));
+  ASSERT_TRUE(WaitUntil(absl::Seconds(10), [&] {
+    return ParseMetrics(daemon.Api("GET", "/metrics").body)
+               ["headgate_backend_check_failures_total{backend=\"one\","
+                "reason=\"rate_limited\",service=\"mail\"}"] >= 5;
+  }));
+  EXPECT_EQ(daemon.Backend("mail", "one")["state"], "up");
+  const std::string log = daemon.Log();
+  const size_t first = log.find("smtpd_client_event_limit_exceptions");
+  EXPECT_NE(first, std::string::npos) << log;
+  EXPECT_EQ(log.find("smtpd_client_event_limit_exceptions", first + 1),
+            std::string::npos)
+      << log;
+}
+
 }  // namespace
 }  // namespace headgate::testing

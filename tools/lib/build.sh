@@ -10,6 +10,7 @@ BUILD_PACKAGES=(
   libbpf-dev libxdp-dev linux-libc-dev libabsl-dev libgflags-dev
   libyaml-cpp-dev nlohmann-json3-dev libmicrohttpd-dev prometheus-cpp-dev
   libspdlog-dev libfmt-dev libsystemd-dev libcurl4-openssl-dev
+  libssl-dev libre2-dev
 )
 BUILD_OPTIONS=()  # For cmake.
 

@@ -77,6 +77,26 @@ TEST(BackendsJsonTest, ADrainAndWhoIsLeaving) {
   EXPECT_EQ(list["leaving"][0]["connections_active"], 3);
 }
 
+TEST(CheckedJsonTest, SaysWhatWasFoundAndHow) {
+  health::CheckResult check;
+  check.outcome = health::Outcome::kHeaderRefused;
+  check.layer = health::Layer::kDialog;
+  check.code = 421;
+  check.hint = "the backend expects a PROXY header";
+  check.time = absl::FromUnixSeconds(0);
+  check.certificate = {"/CN=mail", absl::FromUnixSeconds(86400 * 3 + 1)};
+  check.steps = {{absl::Milliseconds(2), "connected"}};
+  const json checked = json::parse(CheckedJson("smtp", "node1", check));
+  EXPECT_EQ(checked["service"], "smtp");
+  EXPECT_EQ(checked["result"], "header_refused");
+  EXPECT_EQ(checked["status"], "L7STS");
+  EXPECT_EQ(checked["code"], 421);
+  EXPECT_EQ(checked["hint"], "the backend expects a PROXY header");
+  EXPECT_EQ(checked["certificate"]["days_left"], 3);
+  EXPECT_EQ(checked["steps"][0]["what"], "connected");
+  EXPECT_EQ(checked["steps"][0]["at_seconds"], 0.002);
+}
+
 TEST(ErrorJsonTest, SurvivesBytesThatAreNotText) {
   EXPECT_TRUE(
       json::parse(ErrorJson("\xff\xfe \"quoted\""))["error"].is_string());

@@ -52,9 +52,6 @@ INSTANTIATE_TEST_SUITE_P(
         InService("BalanceByHaproxysName", "balance: leastconn",
                   "14: service smtp: balance: unknown value \"leastconn\"; one "
                   "of: round_robin, least_connections, maglev, source, first"),
-        InService("PlannedHealth", "health: {type: imap}",
-                  "20: service smtp: health.type: \"imap\" is not available in "
-                  "this version; use none or tcp"),
         InService("NearlyAChoice", "balance: roundrobin",
                   "14: service smtp: balance: unknown value \"roundrobin\"; "
                   "did you mean \"round_robin\"?"),
@@ -64,6 +61,39 @@ INSTANTIATE_TEST_SUITE_P(
         InService("NoCheckHeader", "health: {proxy_protocol: v2}",
                   "30: service smtp: health.proxy_protocol: unknown value "
                   "\"v2\"; one of: none, local, own"),
+        InService("KeyOfAnotherType", "health: {type: imap, ehlo: a.b}",
+                  "26: service smtp: health.ehlo: only for type smtp; the type "
+                  "is imap"),
+        InService("KeyOfAnotherAuto", "health: {path: /x}",
+                  "14: service smtp: health.path: only for type http; the type "
+                  "is auto, here smtp"),
+        InService("TlsTwice", "health: {type: imap, tls: true, starttls: true}",
+                  "37: service smtp: health.starttls: the connection is in TLS "
+                  "from the start already"),
+        InService("CertificateWithoutTls",
+                  "health: {type: imap, min_certificate_days: 7}",
+                  "26: service smtp: health.min_certificate_days: without TLS "
+                  "there is no certificate; add tls: true or starttls: true"),
+        InService("NoRegex", "health: {type: greeting, expect: \"(\"}",
+                  "38: service smtp: health.expect: \"(\" is not a regular "
+                  "expression (RE2): missing ): ("),
+        InService("NoPath", "health: {type: http, path: healthz}",
+                  "32: service smtp: health.path: \"healthz\" is not a path "
+                  "such as /healthz"),
+        InService("NoFieldName", "health: {type: http, weight_header: \"a b\"}",
+                  "41: service smtp: health.weight_header: \"a b\" is not the "
+                  "name of an HTTP header field such as "
+                  "X-Load-Balancing-Endpoint-Weight"),
+        InService(
+            "NoServerName", "health: {type: tls, server_name: 192.0.2.1}",
+            "38: service smtp: health.server_name: \"192.0.2.1\" is not a "
+            "host name such as mail.example.com"),
+        InService("NoEhlo", "health: {type: smtp, ehlo: \"a b\"}",
+                  "32: service smtp: health.ehlo: \"a b\" is not 1 to 255 "
+                  "visible ASCII characters without a space"),
+        InService("NoPostscreen", "health: {postscreen: some}",
+                  "26: service smtp: health.postscreen: unknown value "
+                  "\"some\"; one of: teaser, full"),
         InService("UnknownKey", "backlog: 5",
                   "5: service smtp: unknown key \"backlog\"; one of: listen, "
                   "pool, backend_port, datapath, balance, panic_threshold, "

@@ -36,7 +36,10 @@ TEST(ParseTest, ReadsTheDocumentedExample) {
   smtp.listen = {At("198.18.1.1:25"), At("[2001:db8:1::1]:25")};
   smtp.pool = "mail-nodes";
   smtp.backend_port = 30125;
+  smtp.health.type = HealthType::kTcp;
   smtp.health.port = 30145;
+  smtp.health.proxy_protocol = CheckHeader::kNone;
+  smtp.health.timeout = absl::Seconds(2);
   ASSERT_EQ(config.services.size(), 1u);
   EXPECT_EQ(config.services.at("smtp"), smtp);
 }
@@ -73,13 +76,13 @@ splice: {mode: "off", promote_after: 0, backlog_per_connection: 64KiB,
   EXPECT_EQ(smtp.panic_threshold, 100u);
   EXPECT_EQ(smtp.last_resort, LastResort::kDraining);
   EXPECT_EQ(smtp.proxy_protocol, ProxyProtocol::kNone);
-  const Health health = {HealthType::kNone,
-                         std::nullopt,
-                         CheckHeader::kOwn,
-                         absl::Milliseconds(100),
-                         absl::Minutes(1),
-                         100,
-                         1};
+  Health health;
+  health.type = HealthType::kNone;
+  health.proxy_protocol = CheckHeader::kOwn;
+  health.interval = absl::Milliseconds(100);
+  health.timeout = absl::Minutes(1);
+  health.rise = 100;
+  health.fall = 1;
   EXPECT_EQ(smtp.health, health);
   EXPECT_EQ(smtp.connect_timeout, absl::Milliseconds(10));
   EXPECT_EQ(smtp.try_next_timeout, absl::Minutes(5));

@@ -103,15 +103,7 @@ class RandomConfig {
     service.last_resort = Any({LastResort::kNone, LastResort::kDraining});
     service.proxy_protocol =
         Any({ProxyProtocol::kNone, ProxyProtocol::kV1, ProxyProtocol::kV2});
-    service.health = {
-        Any({HealthType::kNone, HealthType::kTcp}),
-        std::nullopt,
-        Any({CheckHeader::kNone, CheckHeader::kLocal, CheckHeader::kOwn}),
-        Time(absl::Milliseconds(100), 1, 36000),
-        Time(absl::Milliseconds(10), 1, 6000),
-        Number(1, 100),
-        Number(1, 100)};
-    if (Maybe()) service.health.port = Port();
+    AddHealth(service.health);
     service.connect_timeout = Time(absl::Milliseconds(10), 1, 30000);
     service.idle_timeout = Time(absl::Seconds(1), 1, 604800);
     service.dead_peer_timeout = Time(absl::Seconds(1), 1, 86400);
@@ -137,6 +129,51 @@ class RandomConfig {
     }
     service.on_no_backend =
         Any({NoBackend::kReset, NoBackend::kSmtp421, NoBackend::kImapBye});
+  }
+
+  // A text that YAML might mangle.
+  std::string Text() {
+    return Any<std::string>({"", "a\\+b", "\"x\"", "#1", "mail.test", "null"});
+  }
+
+  void AddHealth(Health& health) {
+    health.type = Any({HealthType::kNone, HealthType::kTcp,
+                       HealthType::kGreeting, HealthType::kSmtp,
+                       HealthType::kImap, HealthType::kTls, HealthType::kHttp});
+    if (Maybe()) {
+      health.proxy_protocol =
+          Any({CheckHeader::kNone, CheckHeader::kLocal, CheckHeader::kOwn});
+    }
+    health.interval = Time(absl::Milliseconds(100), 1, 36000);
+    if (Maybe()) health.timeout = Time(absl::Milliseconds(10), 1, 6000);
+    health.rise = Number(1, 100);
+    health.fall = Number(1, 100);
+    if (Maybe()) health.port = Port();
+    AddTls(health);
+    if (health.type == HealthType::kGreeting) health.expect = Text();
+    if (health.type == HealthType::kSmtp) {
+      health.postscreen = Any({Postscreen::kTeaser, Postscreen::kFull});
+      health.ehlo = Text();
+    }
+    if (health.type == HealthType::kHttp) {
+      health.path = absl::StrCat("/", Text());
+      health.host = Text();
+      health.status = Number(200, 599);
+      health.weight_header = Any<std::string>({"", "X-Weight"});
+    }
+  }
+
+  void AddTls(Health& health) {
+    const HealthType type = health.type;
+    const bool dialog = type == HealthType::kSmtp || type == HealthType::kImap;
+    health.tls = (dialog || type == HealthType::kGreeting ||
+                  type == HealthType::kHttp) &&
+                 Maybe();
+    health.starttls = dialog && !health.tls && Maybe();
+    if (!health.tls && !health.starttls && type != HealthType::kTls) return;
+    health.server_name = Any<std::string>({"", "mail.test"});
+    health.verify = Maybe();
+    if (Maybe()) health.min_certificate_days = Number(0, 3650);
   }
 
   std::mt19937 random_;

@@ -110,6 +110,25 @@ TEST(Backend, Weight) {
   EXPECT_EQ(bad.err, "headgatectl: weight 300: not 0 to 256\n");
 }
 
+TEST(Backend, Check) {
+  FakeApi api;
+  const std::string key = "POST /v1/backends/smtp/a/check";
+  api.On(key, 200,
+         R"({"result":"passed","detail":"220 mail","duration_seconds":0.0008,)"
+         R"("steps":[{"at_seconds":0.0001,"what":"connected"}]})");
+  api.On(key, 200,
+         R"({"result":"header_refused","detail":"421","hint":"set it"})");
+  const Outcome good = RunCtl(api, "backend check smtp/a --explain");
+  EXPECT_EQ(good.code, 0);
+  EXPECT_EQ(good.out, "0.1ms  connected\nsmtp/a: passed in 0.8ms: 220 mail\n");
+  EXPECT_EQ(api.requests()[0].body, R"({"explain":true})");
+  const Outcome bad = RunCtl(api, "backend check smtp/a");
+  EXPECT_EQ(bad.code, 1);
+  EXPECT_EQ(bad.out, "smtp/a: header_refused: 421\n  hint: set it\n");
+  EXPECT_EQ(RunCtl(api, "backend check smtp/none").code, 4);
+  EXPECT_EQ(RunCtl(api, "backend list --explain").code, 2);
+}
+
 class BackendWait : public testing::Test {
  protected:
   BackendWait() {

@@ -19,6 +19,7 @@ class TcpCheckTest : public ::testing::Test {
     auto loop = EventLoop::Make();
     ASSERT_TRUE(loop.ok());
     loop_ = *std::move(loop);
+    farewells_ = std::make_unique<Farewells>(loop_.get());
     listener_.reset(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
     sockaddr_in address{};
     address.sin_family = AF_INET;
@@ -30,6 +31,14 @@ class TcpCheckTest : public ::testing::Test {
     target_ = LocalEndpoint(listener_.get());
   }
 
+  CheckRequest Request(config::CheckHeader header, absl::Duration timeout) {
+    CheckRequest request{target_, {}, false};
+    request.health.type = config::HealthType::kTcp;
+    request.health.proxy_protocol = header;
+    request.health.timeout = timeout;
+    return request;
+  }
+
   CheckResult Run(config::CheckHeader header,
                   absl::Duration timeout = absl::Seconds(5)) {
     return RunFrom({}, header, timeout);
@@ -38,7 +47,9 @@ class TcpCheckTest : public ::testing::Test {
                       config::CheckHeader header,
                       absl::Duration timeout = absl::Seconds(5)) {
     std::optional<CheckResult> result;
-    TcpCheck check(loop_.get(), target_, sources, header, timeout,
+    CheckRequest request = Request(header, timeout);
+    request.sources = sources;
+    TcpCheck check(loop_.get(), farewells_.get(), request,
                    [&](const CheckResult& got) {
                      result = got;
                      loop_->Stop();
@@ -48,6 +59,7 @@ class TcpCheckTest : public ::testing::Test {
   }
 
   std::unique_ptr<EventLoop> loop_;
+  std::unique_ptr<Farewells> farewells_;
   UniqueFd listener_;
   Endpoint target_;
 };
@@ -97,8 +109,9 @@ TEST_F(TcpCheckTest, SilenceIsATimeout) {
 
 TEST_F(TcpCheckTest, AHeaderIsSentWholeAndEndsInOrder) {
   std::optional<CheckResult> result;
-  TcpCheck check(loop_.get(), target_, {}, config::CheckHeader::kLocal,
-                 absl::Seconds(5), [&](const CheckResult& got) {
+  TcpCheck check(loop_.get(), farewells_.get(),
+                 Request(config::CheckHeader::kLocal, absl::Seconds(5)),
+                 [&](const CheckResult& got) {
                    result = got;
                    loop_->Stop();
                  });

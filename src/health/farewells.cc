@@ -1,0 +1,68 @@
+#include "health/farewells.h"
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <cerrno>
+
+namespace headgate::health {
+namespace {
+
+// A round's worth: the loop has other work than a peer that floods.
+constexpr int kReadsPerRound = 16;
+
+// Drops what has come. False: the peer has closed, or the connection broke.
+bool Drain(int fd) {
+  std::array<char, 16 * 1024> ignored;
+  for (int i = 0; i < kReadsPerRound; ++i) {
+    const ssize_t got = recv(fd, ignored.data(), ignored.size(), MSG_DONTWAIT);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0 && errno == EAGAIN) return true;
+    if (got <= 0) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+class Farewells::Leaving final : public IoHandler {
+ public:
+  Leaving(Farewells* all, UniqueFd fd)
+      : all_(all),
+        fd_(std::move(fd)),
+        timer_(all->loop_, [this] { all_->leaving_.erase(self_); }) {}
+  ~Leaving() {
+    all_->loop_->Remove(fd_.get(), this);
+    Drain(fd_.get());  // Unread data would turn the end into a RST.
+  }
+
+  bool Start(std::list<Leaving>::iterator self) {
+    self_ = self;
+    timer_.Set(kPatience);
+    shutdown(fd_.get(), SHUT_WR);
+    return all_->loop_->Add(fd_.get(), EPOLLIN | EPOLLRDHUP, this).ok();
+  }
+
+  void OnIo(uint32_t) override {
+    if (!Drain(fd_.get())) all_->leaving_.erase(self_);
+  }
+
+ private:
+  Farewells* all_;
+  UniqueFd fd_;
+  Timer timer_;
+  std::list<Leaving>::iterator self_;
+};
+
+Farewells::Farewells(EventLoop* loop) : loop_(loop) {}
+
+Farewells::~Farewells() = default;
+
+void Farewells::Add(UniqueFd fd) {
+  if (leaving_.size() >= kMax) leaving_.pop_front();
+  const auto added = leaving_.emplace(leaving_.end(), this, std::move(fd));
+  if (!added->Start(added)) leaving_.erase(added);
+}
+
+}  // namespace headgate::health
