@@ -84,11 +84,26 @@ int BindSource(int fd, const IpAddress& source) {
   return WithSockaddr(bind, fd, {source, 0});
 }
 
-// See ConnectTcp(). With net.ipv4.ip_nonlocal_bind it is connect() that minds
-// a source that the machine lacks, with EINVAL.
+// What a connection would meet, but for TCP's ports: 0 or errno. Sends nothing.
+int ProbeError(const IpAddress& source, const Endpoint& endpoint) {
+  const UniqueFd fd(
+      socket(endpoint.family(), SOCK_DGRAM | SOCK_CLOEXEC, IPPROTO_UDP));
+  if (!fd.valid()) return errno;
+  const int error = source.is_unspecified() ? 0 : BindSource(fd.get(), source);
+  return error != 0 ? error : WithSockaddr(connect, fd.get(), endpoint);
+}
+
+// With net.ipv4.ip_nonlocal_bind it is the route lookup, in connect(), that
+// minds a source that the machine lacks.
+bool MayLackSource(int error, const IpAddress& source) {
+  return error == EADDRNOTAVAIL || (!source.is_unspecified() &&
+                                    (error == ENETUNREACH || error == EINVAL));
+}
+
+// See ConnectTcp().
 int TellSourceErrors(int error, const IpAddress& source,
                      const Endpoint& endpoint) {
-  if (error != EADDRNOTAVAIL && error != EINVAL) return error;
+  if (!MayLackSource(error, source)) return error;
   if (!HasSource(source, endpoint)) return EADDRNOTAVAIL;
   return error == EADDRNOTAVAIL ? EADDRINUSE : error;
 }
@@ -146,14 +161,11 @@ UniqueFd ConnectTcp(const Endpoint& endpoint, int* error,
   return {};
 }
 
-// UDP sockets need an address as TCP's do, but none of their ports.
 bool HasSource(const IpAddress& source, const Endpoint& endpoint) {
-  const UniqueFd fd(
-      socket(endpoint.family(), SOCK_DGRAM | SOCK_CLOEXEC, IPPROTO_UDP));
-  if (!fd.valid()) return true;  // Nothing speaks against it.
-  int error = source.is_unspecified() ? 0 : BindSource(fd.get(), source);
-  if (error == 0) error = WithSockaddr(connect, fd.get(), endpoint);
-  return error != EADDRNOTAVAIL && (error != EINVAL || source.is_unspecified());
+  const int error = ProbeError(source, endpoint);
+  if (error == EADDRNOTAVAIL) return false;
+  // If it is the source, another gets through.
+  return !MayLackSource(error, source) || ProbeError({}, endpoint) != 0;
 }
 
 int TakeSocketError(int fd) {
