@@ -35,7 +35,7 @@ services:
   mail:
     listen: [198.18.1.1:25, "[2001:db8:1::1]:25"]
     pool: nodes
-    health: {interval: 200ms, timeout: 100ms, rise: 1, fall: 1}
+    health: {type: tcp, interval: 200ms, timeout: 100ms, rise: 1, fall: 1}
 )",
                       service);
 }

@@ -88,7 +88,7 @@ TEST_F(ChaosTest, SurvivingStreamsAreUnchangedAndNothingIsLeft) {
   plan.chaos = {.pauses = 0.1,
                 .slow = 0.05,
                 .resets = 0.1,
-                .kill_every = absl::Milliseconds(700)};
+                .kill_every = Soak() ? 600U : 150U};
   LoadPlan load;
   load.target = At("198.18.1.1:26");
   load.total = Soak() ? 1000000 : 20000;

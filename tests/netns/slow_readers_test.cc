@@ -178,7 +178,7 @@ TEST_P(StoppedReaders, EightCostEightCapsAndNobodyElseNotices) {
   const absl::Duration round = absl::Milliseconds(Soak() ? 1000 : 200);
   std::vector<double> alone, beside;
   int64_t most_held = 0, most_memory = 0, sockets = 0;
-  for (int i = 0; i < (Soak() ? 15 : 7); ++i) {
+  for (int i = 0; i < (Soak() ? 15 : 5); ++i) {
     const int64_t memory = AvailableMemoryBytes() + SocketMemoryBytes();
     alone.push_back(Rate(innocent, round));
     Open(8);

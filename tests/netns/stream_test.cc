@@ -142,8 +142,7 @@ TEST_P(SingleStreamTest, GoesToTheKernelWhenItIsSteady) {
   for (int i = 0; i < 64; ++i) ASSERT_NO_FATAL_FAILURE(Exchange(16 * 1024));
   EXPECT_TRUE(WaitUntil(absl::Seconds(5), [&] {
     const nlohmann::json list = daemon_.Json({"conn", "list"});
-    return list.at("connections").at(0).at("datapath") ==
-           GetParam().datapath;
+    return list.at("connections").at(0).at("datapath") == GetParam().datapath;
   })) << daemon_.Json({"conn", "list"});
 }
 

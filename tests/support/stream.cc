@@ -97,7 +97,6 @@ class StreamRun {
     for (size_t node = 0; node < listeners_.size(); ++node) Revive(node);
     ScopedNetns client(kClient);
     last_progress_ = absl::Now();
-    next_kill_ = last_progress_ + plan_.chaos.kill_every;
     while (report_.first_error.empty() &&
            (next_ < plan_.count || !streams_.empty())) {
       while (next_ < plan_.count && streams_.size() < plan_.concurrency) {
@@ -151,15 +150,16 @@ class StreamRun {
       resting_.erase(resting_.begin());
       Advance(tag);
     }
-    if (now < next_kill_) return;
     if (victim_.has_value()) {
+      if (now < revival_) return;
       Revive(*victim_);
       victim_.reset();
-      next_kill_ = now + plan_.chaos.kill_every;
-    } else {
+      alive_since_ = Over();
+    } else if (plan_.chaos.kill_every > 0 &&
+               Over() - alive_since_ >= plan_.chaos.kill_every) {
       victim_ = next_victim_++ % listeners_.size();
       Kill(*victim_);
-      next_kill_ = now + kDeadFor;
+      revival_ = now + kDeadFor;
     }
   }
 
@@ -249,9 +249,9 @@ class StreamRun {
     if (!Chaotic()) Fail(0, why);
   }
   bool Chaotic() const {
-    return plan_.chaos.resets > 0 ||
-           plan_.chaos.kill_every != absl::InfiniteDuration();
+    return plan_.chaos.resets > 0 || plan_.chaos.kill_every > 0;
   }
+  size_t Over() const { return report_.equal + report_.lost; }
 
   void ReadHeader(int key) {
     if (pending_.count(key) == 0) return;  // Killed since the event.
@@ -435,7 +435,8 @@ class StreamRun {
   std::map<uint64_t, Stream> streams_;
   absl::Time last_progress_;
   std::multimap<absl::Time, uint64_t> resting_;  // Tags.
-  absl::Time next_kill_;
+  absl::Time revival_;                           // Of the victim.
+  size_t alive_since_ = 0;                       // Over() at the last revival.
   std::optional<size_t> victim_;
   size_t next_victim_ = 0;
   StreamReport report_;

@@ -19,8 +19,9 @@ struct StreamChaos {
   double pauses = 0;  // Of the turns of an end, after which it rests.
   double slow = 0;    // Of the ends, which read little and rest each time.
   double resets = 0;  // Of the streams, which one end resets somewhere.
-  // One listener, in turn, dies with all its connections and is back soon.
-  absl::Duration kill_every = absl::InfiniteDuration();
+  // After so many streams (0: never) one listener, in turn, dies with all its
+  // connections and is back soon. Not by time: a slow machine would lose more.
+  size_t kill_every = 0;
 };
 
 struct StreamPlan {
