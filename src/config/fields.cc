@@ -21,6 +21,10 @@ std::string Optional(const std::string& text) {
   return text.empty() ? "" : QuotedText(text);
 }
 
+std::string Optional(const std::optional<absl::Duration>& value) {
+  return value.has_value() ? DurationText(*value) : "";
+}
+
 std::string Text(bool value) { return value ? "true" : "false"; }
 
 // Keys that have no meaning for most types appear only when they are set.
@@ -68,7 +72,6 @@ Fields GlobalFields(const Config& config) {
 Fields FieldsOf(const Service& service) {
   const Health& health = service.health;
   const auto& queue = service.queue;
-  const auto& greeting = service.greeting_timeout;
   return {
       {"listen", Text(service.listen)},
       {"pool", YamlName(service.pool)},
@@ -85,8 +88,9 @@ Fields FieldsOf(const Service& service) {
            ? NameOf(kCheckHeaders, *health.proxy_protocol)
            : ""},
       {"health.interval", DurationText(health.interval)},
-      {"health.timeout",
-       health.timeout.has_value() ? DurationText(*health.timeout) : ""},
+      {"health.fast_interval", Optional(health.fast_interval)},
+      {"health.down_interval", Optional(health.down_interval)},
+      {"health.timeout", Optional(health.timeout)},
       {"health.rise", absl::StrCat(health.rise)},
       {"health.fall", absl::StrCat(health.fall)},
       {"health.expect", Optional(health.expect)},
@@ -106,8 +110,7 @@ Fields FieldsOf(const Service& service) {
       {"health.weight_header", Optional(health.weight_header)},
       {"timeouts.connect", DurationText(service.connect_timeout)},
       {"timeouts.try_next", DurationText(service.try_next_timeout)},
-      {"timeouts.greeting",
-       greeting.has_value() ? DurationText(*greeting) : ""},
+      {"timeouts.greeting", Optional(service.greeting_timeout)},
       {"timeouts.idle", DurationText(service.idle_timeout)},
       {"timeouts.dead_peer", DurationText(service.dead_peer_timeout)},
       {"max_connections", absl::StrCat(service.max_connections)},
@@ -115,8 +118,7 @@ Fields FieldsOf(const Service& service) {
       {"queue.timeout", queue.has_value() ? DurationText(queue->timeout) : ""},
       {"on_no_backend", NameOf(kNoBackends, service.on_no_backend)},
       {"on_backend_down", NameOf(kBackendDowns, service.on_backend_down)},
-      {"slow_start",
-       service.slow_start.has_value() ? DurationText(*service.slow_start) : ""},
+      {"slow_start", Optional(service.slow_start)},
   };
 }
 

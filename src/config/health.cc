@@ -77,6 +77,9 @@ Health Resolved(const Service& service) {
     health.proxy_protocol = CheckHeader::kNone;
   }
   if (!health.timeout.has_value()) health.timeout = DefaultTimeout(health);
+  for (auto* interval : {&health.fast_interval, &health.down_interval}) {
+    *interval = interval->value_or(health.interval);
+  }
   return health;
 }
 

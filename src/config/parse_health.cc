@@ -33,6 +33,44 @@ const std::vector<Limited>& LimitedKeys() {
   return *keys;
 }
 
+std::vector<absl::string_view> Keys() {
+  return {"type",
+          "port",
+          "proxy_protocol",
+          "interval",
+          "fast_interval",
+          "down_interval",
+          "timeout",
+          "rise",
+          "fall",
+          "expect",
+          "postscreen",
+          "ehlo",
+          "tls",
+          "starttls",
+          "server_name",
+          "verify",
+          "min_certificate_days",
+          "path",
+          "host",
+          "status",
+          "weight_header"};
+}
+
+void ReadIntervals(const MapReader& section, Health& health) {
+  const auto interval = DurationIn(absl::Milliseconds(100), absl::Hours(1));
+  const bool known = section.Read("interval", interval, health.interval) ||
+                     section.Find("interval") == nullptr;
+  section.Read("down_interval", interval, health.down_interval);
+  if (section.Read("fast_interval", interval, health.fast_interval) && known &&
+      *health.fast_interval > health.interval) {
+    section.Report(section.Find("fast_interval")->at, "fast_interval",
+                   absl::StrCat(DurationText(*health.fast_interval),
+                                " is longer than interval, ",
+                                DurationText(health.interval)));
+  }
+}
+
 void ReadTls(const MapReader& section, Health& health) {
   section.Read("tls", ParseBool, health.tls);
   section.Read("starttls", ParseBool, health.starttls);
@@ -93,18 +131,13 @@ void CheckTls(const MapReader& section, const Health& resolved) {
 }  // namespace
 
 void ReadHealth(const MapReader& map, Service& service) {
-  const MapReader section = map.Section(
-      "health", {"type", "port", "proxy_protocol", "interval", "timeout",
-                 "rise", "fall", "expect", "postscreen", "ehlo", "tls",
-                 "starttls", "server_name", "verify", "min_certificate_days",
-                 "path", "host", "status", "weight_header"});
+  const MapReader section = map.Section("health", Keys());
   Health& health = service.health;
   const bool typed = section.Read("type", OneOf(kHealthTypes), health.type) ||
                      section.Find("type") == nullptr;
   section.Read("port", IntegerIn<uint16_t>(1, 65535), health.port);
   section.Read("proxy_protocol", OneOf(kCheckHeaders), health.proxy_protocol);
-  section.Read("interval", DurationIn(absl::Milliseconds(100), absl::Hours(1)),
-               health.interval);
+  ReadIntervals(section, health);
   section.Read("timeout", DurationIn(absl::Milliseconds(10), absl::Minutes(1)),
                health.timeout);
   section.Read("rise", IntegerIn<int>(1, 100), health.rise);

@@ -48,6 +48,10 @@ struct Health {
   // Absent: none, but for what auto decides.
   std::optional<CheckHeader> proxy_protocol;
   absl::Duration interval = absl::Seconds(5);
+  // While the last results speak against the state, or there is none yet; and
+  // while it is down for certain. Absent: interval.
+  std::optional<absl::Duration> fast_interval;
+  std::optional<absl::Duration> down_interval;
   std::optional<absl::Duration> timeout;  // Absent: by type.
   int rise = 2;
   int fall = 3;

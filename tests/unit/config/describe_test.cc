@@ -99,6 +99,8 @@ TEST_F(DiffOfTest, Fields) {
   next_.workers = 4;
   next_.splice.mode = SpliceMode::kOff;
   smtp().health.interval = absl::Seconds(2);
+  smtp().health.fast_interval = absl::Seconds(1);
+  smtp().health.down_interval = absl::Seconds(30);
   smtp().health.port.reset();
   smtp().listen.pop_back();
   next_.pools.at("mail-nodes").source = {Address("198.18.2.1"),
@@ -111,7 +113,9 @@ TEST_F(DiffOfTest, Fields) {
                           "service smtp: listen: [198.18.1.1:25, "
                           "\"[2001:db8:1::1]:25\"] -> [198.18.1.1:25]",
                           "service smtp: health.port: 30145 -> unset",
-                          "service smtp: health.interval: 5s -> 2s"));
+                          "service smtp: health.interval: 5s -> 2s",
+                          "service smtp: health.fast_interval: unset -> 1s",
+                          "service smtp: health.down_interval: unset -> 30s"));
 }
 
 TEST_F(DiffOfTest, WhatBackendsFailingMeans) {

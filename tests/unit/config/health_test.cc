@@ -62,6 +62,17 @@ TEST(ResolvedTest, AWrittenTypeInheritsNothing) {
   }
 }
 
+TEST(ResolvedTest, Intervals) {
+  Service service = ListeningOn({25});
+  service.health.interval = absl::Seconds(3);
+  EXPECT_EQ(Resolved(service).fast_interval, absl::Seconds(3));
+  EXPECT_EQ(Resolved(service).down_interval, absl::Seconds(3));
+  service.health.fast_interval = absl::Seconds(1);
+  service.health.down_interval = absl::Seconds(30);
+  EXPECT_EQ(Resolved(service).fast_interval, absl::Seconds(1));
+  EXPECT_EQ(Resolved(service).down_interval, absl::Seconds(30));
+}
+
 TEST(ResolvedTest, Timeouts) {
   Service service = ListeningOn({25});
   EXPECT_EQ(Resolved(service).timeout, absl::Seconds(6));

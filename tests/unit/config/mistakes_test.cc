@@ -156,6 +156,15 @@ INSTANTIATE_TEST_SUITE_P(
         InService("IntervalTooShort", "health: {interval: 99ms}",
                   "24: service smtp: health.interval: \"99ms\" is outside "
                   "100ms to 1h"),
+        InService("FastIntervalTooShort", "health: {fast_interval: 99ms}",
+                  "29: service smtp: health.fast_interval: \"99ms\" is outside "
+                  "100ms to 1h"),
+        InService("FastIntervalIsLonger", "health: {fast_interval: 6s}",
+                  "29: service smtp: health.fast_interval: 6s is longer than "
+                  "interval, 5s"),
+        InService("DownIntervalTooLong", "health: {down_interval: 61m}",
+                  "29: service smtp: health.down_interval: \"61m\" is outside "
+                  "100ms to 1h"),
         InService("TimeoutTooLong", "health: {timeout: 61s}",
                   "23: service smtp: health.timeout: \"61s\" is outside 10ms "
                   "to 1m"),

@@ -145,6 +145,14 @@ class RandomConfig {
           Any({CheckHeader::kNone, CheckHeader::kLocal, CheckHeader::kOwn});
     }
     health.interval = Time(absl::Milliseconds(100), 1, 36000);
+    if (Maybe()) {
+      const auto most = health.interval / absl::Milliseconds(100);
+      health.fast_interval =
+          Time(absl::Milliseconds(100), 1, static_cast<int>(most));
+    }
+    if (Maybe()) {
+      health.down_interval = Time(absl::Milliseconds(100), 1, 36000);
+    }
     if (Maybe()) health.timeout = Time(absl::Milliseconds(10), 1, 6000);
     health.rise = Number(1, 100);
     health.fall = Number(1, 100);
