@@ -37,10 +37,16 @@ BackendTable::BackendTable(EventLoop* loop, datapath::Datapath* datapath,
       datapath_(datapath),
       on_check_(std::move(on_check)),
       farewells_(loop),
-      monitor_(loop, &farewells_,
-               [this](uint32_t id, const health::CheckResult& result,
-                      health::State state,
-                      bool changed) { Checked(id, result, state, changed); }),
+      monitor_(
+          loop,
+          [this](const health::CheckRequest& request,
+                 health::Check::Done done) {
+            return health::StartCheck(loop_, &farewells_, request,
+                                      std::move(done));
+          },
+          [this](uint32_t id, const health::CheckResult& result,
+                 health::State state,
+                 bool changed) { Checked(id, result, state, changed); }),
       warm_timer_(loop, [this] { WarmStepPassed(); }) {}
 
 Endpoint CheckedEndpoint(const BackendRow& row, const config::Health& health) {

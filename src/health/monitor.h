@@ -1,10 +1,18 @@
 // Checks targets at their intervals and keeps their state. On the control
 // thread's loop.
+//
+// Targets that are to be checked alike, in all but rise and fall, share each
+// check; every one counts the results for itself.
+//
+// Checks do not start together: new ones, and those that a stall of the loop
+// has made late, start one after the other, 5,000 a second. The first interval
+// is shortened at random, so that what started as a wave is none after it.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -24,12 +32,14 @@ class Monitor {
     std::vector<IpAddress> sources;  // As in CheckRequest.
     bool operator==(const Target&) const = default;
   };
-  // `changed`: the state is new since this result.
+  // Starts one check, as health::StartCheck.
+  using Start = absl::AnyInvocable<std::unique_ptr<Check>(const CheckRequest&,
+                                                          Check::Done)>;
+  // `changed`: the state is new since this result. May put and remove targets.
   using OnResult = absl::AnyInvocable<void(uint32_t id, const CheckResult&,
                                            State state, bool changed)>;
 
-  // `farewells` outlives the monitor.
-  Monitor(EventLoop* loop, Farewells* farewells, OnResult on_result);
+  Monitor(EventLoop* loop, Start start, OnResult on_result);
   ~Monitor();
 
   // Starts checking, the first time almost at once. Replaces an earlier target
@@ -40,13 +50,26 @@ class Monitor {
   void Remove(uint32_t id);
 
  private:
-  class Checked;
+  class Series;
+  struct Checked {
+    Target target;
+    RiseFall state;
+    Series* series;
+  };
+
+  Series* SeriesFor(const Target& target);
+  void Leave(uint32_t id, Series* series);
+  void Count(uint32_t id, const Series* from, const CheckResult& result);
+  absl::Duration TakeTurn();
 
   EventLoop* loop_;
-  Farewells* farewells_;
+  Start start_;
   OnResult on_result_;
   std::mt19937_64 random_{std::random_device{}()};
-  absl::flat_hash_map<uint32_t, std::unique_ptr<Checked>> targets_;
+  int64_t next_turn_ns_ = 0;
+  absl::flat_hash_map<uint32_t, Checked> targets_;
+  // Those of one endpoint differ in how they check it.
+  absl::flat_hash_map<Endpoint, std::vector<std::unique_ptr<Series>>> series_;
 };
 
 }  // namespace headgate::health

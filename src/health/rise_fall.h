@@ -39,6 +39,11 @@ class RiseFall {
   }
 
   State state() const { return state_; }
+  // The next results may change the state: there is none yet, or the last one
+  // spoke against it.
+  bool in_transition() const {
+    return state_ == State::kStarting || streak_ > 0;
+  }
 
  private:
   int rise_;

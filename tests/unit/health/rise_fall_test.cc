@@ -45,6 +45,17 @@ TEST(RiseFallTest, OneIsEnoughWhenOneIsAskedFor) {
   EXPECT_EQ(Play(1, 1, "+-+-"), "UDUD");
 }
 
+TEST(RiseFallTest, InTransitionUntilTheLastResultAgreesWithTheState) {
+  RiseFall state(2, 3);
+  EXPECT_TRUE(state.in_transition());
+  std::string seen;
+  for (const char result : std::string("+-+---+-++")) {
+    state.OnResult(result == '+');
+    seen += state.in_transition() ? '?' : '.';
+  }
+  EXPECT_EQ(seen, ".?.??.?.?.");
+}
+
 TEST(RiseFallTest, RememberedDownEndsWithOneSuccess) {
   RiseFall state = RiseFall::Remembered(3, 2, State::kDown);
   EXPECT_EQ(state.state(), State::kDown);

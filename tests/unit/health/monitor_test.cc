@@ -1,0 +1,307 @@
+// When the monitor checks, with checks that end as the test says. "Never" is an
+// hour here, and nothing waits for a time to pass, only for checks to be made.
+#include "health/monitor.h"
+
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "config/health.h"
+
+namespace headgate::health {
+namespace {
+
+constexpr absl::Duration kNever = absl::Hours(1);
+constexpr absl::Duration kSoon = absl::Milliseconds(1);
+
+// Ends in the next round of the loop.
+class FakeCheck final : public Check {
+ public:
+  FakeCheck(EventLoop* loop, Outcome outcome, Done done)
+      : done_(std::move(done)), timer_(loop, [this, outcome] {
+          CheckResult result;
+          result.outcome = outcome;
+          auto tell = std::move(done_);  // It destroys us.
+          tell(std::move(result));
+        }) {
+    timer_.Set(absl::ZeroDuration());
+  }
+
+ private:
+  Done done_;
+  Timer timer_;
+};
+
+class MonitorTest : public ::testing::Test {
+ protected:
+  struct Started {
+    absl::Duration since_begin;
+    CheckRequest request;
+  };
+
+  // Intervals: as they come.
+  static Monitor::Target Target(int host, absl::Duration interval,
+                                absl::Duration fast = kNever,
+                                absl::Duration down = kNever) {
+    config::Service service;
+    service.health.type = config::HealthType::kTcp;
+    service.health.interval = interval;
+    service.health.fast_interval = fast;
+    service.health.down_interval = down;
+    const std::string address =
+        absl::StrCat("198.18.", host / 250, ".", host % 250 + 1, ":25");
+    return {*Endpoint::Parse(address), config::Resolved(service), {}};
+  }
+
+  // '+' passed, '-' refused, 'l' rate limited, 'e' an error of ours. The last
+  // one of a script goes on.
+  Outcome NextOutcome(const Endpoint& endpoint) {
+    std::string& script = scripts_[endpoint];
+    const char next = script.empty() ? '+' : script.front();
+    if (script.size() > 1) script.erase(0, 1);
+    switch (next) {
+      case '-':
+        return Outcome::kRefused;
+      case 'l':
+        return Outcome::kRateLimited;
+      case 'e':
+        return Outcome::kError;
+      default:
+        return Outcome::kPassed;
+    }
+  }
+
+  std::unique_ptr<Check> Start(const CheckRequest& request, Check::Done done) {
+    started_.push_back({absl::Nanoseconds(MonotonicNs() - begin_ns_), request});
+    return std::make_unique<FakeCheck>(loop_.get(), NextOutcome(request.target),
+                                       std::move(done));
+  }
+
+  void OnResult(uint32_t id, const CheckResult&, State state, bool changed) {
+    const char letter = state == State::kUp     ? 'U'
+                        : state == State::kDown ? 'D'
+                                                : 'S';
+    seen_[id] += changed ? letter : static_cast<char>(letter + ('a' - 'A'));
+    if (meanwhile_) meanwhile_(id);
+  }
+
+  void RunUntil(std::function<bool()> done) {
+    loop_->Stop();  // Each Run is one round from now on.
+    bool timed_out = false;
+    Timer deadline(loop_.get(), [&] { timed_out = true; });
+    deadline.Set(absl::Seconds(30));
+    while (!done()) {
+      ASSERT_FALSE(timed_out);
+      loop_->Run();
+    }
+  }
+  void RunUntilSeen(uint32_t id, size_t results) {
+    RunUntil([=, this] { return seen_[id].size() >= results; });
+  }
+
+  void Script(const Monitor::Target& target, const std::string& script) {
+    scripts_[target.endpoint] = script;
+  }
+
+  const int64_t begin_ns_ = MonotonicNs();
+  std::unique_ptr<EventLoop> loop_ = *EventLoop::Make();
+  std::deque<Started> started_;
+  std::map<Endpoint, std::string> scripts_;
+  // By target, as in RiseFallTest, with S for starting.
+  std::map<uint32_t, std::string> seen_;
+  std::function<void(uint32_t id)> meanwhile_;
+  Monitor monitor_{
+      loop_.get(),
+      [this](const CheckRequest& request, Check::Done done) {
+        return Start(request, std::move(done));
+      },
+      [this](uint32_t id, const CheckResult& result, State state,
+             bool changed) { OnResult(id, result, state, changed); }};
+};
+
+TEST_F(MonitorTest, ChecksAtOnceAndThenAtIntervals) {
+  monitor_.Put(1, Target(1, absl::Milliseconds(20)));
+  RunUntilSeen(1, 4);
+  EXPECT_EQ(seen_[1].substr(0, 4), "Uuuu");
+  // The first interval may be half as long, the others 10 % shorter.
+  EXPECT_GE(started_[3].since_begin, absl::Milliseconds(10 + 18 + 18));
+}
+
+TEST_F(MonitorTest, FastWhileUpWithAFailureSince) {
+  const Monitor::Target target = Target(1, kSoon, absl::Milliseconds(20));
+  Script(target, "++-+--+");
+  monitor_.Put(1, target);
+  RunUntilSeen(1, 8);
+  EXPECT_EQ(seen_[1].substr(0, 8), "Uuuuuuuu");
+  // One after the third result, two after the fifth.
+  EXPECT_GE(started_[3].since_begin, absl::Milliseconds(18));
+  EXPECT_GE(started_[6].since_begin, absl::Milliseconds(3 * 18));
+}
+
+TEST_F(MonitorTest, UpAndUndisputedTakesTheInterval) {
+  const Monitor::Target idle = Target(1, kNever, kSoon, kSoon);
+  monitor_.Put(1, idle);
+  monitor_.Put(2, Target(2, kSoon));
+  RunUntilSeen(2, 50);
+  EXPECT_EQ(seen_[1], "U");
+}
+
+TEST_F(MonitorTest, DownTakesTheDownInterval) {
+  const Monitor::Target target = Target(1, kNever, kNever, kSoon);
+  Script(target, "---+-");
+  monitor_.Put(1, target);
+  monitor_.Put(2, Target(2, kSoon));
+  RunUntilSeen(1, 4);
+  const size_t others = seen_[2].size();
+  RunUntilSeen(2, others + 50);
+  // The success makes it a transition, which would take the fast interval.
+  EXPECT_EQ(seen_[1], "Dddd");
+}
+
+TEST_F(MonitorTest, FastWhileDownWithASuccessSinceAndThenUp) {
+  const Monitor::Target target = Target(1, kNever, kSoon, kSoon);
+  Script(target, "-+-++");
+  monitor_.Put(1, target);
+  monitor_.Put(2, Target(2, kSoon));
+  RunUntilSeen(1, 5);
+  const size_t others = seen_[2].size();
+  RunUntilSeen(2, others + 50);
+  EXPECT_EQ(seen_[1], "DdddU");
+}
+
+TEST_F(MonitorTest, FastWhileStarting) {
+  const Monitor::Target target = Target(1, kNever, kSoon);
+  Script(target, "eel+");
+  monitor_.Put(1, target);
+  RunUntilSeen(1, 3);
+  EXPECT_EQ(seen_[1], "ssU") << "alive is enough to start with";
+}
+
+TEST_F(MonitorTest, TargetsThatAreCheckedAlikeShareTheChecks) {
+  Monitor::Target strict = Target(1, kSoon, kSoon, kSoon);
+  Monitor::Target patient = strict;
+  strict.health.fall = 1;
+  strict.health.rise = 3;
+  patient.health.fall = 4;
+  patient.health.rise = 1;
+  Script(strict, "+---+++----+");
+  monitor_.Put(1, strict);
+  monitor_.Put(2, patient);
+  RunUntilSeen(1, 12);
+  EXPECT_EQ(seen_[1].substr(0, 12), "UDddddUDdddd");
+  EXPECT_EQ(seen_[2].substr(0, 12), "UuuuuuuuuuDU");
+  EXPECT_EQ(seen_[2].size(), seen_[1].size());
+  EXPECT_LE(started_.size(), seen_[1].size() + 1) << "one may be under way";
+}
+
+TEST_F(MonitorTest, WhoeverWantsTheNextResultSoonerHasIt) {
+  Monitor::Target target = Target(1, kNever, kSoon);
+  Script(target, "+-");
+  target.health.fall = 1;
+  target.health.rise = 1;
+  Monitor::Target patient = target;
+  patient.health.fall = 3;
+  monitor_.Put(1, target);
+  monitor_.Put(2, patient);
+  RunUntilSeen(1, 1);
+  monitor_.Put(3, target);  // A newcomer brings the next check.
+  RunUntilSeen(2, 4);
+  EXPECT_EQ(seen_[1], "UDdd");
+  EXPECT_EQ(seen_[2], "UuuD");
+  EXPECT_EQ(seen_[3], "Ddd");
+}
+
+TEST_F(MonitorTest, AnyDifferenceInTheCheckItselfIsAnotherCheck) {
+  const Monitor::Target target = Target(1, kNever);
+  std::vector<Monitor::Target> others(7, target);
+  others[0].endpoint.port = 587;
+  others[1].health.type = config::HealthType::kSmtp;
+  others[2].health.proxy_protocol = config::CheckHeader::kLocal;
+  others[3].health.interval = absl::Minutes(59);
+  others[4].health.server_name = "mail.test";
+  others[5].sources = {*IpAddress::Parse("198.18.2.1")};
+  others[6].health.down_interval = absl::Minutes(59);
+  monitor_.Put(0, target);
+  for (uint32_t i = 0; i < others.size(); ++i) monitor_.Put(i + 1, others[i]);
+  RunUntil([&] { return seen_.size() == others.size() + 1; });
+  EXPECT_EQ(started_.size(), others.size() + 1);
+}
+
+TEST_F(MonitorTest, ThoseWhoStayAreCheckedOn) {
+  const Monitor::Target target = Target(1, kSoon);
+  monitor_.Put(1, target);
+  monitor_.Put(2, target);
+  RunUntilSeen(1, 2);
+  monitor_.Remove(1);
+  const std::string last = seen_[1];
+  RunUntilSeen(2, last.size() + 5);
+  EXPECT_EQ(seen_[1], last);
+  monitor_.Remove(2);
+  const size_t checks = started_.size();
+  monitor_.Put(3, Target(3, kSoon));
+  RunUntilSeen(3, 20);
+  EXPECT_LE(started_.size(), checks + seen_[3].size() + 1);
+}
+
+TEST_F(MonitorTest, ResultsMayPutAndRemove) {
+  const Monitor::Target target = Target(1, kSoon);
+  meanwhile_ = [&](uint32_t id) {
+    if (id == 1) {
+      for (const uint32_t other : {1u, 2u, 3u}) monitor_.Remove(other);
+      monitor_.Put(4, target);
+    }
+  };
+  for (const uint32_t id : {1u, 2u, 3u}) monitor_.Put(id, target);
+  RunUntilSeen(4, 5);
+  EXPECT_EQ(seen_[1], "U");
+  EXPECT_EQ(seen_[2], "");
+  EXPECT_EQ(seen_[3], "");
+}
+
+TEST_F(MonitorTest, ANewWayToCheckAServerKeepsItsState) {
+  Monitor::Target target = Target(1, kNever);
+  monitor_.Put(1, target);
+  RunUntilSeen(1, 1);
+  Script(target, "-");
+  target.health.type = config::HealthType::kSmtp;
+  target.health.fast_interval = kSoon;
+  monitor_.Put(1, target);
+  RunUntilSeen(1, 4);
+  EXPECT_EQ(seen_[1], "UuuD");
+  // The counting alone needs no new check.
+  target.health.rise = 5;
+  monitor_.Put(1, target);
+  monitor_.Put(2, Target(2, kSoon));
+  RunUntilSeen(2, 20);
+  EXPECT_EQ(seen_[1], "UuuD");
+}
+
+TEST_F(MonitorTest, ARememberedStateGoesOn) {
+  Monitor::Target target = Target(1, kSoon, kSoon, kSoon);
+  target.health.rise = 3;
+  Script(target, "-+");
+  monitor_.Put(1, target, State::kDown);
+  monitor_.Put(2, Target(2, kSoon), State::kDown);
+  RunUntilSeen(1, 4);
+  RunUntilSeen(2, 1);
+  EXPECT_EQ(seen_[1].substr(0, 4), "dddU");
+  EXPECT_EQ(seen_[2].substr(0, 1), "U");
+}
+
+TEST_F(MonitorTest, NeverMoreThanFiveThousandStartsASecond) {
+  for (uint32_t id = 0; id < 300; ++id) {
+    monitor_.Put(id, Target(static_cast<int>(id), kSoon));
+  }
+  RunUntil([&] { return started_.size() >= 1200; });
+  for (size_t i = 0; i < started_.size(); ++i) {
+    ASSERT_GE(started_[i].since_begin, i * absl::Microseconds(200)) << i;
+  }
+  EXPECT_EQ(seen_.size(), 300u) << "none starves";
+}
+
+}  // namespace
+}  // namespace headgate::health
