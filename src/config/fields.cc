@@ -72,6 +72,7 @@ Fields GlobalFields(const Config& config) {
 Fields FieldsOf(const Service& service) {
   const Health& health = service.health;
   const auto& queue = service.queue;
+  const auto& ejection = service.ejection;
   return {
       {"listen", Text(service.listen)},
       {"pool", YamlName(service.pool)},
@@ -118,6 +119,12 @@ Fields FieldsOf(const Service& service) {
       {"queue.timeout", queue.has_value() ? DurationText(queue->timeout) : ""},
       {"on_no_backend", NameOf(kNoBackends, service.on_no_backend)},
       {"on_backend_down", NameOf(kBackendDowns, service.on_backend_down)},
+      {"ejection.failures",
+       ejection.has_value() ? absl::StrCat(ejection->failures) : ""},
+      {"ejection.time",
+       ejection.has_value() ? DurationText(ejection->time) : ""},
+      {"ejection.max_percent",
+       ejection.has_value() ? absl::StrCat(ejection->max_percent) : ""},
       {"slow_start", Optional(service.slow_start)},
   };
 }

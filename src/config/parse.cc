@@ -63,6 +63,7 @@ class Grammar {
   void ReadTimeouts(const MapReader& map, Service& service);
   void ReadQueue(const MapReader& map, Service& service);
   void ReadOnNoBackend(const MapReader& map, Service& service);
+  void ReadEjection(const MapReader& map, Service& service);
 
   // The 1 to `max` children of the list or map under `key`; `one` names one.
   Nodes Children(const MapReader& map, absl::string_view key, Node::Kind kind,
@@ -211,12 +212,13 @@ void Grammar::ReadService(const Node& node) {
   Service& service = config_.services[node.key];
   ServicePlace& place = places_.services_by_name[node.key];
   service.name = node.key;
-  const MapReader map(node, absl::StrCat("service ", node.key),
-                      {"listen", "pool", "backend_port", "datapath", "balance",
-                       "panic_threshold", "last_resort", "proxy_protocol",
-                       "health", "timeouts", "max_connections", "queue",
-                       "on_no_backend", "on_backend_down", "slow_start"},
-                      errors_);
+  const MapReader map(
+      node, absl::StrCat("service ", node.key),
+      {"listen", "pool", "backend_port", "datapath", "balance",
+       "panic_threshold", "last_resort", "proxy_protocol", "health", "timeouts",
+       "max_connections", "queue", "on_no_backend", "on_backend_down",
+       "ejection", "slow_start"},
+      errors_);
   map.Require("listen");
   map.Require("pool");
   ReadListen(map, service, place);
@@ -243,6 +245,7 @@ void Grammar::ReadService(const Node& node) {
   }
   ReadOnNoBackend(map, service);
   map.Read("on_backend_down", OneOf(kBackendDowns), service.on_backend_down);
+  ReadEjection(map, service);
   map.Read("slow_start", DurationIn(absl::Seconds(1), absl::Hours(1)),
            service.slow_start);
   ReadHealth(map, service);
@@ -299,6 +302,19 @@ void Grammar::ReadOnNoBackend(const MapReader& map, Service& service) {
       map.Find("on_no_backend")->at, "on_no_backend",
       absl::StrCat("no client understands a line in clear on ", tls->ToString(),
                    ", where TLS comes first; use reset"));
+}
+
+// An empty one means the defaults.
+void Grammar::ReadEjection(const MapReader& map, Service& service) {
+  if (map.Find("ejection") == nullptr) return;
+  const MapReader section =
+      map.Section("ejection", {"failures", "time", "max_percent"});
+  Ejection ejection;
+  section.Read("failures", IntegerIn<int>(1, 1000), ejection.failures);
+  section.Read("time", DurationIn(absl::Seconds(1), absl::Hours(1)),
+               ejection.time);
+  section.Read("max_percent", IntegerIn<int>(1, 100), ejection.max_percent);
+  service.ejection = ejection;
 }
 
 Nodes Grammar::Children(const MapReader& map, absl::string_view key,

@@ -98,6 +98,15 @@ struct Queue {
   bool operator==(const Queue&) const = default;
 };
 
+// When backends are left out because connections to them fail, whatever their
+// checks say.
+struct Ejection {
+  int failures = 5;  // In a row, with no success in between.
+  absl::Duration time = absl::Seconds(10);  // The first time; then longer.
+  int max_percent = 50;  // Of the service's backends, at once.
+  bool operator==(const Ejection&) const = default;
+};
+
 struct Service {
   std::string name;
   std::vector<Endpoint> listen;
@@ -124,6 +133,7 @@ struct Service {
   std::optional<Queue> queue;    // Absent: the kernel holds those beyond it.
   NoBackend on_no_backend = NoBackend::kReset;
   BackendDown on_backend_down = BackendDown::kKeep;
+  std::optional<Ejection> ejection;  // Absent: only checks take backends out.
   // A backend that comes back takes its full share only after so long. Absent:
   // at once.
   std::optional<absl::Duration> slow_start;

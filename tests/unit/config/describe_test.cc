@@ -124,13 +124,17 @@ TEST_F(DiffOfTest, WhatBackendsFailingMeans) {
   smtp().queue = {50, absl::Minutes(1)};
   smtp().on_no_backend = NoBackend::kSmtp421;
   smtp().on_backend_down = BackendDown::kReset;
+  smtp().ejection = Ejection();
   EXPECT_THAT(Lines(),
               ElementsAre("service smtp: timeouts.try_next: 250ms -> 1s",
                           "service smtp: timeouts.greeting: unset -> 10s",
                           "service smtp: queue.size: unset -> 50",
                           "service smtp: queue.timeout: unset -> 1m",
                           "service smtp: on_no_backend: reset -> smtp_421",
-                          "service smtp: on_backend_down: keep -> reset"));
+                          "service smtp: on_backend_down: keep -> reset",
+                          "service smtp: ejection.failures: unset -> 5",
+                          "service smtp: ejection.time: unset -> 10s",
+                          "service smtp: ejection.max_percent: unset -> 50"));
 }
 
 TEST_F(DiffOfTest, ServicesAndPools) {

@@ -99,7 +99,7 @@ INSTANTIATE_TEST_SUITE_P(
                   "pool, backend_port, datapath, balance, panic_threshold, "
                   "last_resort, proxy_protocol, health, timeouts, "
                   "max_connections, queue, on_no_backend, on_backend_down, "
-                  "slow_start"),
+                  "ejection, slow_start"),
         InService("UnknownKeyInSection", "health: {intervall: 5s}",
                   "14: service smtp: unknown key \"health.intervall\"; did you "
                   "mean \"interval\"?"),
@@ -191,6 +191,23 @@ INSTANTIATE_TEST_SUITE_P(
         InService("TryNextZero", "timeouts: {try_next: 0ms}",
                   "26: service smtp: timeouts.try_next: \"0ms\" is outside "
                   "10ms to 5m"),
+        InService("EjectionSwitch", "ejection: on",
+                  "15: service smtp: ejection: expected a map, found a single "
+                  "value"),
+        InService("EjectionWithoutValue", "ejection:",
+                  "5: service smtp: ejection: expected a map, found nothing"),
+        InService("EjectionUnknownKey", "ejection: {errors: 5}",
+                  "16: service smtp: unknown key \"ejection.errors\"; one of: "
+                  "failures, time, max_percent"),
+        InService("EjectionAtOnce", "ejection: {failures: 0}",
+                  "26: service smtp: ejection.failures: \"0\" is outside 1 to "
+                  "1000"),
+        InService("EjectionTooShort", "ejection: {time: 500ms}",
+                  "22: service smtp: ejection.time: \"500ms\" is outside 1s "
+                  "to 1h"),
+        InService("EjectionOfMoreThanAll", "ejection: {max_percent: 101}",
+                  "29: service smtp: ejection.max_percent: \"101\" is outside "
+                  "1 to 100"),
         InService("SlowStartTooShort", "slow_start: 999ms",
                   "17: service smtp: slow_start: \"999ms\" is outside 1s to "
                   "1h"),

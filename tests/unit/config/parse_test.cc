@@ -63,6 +63,7 @@ TEST(ParseTest, ReadsEveryKeyThatHasADefault) {
     queue: {size: 1000000, timeout: 100ms}
     on_no_backend: imap_bye
     on_backend_down: reset
+    ejection: {failures: 1000, time: 1s, max_percent: 100}
     slow_start: 30s
 workers: 256
 splice: {mode: "off", promote_after: 0, backlog_per_connection: 64KiB,
@@ -93,10 +94,19 @@ splice: {mode: "off", promote_after: 0, backlog_per_connection: 64KiB,
   EXPECT_EQ(smtp.queue, (Queue{1'000'000, absl::Milliseconds(100)}));
   EXPECT_EQ(smtp.on_no_backend, NoBackend::kImapBye);
   EXPECT_EQ(smtp.on_backend_down, BackendDown::kReset);
+  EXPECT_EQ(smtp.ejection, (Ejection{1000, absl::Seconds(1), 100}));
   EXPECT_EQ(smtp.slow_start, absl::Seconds(30));
   EXPECT_EQ(config.workers, 256u);
   const Splice splice = {SpliceMode::kOff, 0, 64 * 1024, 1024 * 1024};
   EXPECT_EQ(config.splice, splice);
+}
+
+TEST(ParseTest, AnEmptyEjectionMeansItsDefaults) {
+  EXPECT_EQ(Parse(kMinimal).config.services.at("smtp").ejection, std::nullopt);
+  const std::string text = absl::StrCat(kMinimal, "    ejection: {}\n");
+  ASSERT_THAT(ErrorsOf(text), IsEmpty());
+  EXPECT_EQ(Parse(text).config.services.at("smtp").ejection,
+            (Ejection{5, absl::Seconds(10), 50}));
 }
 
 // `source: ...` for the minimal configuration's pool.

@@ -121,6 +121,10 @@ class RandomConfig {
       service.queue = {Number<uint64_t>(1, 1'000'000),
                        Time(absl::Milliseconds(100), 1, 36000)};
     }
+    if (Maybe()) {
+      service.ejection = {Number(1, 1000), Time(absl::Seconds(1), 1, 3600),
+                          Number(1, 100)};
+    }
     for (const Endpoint& endpoint : service.listen) {
       if (endpoint.port > 464) return;  // TLS may come first there.
     }
