@@ -23,6 +23,15 @@ Cell AsCheck(const Json& check) {
   return {text};
 }
 
+// With what connections say beside it: "ejected until 12:00:00: refused; ..."
+Cell AsLastCheck(const Json& backend) {
+  const Cell check = AsCheck(backend["last_check"]);
+  const Json ejected = backend["ejected"];
+  if (!ejected.is_object()) return check;
+  return {absl::StrCat("ejected until ", ejected["until"].Text(), ": ",
+                       ejected["reason"].Text(), "; ", check.text)};
+}
+
 constexpr Column kColumns[] = {
     {"SERVICE", "service"},
     {"NAME", "name"},
@@ -32,7 +41,7 @@ constexpr Column kColumns[] = {
     {"WEIGHT", "weight", AsText, Align::kRight},
     {"ACTIVE", "connections_active", AsText, Align::kRight},
     {"TOTAL", "connections_total", AsText, Align::kRight},
-    {"LAST CHECK", "last_check", AsCheck},
+    {"LAST CHECK", nullptr, AsLastCheck},
 };
 
 struct BackendName {

@@ -71,6 +71,12 @@ Json DrainingObject(const std::optional<control::DrainProgress>& draining) {
   return {{"left", draining->left}, {"ends", Rfc3339(draining->ends)}};
 }
 
+Json EjectedObject(const std::optional<control::Ejection>& ejected) {
+  if (!ejected.has_value()) return nullptr;
+  return {{"until", Rfc3339(ejected->until)},
+          {"reason", control::FailureName(ejected->reason)}};
+}
+
 // An object, or null for what is not one.
 Json ParseObject(const std::string& body) {
   Json json = Json::parse(body, nullptr, false);
@@ -146,6 +152,7 @@ std::string BackendsJson(const std::vector<control::BackendRow>& backends,
         {"backup", backend.backup},
         {"max_connections", backend.max_connections},
         {"draining", DrainingObject(backend.draining)},
+        {"ejected", EjectedObject(backend.ejected)},
         {"connections_active", backend.stats.connections_active},
         {"connections_total", backend.stats.connections_total},
         {"last_check", backend.last_check.has_value()

@@ -31,7 +31,7 @@ async function draw(){try{
  document.getElementById("sum").textContent=`version ${st.version} · ${st.services} services · ${st.backends_up} of ${st.backends_total} backends up · ${st.connections_active} connections · up ${Math.floor(st.uptime_seconds/60)} min`;
  document.getElementById("problems").replaceChildren(...st.problems.map(p=>{const l=document.createElement("li");l.textContent=p;return l}));
  document.getElementById("services").replaceChildren(...sv.services.map(s=>row([cell(s.name),cell(s.listen.join(" ")),cell(s.datapath),cell(s.backends_up+" / "+s.backends_total,s.backends_up?"n":"n bad"),cell(s.connections_active,"n"),cell(s.connections_total,"n"),cell(bytes(s.bytes_in_total),"n"),cell(bytes(s.bytes_out_total),"n")])));
- document.getElementById("backends").replaceChildren(...be.backends.map(b=>row([cell(b.service+"/"+b.name),cell(b.address),cell(badge(b.state)),cell(b.weight,"n"),cell(b.connections_active,"n"),cell(b.connections_total,"n"),cell(b.last_check?b.last_check.result+(b.last_check.detail?": "+b.last_check.detail:"")+" in "+(b.last_check.duration_seconds*1000).toFixed(1)+" ms":"–")])));
+ document.getElementById("backends").replaceChildren(...be.backends.map(b=>row([cell(b.service+"/"+b.name),cell(b.address),cell(badge(b.state)),cell(b.weight,"n"),cell(b.connections_active,"n"),cell(b.connections_total,"n"),cell((b.ejected?"ejected, "+b.ejected.reason+"; ":"")+(b.last_check?b.last_check.result+(b.last_check.detail?": "+b.last_check.detail:"")+" in "+(b.last_check.duration_seconds*1000).toFixed(1)+" ms":"–"))])));
 }catch(e){document.getElementById("sum").textContent="not reachable"}
 setTimeout(draw,1000)}
 draw();

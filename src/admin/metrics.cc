@@ -215,6 +215,11 @@ void AddBackendAnswers(const control::Controller& controller, Families& out) {
                          "on within timeouts.greeting, before its first byte.");
   Family down = Counter("headgate_backend_down_resets_total",
                         "Connections reset because the backend went down.");
+  Family ejected = Gauge("headgate_backend_ejected",
+                         "Whether the backend is left out because connections "
+                         "to it failed.");
+  Family ejections = Counter("headgate_backend_ejections_total",
+                             "How often it was, by how the last one failed.");
   for (const control::BackendRow& row : controller.Backends()) {
     const auto with_reason = [&](const char* reason) {
       return Labels{
@@ -226,10 +231,18 @@ void AddBackendAnswers(const control::Controller& controller, Families& out) {
         .Add(with_reason("reset"), row.stats.early_reset)
         .Add(with_reason("greeting_timeout"), row.stats.greeting_timeout);
     down.Add(labels, row.stats.down_resets);
+    ejected.Add(labels, row.ejected.has_value() ? 1 : 0);
+    for (size_t i = 0; i < control::kFailures; ++i) {
+      ejections.Add(
+          with_reason(control::FailureName(static_cast<control::Failure>(i))),
+          row.ejections[i]);
+    }
   }
   out.push_back(std::move(greeting));
   out.push_back(early.Take());
   out.push_back(down.Take());
+  out.push_back(ejected.Take());
+  out.push_back(ejections.Take());
 }
 
 void AddDatapath(const control::Controller& controller, Families& out) {

@@ -147,6 +147,19 @@ void BackendTable::SetWeight(Backend& backend, uint32_t weight) {
   Publish(backend);
 }
 
+void BackendTable::Eject(Backend& backend, const Ejection& ejection) {
+  backend.row.ejected = ejection;
+  ++backend.row.ejections[static_cast<size_t>(ejection.reason)];
+  Publish(backend);
+  EndWarming(backend);
+}
+
+void BackendTable::EndEjection(Backend& backend) {
+  backend.row.ejected.reset();
+  Publish(backend);
+  if (backend.row.takes_connections()) Warm(backend);
+}
+
 Backend* BackendTable::Find(uint32_t id) {
   const auto found = backends_.find(id);
   return found == backends_.end() ? nullptr : &found->second;
@@ -184,7 +197,8 @@ void BackendTable::Publish(const Backend& backend) {
   value.service = backend.service_id;
   value.weight = ScaledWeight(backend.row.weight, Scale(backend.service_id),
                               backend.share);
-  value.health = ToAbi(backend.row.health);
+  value.health = backend.row.ejected.has_value() ? HG_HEALTH_DOWN
+                                                 : ToAbi(backend.row.health);
   value.admin = backend.row.admin;
   value.backup = backend.row.backup ? 1 : 0;
   value.max_connections = backend.row.max_connections;

@@ -76,6 +76,11 @@ class BackendTable {
   void SetAdmin(Backend& backend, hg_admin admin,
                 const config::Service& service);
   void SetWeight(Backend& backend, uint32_t weight);
+  // Takes no new connections until EndEjection(), whatever its checks say.
+  void Eject(Backend& backend, const Ejection& ejection);
+  void EndEjection(Backend& backend);
+  // See health::Monitor.
+  void CheckNow(uint32_t id) { monitor_.CheckNow(id); }
 
   // Checks once, now, beside the regular checks and without any effect on the
   // backend's state.

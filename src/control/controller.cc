@@ -71,6 +71,7 @@ Controller::Controller(const Options& options)
                   OnCheck(backend, changed);
                 }),
       sample_(options.loop, [this] { SampleSourcePorts(); }),
+      traffic_timer_(options.loop, [this] { WatchTraffic(); }),
       save_timer_(options.loop, [this] { Save(); }) {}
 
 // Workers give each other what they accept: that must end before they do.
@@ -158,6 +159,7 @@ absl::StatusOr<Controller::Applied> Controller::Apply(config::Config next,
     config_ = std::move(next);
     listeners_.Set(WantedListeners(config_));
     SampleSourcePorts();
+    WatchTraffic();
     ++generation_;
     remembered_ = {};
     if (generation_ == 1) SayWhatIsKept();
@@ -315,13 +317,10 @@ void Controller::OnCheck(Backend& backend, bool changed) {
   NoteReady();
   if (!changed) return;
   SaveSoon();
-  Service& service = services_.at(backend.row.service);
-  std::vector<const BackendRow*> siblings;
-  for (const uint32_t id : service.backends) {
-    siblings.push_back(&backends_.at(id).row);
-  }
-  LogTransition(backend.row, siblings,
+  WatchTraffic();
+  LogTransition(backend.row, Siblings(backend),
                 backends_.ConnectionsActive(backend.row.id));
+  Service& service = services_.at(backend.row.service);
   NotePanic(service);
   if (backend.row.health == health::State::kDown &&
       service.config.on_backend_down == config::BackendDown::kReset) {
@@ -369,9 +368,20 @@ bool Controller::InPanic(const Service& service) const {
     const BackendRow& row = backends_.at(id).row;
     if (row.admin != HG_ADMIN_READY || row.weight == 0 || row.backup) continue;
     ++ready;
-    up += row.health == health::State::kDown ? 0 : 1;
+    const bool usable =
+        row.health != health::State::kDown && !row.ejected.has_value();
+    up += usable ? 1 : 0;
   }
   return up * 100 < ready * service.config.panic_threshold;
+}
+
+std::vector<const BackendRow*> Controller::Siblings(
+    const Backend& backend) const {
+  std::vector<const BackendRow*> rows;
+  for (const uint32_t id : services_.at(backend.row.service).backends) {
+    rows.push_back(&backends_.at(id).row);
+  }
+  return rows;
 }
 
 void Controller::OnReady(absl::AnyInvocable<void()> callback) {

@@ -14,6 +14,7 @@
 #include "config/error.h"
 #include "config/types.h"
 #include "control/backend_table.h"
+#include "control/ejections.h"
 #include "control/id_pool.h"
 #include "control/listeners.h"
 #include "control/runtime_changes.h"
@@ -154,6 +155,10 @@ class Controller {
   void OnCheck(Backend& backend, bool changed);
   void TakeHint(Backend& backend) const;
   void TakeWeight(Backend& backend);
+  std::vector<const BackendRow*> Siblings(const Backend& backend) const;
+  std::vector<Ejections::Backend> Watched() const;
+  void WatchTraffic();
+  void SettleEjection(Backend& backend);
 
   Options options_;
   absl::Time started_ = absl::Now();
@@ -176,6 +181,8 @@ class Controller {
   std::map<uint64_t, std::unique_ptr<health::Check>> checks_now_;
   uint64_t next_check_now_ = 0;
   Timer sample_;
+  Ejections ejections_;
+  Timer traffic_timer_;
   RuntimeChanges changes_;
   SavedState remembered_;  // From before the restart, until the first Apply.
   absl::Time saved_ = absl::InfinitePast();

@@ -47,6 +47,7 @@ void Controller::Changed() {
   std::erase_if(changes_,
                 [](const auto& entry) { return entry.second.empty(); });
   Save();
+  WatchTraffic();
 }
 
 absl::Status Controller::SetAdmin(const std::string& service,
@@ -188,6 +189,7 @@ absl::Status Controller::RemoveBackend(const std::string& service,
   Changed();
   const config::Service& config = config_.services.at(service);
   PutService(config, config_.pools.at(config.pool));
+  WatchTraffic();
   log::Info("Server %s/%s (%s) is removed by the operator.", service, name,
             address.ToString());
   return absl::OkStatus();

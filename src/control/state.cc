@@ -30,6 +30,7 @@ std::string Misconfiguration(const BackendRow& backend) {
 
 const char* BackendRow::state() const {
   if (admin != HG_ADMIN_READY) return AdminName(admin);
+  if (ejected.has_value()) return "down";
   switch (health) {
     case health::State::kStarting:
       return "starting";
@@ -39,6 +40,11 @@ const char* BackendRow::state() const {
       return "down";
   }
   return "down";
+}
+
+bool BackendRow::takes_connections() const {
+  return admin == HG_ADMIN_READY && health != health::State::kDown &&
+         !ejected.has_value();
 }
 
 }  // namespace headgate::control

@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "bpf/abi/types.h"
 #include "config/types.h"
+#include "control/ejections.h"
 #include "control/source_ports.h"
 #include "health/result.h"
 #include "health/rise_fall.h"
@@ -40,6 +41,12 @@ struct DrainProgress {
   absl::Time ends;
 };
 
+// Left out, because connections to it failed in this way.
+struct Ejection {
+  absl::Time until;
+  Failure reason = Failure::kRefused;
+};
+
 struct BackendRow {
   uint32_t id = 0;
   std::string service;
@@ -56,12 +63,15 @@ struct BackendRow {
   std::array<uint64_t, health::kOutcomes.size()> checks{};  // By outcome.
   uint64_t times_up = 0;  // Transitions, the first verdict included.
   uint64_t times_down = 0;
-  hg_backend_stats stats{};       // A copy.
-  hg_greeting_times greetings{};  // A copy.
+  std::optional<Ejection> ejected;
+  std::array<uint64_t, kFailures> ejections{};  // By Failure.
+  hg_backend_stats stats{};                     // A copy.
+  hg_greeting_times greetings{};                // A copy.
   SourcePorts::Use source_ports;
 
   // The contract's word: up, down, drain, maint or starting.
   const char* state() const;
+  bool takes_connections() const;  // Its weight aside.
 };
 
 // Out of the configuration, or removed by the operator, and not empty yet.

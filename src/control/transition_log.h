@@ -15,4 +15,11 @@ void LogTransition(const BackendRow& backend,
                    const std::vector<const BackendRow*>& siblings,
                    uint64_t sessions);
 
+// `backend` was just ejected after so many failures, or is not any more.
+void LogEjection(const BackendRow& backend, int failures, absl::Duration length,
+                 const std::vector<const BackendRow*>& siblings,
+                 uint64_t sessions);
+void LogEjectionEnd(const BackendRow& backend,
+                    const std::vector<const BackendRow*>& siblings);
+
 }  // namespace headgate::control

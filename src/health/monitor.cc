@@ -51,7 +51,7 @@ class Monitor::Series final : public LoopOwned {
   // The newcomer has its first result soon, and the others with it.
   void Join(uint32_t id) {
     ids_.push_back(id);
-    if (check_ == nullptr && !awaits_turn_) timer_.Set(absl::ZeroDuration());
+    CheckNow();
   }
 
   // True: that was the last one, and no check comes any more.
@@ -61,6 +61,10 @@ class Monitor::Series final : public LoopOwned {
     timer_.Cancel();
     check_.reset();
     return true;
+  }
+
+  void CheckNow() {
+    if (check_ == nullptr && !awaits_turn_) timer_.Set(absl::ZeroDuration());
   }
 
  private:
@@ -187,6 +191,11 @@ absl::Duration Monitor::TakeTurn() {
   const int64_t turn_ns = std::max(now_ns, next_turn_ns_);
   next_turn_ns_ = turn_ns + absl::ToInt64Nanoseconds(kTurn);
   return absl::Nanoseconds(turn_ns - now_ns);
+}
+
+void Monitor::CheckNow(uint32_t id) {
+  const auto found = targets_.find(id);
+  if (found != targets_.end()) found->second.series->CheckNow();
 }
 
 }  // namespace headgate::health

@@ -48,6 +48,9 @@ class Monitor {
   void Put(uint32_t id, const Target& target,
            State remembered = State::kStarting);
   void Remove(uint32_t id);
+  // Does not wait for the interval; a check that is under way will do. Nothing
+  // for an id that is not checked.
+  void CheckNow(uint32_t id);
 
  private:
   class Series;

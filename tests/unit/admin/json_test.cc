@@ -97,6 +97,20 @@ TEST(CheckedJsonTest, SaysWhatWasFoundAndHow) {
   EXPECT_EQ(checked["steps"][0]["at_seconds"], 0.002);
 }
 
+TEST(BackendsJsonTest, AnEjection) {
+  control::BackendRow row = MakeBackend();
+  row.health = health::State::kUp;
+  EXPECT_TRUE(
+      json::parse(BackendsJson({row}, {}))["backends"][0]["ejected"].is_null());
+  row.ejected = {absl::FromUnixSeconds(0), control::Failure::kOvertaken};
+  const json backend = json::parse(BackendsJson({row}, {}))["backends"][0];
+  EXPECT_EQ(backend["state"], "down");
+  EXPECT_EQ(backend["ejected"]["until"], "1970-01-01T00:00:00.000Z");
+  EXPECT_EQ(backend["ejected"]["reason"], "overtaken");
+  row.admin = HG_ADMIN_DRAIN;
+  EXPECT_STREQ(row.state(), "drain");
+}
+
 TEST(ErrorJsonTest, SurvivesBytesThatAreNotText) {
   EXPECT_TRUE(
       json::parse(ErrorJson("\xff\xfe \"quoted\""))["error"].is_string());

@@ -63,6 +63,17 @@ TEST(Backend, List) {
             std::string(kBackends) + "\n");
 }
 
+TEST(Backend, ListSaysWhoIsEjected) {
+  FakeApi api;
+  api.On("GET /v1/backends", 200,
+         R"({"backends":[{"name":"n1","state":"down","ejected":)"
+         R"({"until":"2024-01-01T00:00:10.000Z","reason":"refused"},)"
+         R"("last_check":{"result":"passed","duration_seconds":0.001}}]})");
+  EXPECT_THAT(RunCtl(api, "backend list").out,
+              HasSubstr("ejected until 2024-01-01T00:00:10.000Z: refused; "
+                        "passed in 1.0ms\n"));
+}
+
 TEST(Backend, ListOfOneService) {
   FakeApi api;
   api.On("GET /v1/backends?service=a%26b", 200, R"({"backends":[]})");
