@@ -88,7 +88,9 @@ EOT
 
 set_up() {
   build_network
-  mail_node_start 1
+  # On a busy machine postscreen might hear of a check's FIN behind the end of
+  # its own wait, and hand the connection on.
+  MAIL_GREET_WAIT=3s mail_node_start 1
   probe_config >"$WORK/headgate.yaml"
   ns_spawn edge "$(edge_bin)/headgated" --config="$WORK/headgate.yaml" \
     >"$WORK/headgated.log" 2>&1

@@ -88,7 +88,7 @@ smtpd_tls_security_level = may
 smtpd_sasl_type = dovecot
 smtpd_sasl_path = $1/dovecot/auth-postfix
 postscreen_greet_action = enforce
-postscreen_greet_wait = 1s
+postscreen_greet_wait = ${MAIL_GREET_WAIT:-1s}
 postscreen_access_list =
 postscreen_cache_map =
 EOF
