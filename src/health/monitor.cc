@@ -9,7 +9,7 @@ namespace {
 constexpr absl::Duration kTurn = absl::Microseconds(200);
 // What an interval is multiplied by, at random between the two. The first one
 // takes a wave of new targets apart; later ones drift.
-constexpr std::pair kFirstStretch(0.5, 1.0);
+constexpr std::pair kFirstStretch(0.0, 1.0);
 constexpr std::pair kStretch(0.9, 1.1);
 
 bool Alive(Outcome outcome) {
