@@ -58,6 +58,8 @@ class LoadRun {
         source = plan_.sources[started_ % plan_.sources.size()];
       }
       ++started_;
+      // Before the SYN: the other side may be quicker than we come back.
+      const absl::Time start = absl::Now();
       UniqueFd fd = StartConnect(source, plan_.target);
       if (!fd.valid()) {
         ++report_.errors[absl::StrCat("start: ", ErrnoName(errno))];
@@ -69,7 +71,7 @@ class LoadRun {
       ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd.get(), &event);
       Connection& connection = connections_[next_id_++];
       connection.fd = std::move(fd);
-      connection.start = absl::Now();
+      connection.start = start;
     }
   }
 
