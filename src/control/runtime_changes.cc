@@ -52,8 +52,9 @@ config::Pool Overlaid(const config::Service& service, const config::Pool& pool,
     if (service_name != service.name) continue;
     const config::Backend* configured = FindBackend(pool, name);
     if (change.presence == Presence::kRemoved) {
-      std::erase_if(result.backends,
-                    [&](const auto& backend) { return backend.name == name; });
+      std::erase_if(result.backends, [&name = name](const auto& backend) {
+        return backend.name == name;
+      });
     } else if (change.presence == Presence::kAdded && configured == nullptr) {
       result.backends.push_back(change.added);
     }
