@@ -69,10 +69,12 @@ void PacedDrain::FindVictims() {
     for (const relay::ConnectionInfo& info : worker->Connections()) {
       if (info.backend != backend_) continue;
       found.emplace_back(
-          order_ == Pace::Order::kOldest ? info.age_ns : info.idle_ns, info.id);
+          order_ == Pace::Order::kOldest ? info.started_ns : info.active_ns,
+          info.id);
     }
   }
-  std::sort(found.begin(), found.end());
+  // The next victim is the last one.
+  std::sort(found.rbegin(), found.rend());
   victims_.clear();
   for (const auto& [time, id] : found) victims_.push_back(id);
   found_ns_ = MonotonicNs();

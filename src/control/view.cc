@@ -131,7 +131,9 @@ std::vector<ConnectionRow> Controller::Connections() const {
   }
   std::vector<ConnectionRow> rows;
   for (const auto& worker : workers_) {
-    for (const relay::ConnectionInfo& info : worker->Connections()) {
+    const std::vector<relay::ConnectionInfo> infos = worker->Connections();
+    const int64_t now_ns = MonotonicNs();
+    for (const relay::ConnectionInfo& info : infos) {
       ConnectionRow row;
       row.id = info.id;
       row.service = service_names[info.service];
@@ -140,8 +142,8 @@ std::vector<ConnectionRow> Controller::Connections() const {
         row.backend = backend->second.row.name;
       row.client = info.client;
       row.spliced = info.spliced;
-      row.age = absl::Nanoseconds(info.age_ns);
-      row.idle = absl::Nanoseconds(info.idle_ns);
+      row.age = absl::Nanoseconds(now_ns - info.started_ns);
+      row.idle = absl::Nanoseconds(now_ns - info.active_ns);
       row.bytes_in = info.bytes_in;
       row.bytes_out = info.bytes_out;
       rows.push_back(std::move(row));

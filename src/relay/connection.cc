@@ -333,9 +333,8 @@ ConnectionInfo Connection::Info() const {
   info.backend = backend_id_;
   info.client = source_;
   info.spliced = in_.kernel_carries() || out_.kernel_carries();
-  const int64_t now = MonotonicNs();
-  info.age_ns = now - started_ns_;
-  info.idle_ns = now - (active_ns_ == 0 ? started_ns_ : last_active_ns());
+  info.started_ns = started_ns_;
+  info.active_ns = active_ns_ == 0 ? started_ns_ : last_active_ns();
   info.bytes_in = in_.bytes();
   info.bytes_out = out_.bytes();
   return info;

@@ -26,8 +26,8 @@ struct ConnectionInfo {
   uint32_t backend = 0;
   Endpoint client;
   bool spliced = false;
-  int64_t age_ns = 0;
-  int64_t idle_ns = 0;
+  int64_t started_ns = 0;  // Both of CLOCK_MONOTONIC.
+  int64_t active_ns = 0;   // When a byte last moved.
   uint64_t bytes_in = 0;
   uint64_t bytes_out = 0;
 };
