@@ -28,6 +28,7 @@ pools:
     backends:
       - {name: one, address: 198.18.2.11}
       - {name: two, address: 198.18.2.12}
+      - {name: three, address: 198.18.2.13}
 services:
   long:
     listen: [198.18.1.1:25]
@@ -72,6 +73,7 @@ class ChaosTest : public ::testing::Test {
   Lab lab_;
   Server one_{{At("198.18.2.11:30126")}, {.echo = true}};
   Server two_{{At("198.18.2.12:30126")}, {.echo = true}};
+  Server three_{{At("198.18.2.13:30126")}, {.echo = true}};
   Daemon daemon_{Config("always")};
   const size_t files_ = daemon_.OpenFiles();
 };
@@ -80,7 +82,9 @@ TEST_F(ChaosTest, SurvivingStreamsAreUnchangedAndNothingIsLeft) {
   StreamPlan plan;
   plan.seed = Seed();
   RecordProperty("seed", std::to_string(plan.seed));
-  plan.listen = {At("198.18.2.11:30125"), At("198.18.2.12:30125")};
+  // With one drained and one dead there is still one for new streams.
+  plan.listen = {At("198.18.2.11:30125"), At("198.18.2.12:30125"),
+                 At("198.18.2.13:30125")};
   plan.target = At("198.18.1.1:25");
   plan.count = Soak() ? 2000 : 800;
   plan.max_size = 8 << 20;
