@@ -94,6 +94,9 @@ Fields FieldsOf(const Service& service) {
       {"health.timeout", Optional(health.timeout)},
       {"health.rise", absl::StrCat(health.rise)},
       {"health.fall", absl::StrCat(health.fall)},
+      {"health.share", health.share == CheckShare::kNone
+                           ? ""
+                           : NameOf(kCheckShares, health.share)},
       {"health.expect", Optional(health.expect)},
       {"health.postscreen", health.postscreen == Postscreen::kTeaser
                                 ? ""

@@ -34,26 +34,13 @@ const std::vector<Limited>& LimitedKeys() {
 }
 
 std::vector<absl::string_view> Keys() {
-  return {"type",
-          "port",
-          "proxy_protocol",
-          "interval",
-          "fast_interval",
-          "down_interval",
-          "timeout",
-          "rise",
-          "fall",
-          "expect",
-          "postscreen",
-          "ehlo",
-          "tls",
-          "starttls",
-          "server_name",
-          "verify",
-          "min_certificate_days",
-          "path",
-          "host",
-          "status",
+  return {"type",         "port",          "proxy_protocol",
+          "interval",     "fast_interval", "down_interval",
+          "timeout",      "rise",          "fall",
+          "share",        "expect",        "postscreen",
+          "ehlo",         "tls",           "starttls",
+          "server_name",  "verify",        "min_certificate_days",
+          "path",         "host",          "status",
           "weight_header"};
 }
 
@@ -128,6 +115,16 @@ void CheckTls(const MapReader& section, const Health& resolved) {
   }
 }
 
+void CheckSharing(const MapReader& section, const Health& resolved) {
+  const bool talks =
+      resolved.type != HealthType::kNone && resolved.type != HealthType::kTcp;
+  if (talks || resolved.share == CheckShare::kNone) return;
+  section.Report(section.Find("share")->at, "share",
+                 absl::StrCat("group is for checks that talk to the server; "
+                              "the type is ",
+                              NameOf(kHealthTypes, resolved.type)));
+}
+
 }  // namespace
 
 void ReadHealth(const MapReader& map, Service& service) {
@@ -142,6 +139,7 @@ void ReadHealth(const MapReader& map, Service& service) {
                health.timeout);
   section.Read("rise", IntegerIn<int>(1, 100), health.rise);
   section.Read("fall", IntegerIn<int>(1, 100), health.fall);
+  section.Read("share", OneOf(kCheckShares), health.share);
   section.Read("expect", ParseRegex, health.expect);
   section.Read("postscreen", OneOf(kPostscreens), health.postscreen);
   section.Read("ehlo", ParseWord, health.ehlo);
@@ -150,6 +148,7 @@ void ReadHealth(const MapReader& map, Service& service) {
   if (!typed) return;
   const Health resolved = Resolved(service);
   CheckTypes(section, health, resolved);
+  CheckSharing(section, resolved);
   CheckTls(section, resolved);
 }
 

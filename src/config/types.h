@@ -40,6 +40,9 @@ enum class BackendDown { kKeep, kReset };
 // How much of postscreen's greeting a check waits for: the first line, or what
 // follows its tests, some 6 s later.
 enum class Postscreen { kTeaser, kFull };
+// Whether several backends lead to one process, so that what a check finds out
+// about the process is true for all of them; see health/group.h.
+enum class CheckShare { kNone, kGroup };
 enum class SpliceMode { kAuto, kAlways, kOff };
 
 struct Health {
@@ -55,6 +58,7 @@ struct Health {
   std::optional<absl::Duration> timeout;  // Absent: by type.
   int rise = 2;
   int fall = 3;
+  CheckShare share = CheckShare::kNone;
   // What follows is for some types only. Empty: none, or the default.
   std::string expect;  // An RE2 for the greeting.
   Postscreen postscreen = Postscreen::kTeaser;

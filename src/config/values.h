@@ -58,6 +58,10 @@ inline constexpr Choice<CheckHeader> kCheckHeaders[] = {
     {"local", CheckHeader::kLocal},
     {"own", CheckHeader::kOwn},
 };
+inline constexpr Choice<CheckShare> kCheckShares[] = {
+    {"none", CheckShare::kNone},
+    {"group", CheckShare::kGroup},
+};
 inline constexpr Choice<NoBackend> kNoBackends[] = {
     {"reset", NoBackend::kReset},
     {"smtp_421", NoBackend::kSmtp421},

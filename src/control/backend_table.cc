@@ -186,8 +186,10 @@ void BackendTable::Watch(const Backend& backend, const config::Service& service,
     monitor_.Remove(backend.row.id);
     return;
   }
+  const bool grouped = health.share == config::CheckShare::kGroup;
   monitor_.Put(backend.row.id,
-               {CheckedEndpoint(backend.row, health), health, backend.sources},
+               {CheckedEndpoint(backend.row, health), health, backend.sources,
+                grouped ? backend.pool : ""},
                remembered);
 }
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "health/group.h"
+
 namespace headgate::health {
 namespace {
 
@@ -36,6 +38,17 @@ Monitor::Target WithoutCounting(Monitor::Target target) {
   return target;
 }
 
+// What a target of a group is checked by, itself and its group.
+Monitor::Target LightOf(Monitor::Target target) {
+  target.health = LightCheck(target.health);
+  target.group.clear();
+  return target;
+}
+Monitor::Target DeepOf(Monitor::Target target) {
+  target.endpoint.address = {};  // Any of its members'.
+  return target;
+}
+
 }  // namespace
 
 // The checks that some targets share.
@@ -47,6 +60,7 @@ class Monitor::Series final : public LoopOwned {
         timer_(monitor->loop_, [this] { OnTimer(); }) {}
 
   const Target& target() const { return target_; }
+  const std::vector<uint32_t>& ids() const { return ids_; }
 
   // The newcomer has its first result soon, and the others with it.
   void Join(uint32_t id) {
@@ -68,9 +82,15 @@ class Monitor::Series final : public LoopOwned {
   }
 
  private:
+  bool deep() const { return !target_.group.empty(); }
+
+  absl::Duration TakeTurn() {
+    return deep() ? pace_.Take(MonotonicNs()) : monitor_->TakeTurn();
+  }
+
   void OnTimer() {
     if (!awaits_turn_) {
-      const absl::Duration wait = monitor_->TakeTurn();
+      const absl::Duration wait = TakeTurn();
       awaits_turn_ = wait > absl::ZeroDuration();
       if (awaits_turn_) {
         timer_.Set(wait);
@@ -84,15 +104,37 @@ class Monitor::Series final : public LoopOwned {
   void Check() {
     // The interval runs from start to start, whatever the check takes.
     started_ns_ = MonotonicNs();
+    CheckRequest request{target_.endpoint, target_.health, false,
+                         target_.sources};
+    if (deep() && !TakeNextMember(request.target)) {
+      timer_.Set(UntilNext());
+      return;
+    }
     check_ = monitor_->start_(
-        {target_.endpoint, target_.health, false, target_.sources},
-        [this](const CheckResult& result) { Done(result); });
+        request, [this](const CheckResult& result) { Done(result); });
+  }
+
+  // False: no member can be reached.
+  bool TakeNextMember(Endpoint& endpoint) {
+    for (size_t i = 0; i < ids_.size(); ++i) {
+      turn_ = (turn_ + 1) % ids_.size();
+      const Checked& member = monitor_->targets_.at(ids_[turn_]);
+      if (member.own.count.state() == State::kDown) continue;
+      asked_ = ids_[turn_];
+      endpoint = member.target.endpoint;
+      return true;
+    }
+    return false;
   }
 
   void Done(const CheckResult& result) {
     check_.reset();
-    const std::vector<uint32_t> ids = ids_;  // It may change meanwhile.
-    for (const uint32_t id : ids) monitor_->Count(id, this, result);
+    if (deep() && !MetProcess(result)) {
+      monitor_->CheckOwn(asked_);
+    } else {
+      const std::vector<uint32_t> ids = ids_;  // It may change meanwhile.
+      for (const uint32_t id : ids) monitor_->Count(id, this, result);
+    }
     // A newcomer has set the timer already.
     if (!ids_.empty() && !timer_.armed()) timer_.Set(UntilNext());
   }
@@ -100,8 +142,8 @@ class Monitor::Series final : public LoopOwned {
   absl::Duration UntilNext() {
     absl::Duration interval = absl::InfiniteDuration();
     for (const uint32_t id : ids_) {
-      interval = std::min(
-          interval, Interval(target_.health, monitor_->targets_.at(id).state));
+      const Track* track = TrackOf(monitor_->targets_.at(id), this);
+      interval = std::min(interval, Interval(target_.health, track->count));
     }
     std::uniform_real_distribution<double> stretch(stretch_.first,
                                                    stretch_.second);
@@ -116,6 +158,10 @@ class Monitor::Series final : public LoopOwned {
   std::pair<double, double> stretch_ = kFirstStretch;
   bool awaits_turn_ = false;  // The timer is set to its turn.
   int64_t started_ns_ = 0;
+  // Deep checks only.
+  DeepPace pace_;
+  size_t turn_ = 0;     // Of ids_, the last to be checked.
+  uint32_t asked_ = 0;  // The id of that one.
   std::unique_ptr<health::Check> check_;
   Timer timer_;
 };
@@ -131,24 +177,66 @@ void Monitor::Put(uint32_t id, const Target& target, State remembered) {
   if (known && found->second.target == target) return;
   const bool same_server =
       known && found->second.target.endpoint == target.endpoint;
-  const auto [rise, fall] = std::pair(target.health.rise, target.health.fall);
-  const RiseFall state = same_server
-                             ? RiseFall(rise, fall, found->second.state.state())
-                             : RiseFall::Remembered(rise, fall, remembered);
-  Series* const before = known ? found->second.series : nullptr;
-  Series* const series = SeriesFor(target);
-  targets_.insert_or_assign(id, Checked{target, state, series});
-  if (series == before) return;
-  series->Join(id);
-  if (before != nullptr) Leave(id, before);
+  const Checked before = known ? found->second : Checked{};
+  const Checked after =
+      same_server ? Keep(target, before) : Know(target, remembered);
+  targets_.insert_or_assign(id, after);
+  Move(id, before.own.series, after.own.series);
+  Move(id, before.deep ? before.deep->series : nullptr,
+       after.deep ? after.deep->series : nullptr);
+}
+
+// What is known of a new server. Its group may know more of it.
+Monitor::Checked Monitor::Know(const Target& target, State remembered) {
+  const RiseFall count =
+      RiseFall::Remembered(target.health.rise, target.health.fall, remembered);
+  if (target.group.empty()) {
+    return {target, remembered, {SeriesFor(target), count}, std::nullopt};
+  }
+  Track deep{SeriesFor(DeepOf(target)), count};
+  State state = remembered;
+  if (!deep.series->ids().empty()) {
+    const uint32_t peer = deep.series->ids().front();
+    const State process = targets_.at(peer).deep->count.state();
+    deep.count = RiseFall(target.health.rise, target.health.fall, process);
+    if (process == State::kDown) state = State::kDown;
+  }
+  return {target, state, {SeriesFor(LightOf(target)), count}, deep};
+}
+
+// Another way to check a server that is known.
+Monitor::Checked Monitor::Keep(const Target& target, const Checked& known) {
+  const auto count = [&](State state) {
+    return RiseFall(target.health.rise, target.health.fall, state);
+  };
+  if (target.group.empty()) {
+    return {target,
+            known.state,
+            {SeriesFor(target), count(known.state)},
+            std::nullopt};
+  }
+  const bool was_member = known.deep.has_value();
+  const State own = was_member ? known.own.count.state() : known.state;
+  const State process = was_member ? known.deep->count.state() : known.state;
+  return {target,
+          known.state,
+          {SeriesFor(LightOf(target)), count(own)},
+          Track{SeriesFor(DeepOf(target)), count(process)}};
+}
+
+void Monitor::Move(uint32_t id, Series* from, Series* to) {
+  if (from == to) return;
+  if (to != nullptr) to->Join(id);
+  if (from != nullptr) Leave(id, from);
 }
 
 void Monitor::Remove(uint32_t id) {
   const auto found = targets_.find(id);
   if (found == targets_.end()) return;
-  Series* const series = found->second.series;
+  const Checked checked = found->second;
   targets_.erase(found);
-  Leave(id, series);
+  Leave(id, checked.own.series);
+  if (checked.deep.has_value()) Leave(id, checked.deep->series);
 }
 
 Monitor::Series* Monitor::SeriesFor(const Target& target) {
@@ -173,16 +261,40 @@ void Monitor::Leave(uint32_t id, Series* series) {
   if (alike.empty()) series_.erase(found);
 }
 
+Monitor::Track* Monitor::TrackOf(Checked& checked, const Series* series) {
+  if (checked.own.series == series) return &checked.own;
+  const bool deep = checked.deep.has_value() && checked.deep->series == series;
+  return deep ? &*checked.deep : nullptr;
+}
+
+State Monitor::StateOf(const Checked& checked) {
+  const State own = checked.own.count.state();
+  if (!checked.deep.has_value()) return own;
+  return MemberState(checked.state, own, checked.deep->count.state());
+}
+
 // Does nothing for a target that was removed, or left the series, since the
 // check ended.
 void Monitor::Count(uint32_t id, const Series* from,
                     const CheckResult& result) {
   const auto found = targets_.find(id);
-  if (found == targets_.end() || found->second.series != from) return;
-  RiseFall& state = found->second.state;
-  const bool changed = Counts(result.outcome, state.state()) &&
-                       state.OnResult(Alive(result.outcome));
-  on_result_(id, result, state.state(), changed);
+  if (found == targets_.end()) return;
+  Checked& checked = found->second;
+  Track* const track = TrackOf(checked, from);
+  if (track == nullptr) return;
+  RiseFall& count = track->count;
+  const bool alive = Alive(result.outcome);
+  const bool doubted = count.in_transition();
+  const bool turned =
+      Counts(result.outcome, count.state()) && count.OnResult(alive);
+  const State before = checked.state;
+  checked.state = StateOf(checked);
+  if (checked.deep.has_value() && track == &checked.own) {
+    if (turned && alive) checked.deep->series->CheckNow();
+    // The deep check's result says more, and stays.
+    if (alive && !doubted && !turned) return;
+  }
+  on_result_(id, result, checked.state, checked.state != before);
 }
 
 // How long until a check may start; the moment is the caller's alone.
@@ -194,8 +306,15 @@ absl::Duration Monitor::TakeTurn() {
 }
 
 void Monitor::CheckNow(uint32_t id) {
+  CheckOwn(id);
   const auto found = targets_.find(id);
-  if (found != targets_.end()) found->second.series->CheckNow();
+  if (found == targets_.end() || !found->second.deep.has_value()) return;
+  found->second.deep->series->CheckNow();
+}
+
+void Monitor::CheckOwn(uint32_t id) {
+  const auto found = targets_.find(id);
+  if (found != targets_.end()) found->second.own.series->CheckNow();
 }
 
 }  // namespace headgate::health

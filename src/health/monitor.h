@@ -2,7 +2,8 @@
 // thread's loop.
 //
 // Targets that are to be checked alike, in all but rise and fall, share each
-// check; every one counts the results for itself.
+// check; every one counts the results for itself. Those of a group share deep
+// checks and have light ones besides, see health/group.h.
 //
 // Checks do not start together: new ones, and those that a stall of the loop
 // has made late, start one after the other, 5,000 a second. The first interval
@@ -11,7 +12,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <random>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -30,6 +33,9 @@ class Monitor {
     Endpoint endpoint;               // What is checked.
     config::Health health;           // Resolved: neither auto nor none.
     std::vector<IpAddress> sources;  // As in CheckRequest.
+    // Targets of one group that are checked alike, at the same port, are one
+    // process; empty: none.
+    std::string group = "";
     bool operator==(const Target&) const = default;
   };
   // Starts one check, as health::StartCheck.
@@ -54,14 +60,27 @@ class Monitor {
 
  private:
   class Series;
+  // One of the two checks of a target in a group, or the only one.
+  struct Track {
+    Series* series = nullptr;
+    RiseFall count;
+  };
   struct Checked {
     Target target;
-    RiseFall state;
-    Series* series;
+    State state = State::kStarting;
+    Track own;  // In a group: the light one.
+    std::optional<Track> deep;
   };
 
+  Checked Know(const Target& target, State remembered);
+  Checked Keep(const Target& target, const Checked& known);
   Series* SeriesFor(const Target& target);
+  void Move(uint32_t id, Series* from, Series* to);
   void Leave(uint32_t id, Series* series);
+  // Null: the target does not take part in the series (any more).
+  static Track* TrackOf(Checked& checked, const Series* series);
+  static State StateOf(const Checked& checked);
+  void CheckOwn(uint32_t id);
   void Count(uint32_t id, const Series* from, const CheckResult& result);
   absl::Duration TakeTurn();
 

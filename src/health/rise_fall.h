@@ -14,6 +14,7 @@ enum class State { kStarting, kUp, kDown };
 
 class RiseFall {
  public:
+  RiseFall() = default;
   RiseFall(int rise, int fall, State state = State::kStarting)
       : rise_(rise), fall_(fall), state_(state) {}
 
@@ -46,9 +47,9 @@ class RiseFall {
   }
 
  private:
-  int rise_;
-  int fall_;
-  State state_;
+  int rise_ = 1;
+  int fall_ = 1;
+  State state_ = State::kStarting;
   int streak_ = 0;  // Results in a row that speak against the state.
 };
 

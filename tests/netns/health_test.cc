@@ -306,5 +306,47 @@ TEST_F(HealthTest, RateLimitsKeepTheStateAndAreToldOnce) {
       << log;
 }
 
+// ---- several addresses of one process ----
+
+constexpr char kGroupConfig[] = R"(
+pools:
+  nodes:
+    backends:
+      - {name: one, address: 198.18.2.13}
+      - {name: two, address: 198.18.2.14}
+services:
+  mail:
+    listen: [198.18.1.1:25]
+    pool: nodes
+    backend_port: 30125
+    health: {type: greeting, proxy_protocol: local, share: group,
+             interval: 100ms, timeout: 200ms, rise: 1, fall: 2}
+)";
+
+TEST(GroupTest, OneProcessIsAskedOnceAndEachAddressByItself) {
+  Lab lab;
+  const auto process = [] {
+    return std::make_unique<Server>(
+        std::vector<Endpoint>{At("198.18.2.13:30125"), At("198.18.2.14:30125")},
+        ServerOptions{.greeting = "hello\r\n"});
+  };
+  auto server = process();
+  Daemon daemon(kGroupConfig);
+  for (const char* name : {"one", "two"}) {
+    ASSERT_TRUE(daemon.WaitBackendState("mail", name, "up"));
+  }
+  lab.BlackHole("198.18.2.14");
+  ASSERT_TRUE(daemon.WaitBackendState("mail", "two", "down"));
+  EXPECT_EQ(daemon.Backend("mail", "one")["state"], "up");
+  lab.Heal("198.18.2.14");
+  ASSERT_TRUE(daemon.WaitBackendState("mail", "two", "up"));
+  // Two at once, and one 8 s later at the earliest; the light ones are not
+  // heard of.
+  EXPECT_LE(server->accepted(), 3u);
+  server->Kill();
+  EXPECT_TRUE(daemon.WaitBackendState("mail", "one", "down"));
+  EXPECT_TRUE(daemon.WaitBackendState("mail", "two", "down"));
+}
+
 }  // namespace
 }  // namespace headgate::testing

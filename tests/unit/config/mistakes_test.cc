@@ -91,6 +91,12 @@ INSTANTIATE_TEST_SUITE_P(
         InService("NoEhlo", "health: {type: smtp, ehlo: \"a b\"}",
                   "32: service smtp: health.ehlo: \"a b\" is not 1 to 255 "
                   "visible ASCII characters without a space"),
+        InService("NoSharing", "health: {share: pool}",
+                  "21: service smtp: health.share: unknown value \"pool\"; one "
+                  "of: none, group"),
+        InService("NothingToShare", "health: {type: tcp, share: group}",
+                  "32: service smtp: health.share: group is for checks that "
+                  "talk to the server; the type is tcp"),
         InService("NoPostscreen", "health: {postscreen: some}",
                   "26: service smtp: health.postscreen: unknown value "
                   "\"some\"; one of: teaser, full"),

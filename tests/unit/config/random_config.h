@@ -161,6 +161,9 @@ class RandomConfig {
     health.rise = Number(1, 100);
     health.fall = Number(1, 100);
     if (Maybe()) health.port = Port();
+    if (health.type != HealthType::kNone && health.type != HealthType::kTcp) {
+      health.share = Any({CheckShare::kNone, CheckShare::kGroup});
+    }
     AddTls(health);
     if (health.type == HealthType::kGreeting) health.expect = Text();
     if (health.type == HealthType::kSmtp) {
