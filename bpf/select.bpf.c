@@ -19,6 +19,7 @@ int select_backend(struct hg_select *ctx)
 	ctx->backend = request.backend;
 	ctx->slot = request.slot;
 	ctx->port = request.port;
+	ctx->full = request.full;
 	__builtin_memcpy(ctx->address, request.address, sizeof(ctx->address));
 	return 0;
 }

@@ -151,7 +151,8 @@ struct hg_select {
 	__u64 tried[HG_MAX_SERVICE_BACKENDS / 64]; /* in: slots to leave out */
 	__u8 client[16];		/* in */
 	__u32 client_port;		/* in */
-	__u32 _pad;
+	__u32 full;			/* out, with backend 0: 1: one would do if
+					 * it were not at its max_connections */
 };
 HG_ABI_ASSERT(sizeof(struct hg_select) == 32 + 64 + 24);
 

@@ -32,6 +32,9 @@
  *                        only clients of backends that come or go move
  *   first                in the order of the list
  *
+ * Who finds nobody is told whether somebody would do but for being full; one
+ * that is down would in a panic only.
+ *
  * Connections are counted by their owner after selection: as many workers as
  * select at once may all take the last place below max_connections.
  */
@@ -69,6 +72,7 @@ struct select_walk {
 	__u32 ready; /* primaries, up and down */
 	__u32 up;
 	__u32 used; /* tiers, as bits */
+	__u32 full; /* tiers that have backends without room, as bits */
 	struct tier tiers[TIERS];
 	struct tier all; /* the used ones together */
 	__u32 draw;	 /* the weights before the one to find */
@@ -105,16 +109,22 @@ static __always_inline __u64 active_at(const struct select_walk *walk,
 	return stats ? stats->connections_active : 0;
 }
 
-static __always_inline __u32 tier_of(const struct select_walk *walk, __u64 slot,
-				     const struct hg_backend *backend)
+static __always_inline int is_full(const struct select_walk *walk, __u64 slot,
+				   const struct hg_backend *backend)
+{
+	return backend->max_connections &&
+	       active_at(walk, slot) >= backend->max_connections;
+}
+
+/* Whether it has room or not. */
+static __always_inline __u32 tier_if_room(const struct select_walk *walk,
+					  __u64 slot,
+					  const struct hg_backend *backend)
 {
 	int down = backend->health == HG_HEALTH_DOWN;
 
 	if (slot >= HG_MAX_SERVICE_BACKENDS || !backend->weight ||
 	    (walk->tried[slot / 64] & (1ULL << (slot % 64))))
-		return TIER_NONE;
-	if (backend->max_connections &&
-	    active_at(walk, slot) >= backend->max_connections)
 		return TIER_NONE;
 	if (backend->admin == HG_ADMIN_READY) {
 		if (backend->backup)
@@ -124,6 +134,13 @@ static __always_inline __u32 tier_of(const struct select_walk *walk, __u64 slot,
 	if (backend->admin == HG_ADMIN_DRAIN && walk->service->use_draining)
 		return down ? TIER_NONE : TIER_DRAINING;
 	return TIER_NONE;
+}
+
+static __always_inline __u32 tier_of(const struct select_walk *walk, __u64 slot,
+				     const struct hg_backend *backend)
+{
+	return is_full(walk, slot, backend) ? TIER_NONE
+					    : tier_if_room(walk, slot, backend);
 }
 
 /* Its weight if it is in a used tier, else 0. */
@@ -162,16 +179,24 @@ static long weigh_slot(__u64 slot, struct select_walk *walk)
 		if (backend->health != HG_HEALTH_DOWN)
 			walk->up++;
 	}
-	tier = tier_of(walk, slot, backend);
-	if (tier < TIERS)
+	tier = tier_if_room(walk, slot, backend);
+	if (tier >= TIERS)
+		return 0;
+	if (is_full(walk, slot, backend))
+		walk->full |= 1U << tier;
+	else
 		add_to_tier(&walk->tiers[tier], weight, weight, slot);
 	return 0;
 }
 
+static __always_inline int in_panic(const struct select_walk *walk)
+{
+	return walk->up * 100 < walk->ready * walk->service->panic_threshold;
+}
+
 static __always_inline __u32 tiers_to_use(const struct select_walk *walk)
 {
-	int panic =
-	    walk->up * 100 < walk->ready * walk->service->panic_threshold;
+	int panic = in_panic(walk);
 	__u32 primary = walk->tiers[TIER_PRIMARY].weight;
 	__u32 down = walk->tiers[TIER_DOWN].weight;
 
@@ -184,6 +209,16 @@ static __always_inline __u32 tiers_to_use(const struct select_walk *walk)
 	if (panic && down)
 		return 1U << TIER_DOWN;
 	return 1U << TIER_DRAINING;
+}
+
+/* Whether somebody would do who has no room. */
+static __always_inline int some_are_full(const struct select_walk *walk)
+{
+	__u32 eligible = ~(1U << TIER_DOWN);
+
+	if (in_panic(walk))
+		eligible |= 1U << TIER_DOWN;
+	return (walk->full & eligible) != 0;
 }
 
 static __always_inline void use_tiers(struct select_walk *walk)
@@ -351,6 +386,7 @@ static __always_inline void select_backend_for(struct hg_select *request,
 	__u32 id = request->service;
 
 	request->backend = 0;
+	request->full = 0;
 	walk.service = bpf_map_lookup_elem(&services, &id);
 	walk.stats = bpf_map_lookup_elem(&service_stats, &id);
 	if (!walk.service || !walk.stats)
@@ -359,7 +395,7 @@ static __always_inline void select_backend_for(struct hg_select *request,
 	walk.count = walk.service->backend_count;
 	if (walk.count > HG_MAX_SERVICE_BACKENDS)
 		walk.count = HG_MAX_SERVICE_BACKENDS;
-	walk.ready = walk.up = zero;
+	walk.ready = walk.up = walk.full = zero;
 	for (int i = 0; i < TIERS; i++) {
 		walk.tiers[i].weight = zero;
 		walk.tiers[i].heaviest = zero;
@@ -373,8 +409,10 @@ static __always_inline void select_backend_for(struct hg_select *request,
 
 	pick_slot(&walk);
 	backend = backend_at(&walk, walk.slot);
-	if (!backend)
+	if (!backend) {
+		request->full = some_are_full(&walk);
 		return;
+	}
 	request->slot = walk.slot;
 	request->backend =
 	    walk.service->backends[walk.slot % HG_MAX_SERVICE_BACKENDS];

@@ -240,8 +240,7 @@ void Grammar::ReadService(const Node& node) {
   ReadQueue(map, service);
   const bool unlimited = limit_read || map.Lacks("max_connections");
   if (service.queue.has_value() && unlimited && service.max_connections == 0) {
-    map.Report(map.Find("queue")->key_at, "queue",
-               "nobody ever waits without max_connections");
+    place.queue_without_limit = map.Find("queue")->key_at;
   }
   ReadOnNoBackend(map, service);
   map.Read("on_backend_down", OneOf(kBackendDowns), service.on_backend_down);

@@ -95,6 +95,20 @@ void CheckBackendPorts(const Service& service, const ServicePlace& place,
   }
 }
 
+void CheckQueue(const Service& service, const ServicePlace& place,
+                const Pool& pool, Errors& errors) {
+  if (!place.queue_without_limit.has_value()) return;
+  const bool limited =
+      std::any_of(pool.backends.begin(), pool.backends.end(),
+                  [](const Backend& b) { return b.max_connections != 0; });
+  if (limited) return;
+  errors.Add(*place.queue_without_limit,
+             absl::StrCat("service ", service.name,
+                          ": queue: nobody ever waits without "
+                          "max_connections, here or of a backend of pool ",
+                          pool.name));
+}
+
 }  // namespace
 
 void Validate(const Config& config, const Places& places, Errors& errors) {
@@ -110,6 +124,7 @@ void Validate(const Config& config, const Places& places, Errors& errors) {
       continue;
     }
     CheckBackendPorts(service, place, pool->second, errors);
+    CheckQueue(service, place, pool->second, errors);
     service_backends += pool->second.backends.size();
   }
   if (service_backends > kMaxServiceBackends) {

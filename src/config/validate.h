@@ -26,6 +26,8 @@ struct ServicePlace {
   Position pool;
   std::vector<Position> listen;     // One for each of Service::listen.
   bool lacks_backend_port = false;  // And no other error explains it.
+  // Its queue is for its backends' max_connections, if for any.
+  std::optional<Position> queue_without_limit;
 };
 
 struct Places {

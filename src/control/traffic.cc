@@ -35,6 +35,7 @@ void Controller::WatchTraffic() {
     for (const uint32_t id : service.backends) {
       SettleEjection(backends_.at(id));
     }
+    service.queue->LookForRoom();
   }
   if (watched.empty()) {
     traffic_timer_.Cancel();

@@ -80,26 +80,45 @@ void Connection::Start() {
 }
 
 void Connection::EnterQueue() {
-  const auto entry = service_->queue->Enter(
-      [host = host_, id = id_, queue = service_->queue] {
-        host->loop()->Post([host, id, queue] {
-          if (!host->Admitted(id)) queue->GiveBack();
-        });
-      },
-      &ticket_);
-  switch (entry) {
+  switch (service_->queue->Enter(AdmissionLater(), &ticket_)) {
     case Queue::Entry::kAdmitted:
       Admit();
       return;
     case Queue::Entry::kWaits:
-      state_ = State::kQueued;
-      timer_.Set(service_->config.queue->timeout);
+      Wait();
       return;
     case Queue::Entry::kFull:
       datapath::Add(service_stats().queue_full, 1);
       TurnAway();
       return;
   }
+}
+
+// Admitted, with nobody to give it to who has room.
+void Connection::ReturnToQueue() {
+  if (!service_->queue->Return(ticket_, has_waited_, AdmissionLater())) {
+    datapath::Add(service_stats().queue_full, 1);
+    TurnAway();
+    return;
+  }
+  admitted_ = false;
+  Wait();
+  if (!dial_.AllAreFull()) service_->queue->LookForRoom();
+}
+
+absl::AnyInvocable<void()> Connection::AdmissionLater() {
+  return [host = host_, id = id_, queue = service_->queue] {
+    host->loop()->Post([host, id, queue] {
+      if (!host->Admitted(id)) queue->GiveBack();
+    });
+  };
+}
+
+void Connection::Wait() {
+  state_ = State::kQueued;
+  has_waited_ = true;
+  timer_.Set(service_->config.queue->timeout -
+             absl::Nanoseconds(MonotonicNs() - started_ns_));
 }
 
 bool Connection::OnAdmitted() {
@@ -114,6 +133,8 @@ void Connection::Admit() {
   admitted_ = true;
   state_ = State::kConnecting;
   dial_.Next();
+  // Where it has found room there may be more.
+  if (has_waited_ && state_ != State::kQueued) service_->queue->LookForRoom();
 }
 
 // ---- connecting -----------------------------------------------------------
@@ -142,7 +163,11 @@ void Connection::OnDialled(Dialled dialled) {
   Opened();
 }
 
-void Connection::OnNobodyLeft() {
+void Connection::OnNobodyLeft(bool full) {
+  if (full && service_->config.queue.has_value()) {
+    ReturnToQueue();
+    return;
+  }
   datapath::Add(service_stats().no_backend, 1);
   TurnAway();
 }
@@ -192,6 +217,7 @@ void Connection::HearGreeting(uint32_t events) {
 void Connection::ReplaceBackend() {
   log::Debug("connection %d: backend %d does not speak", id_, backend_id_);
   LeaveBackend();
+  service_->queue->LookForRoom();
   ResetOnClose(backend_.get());
   backend_.reset();
   state_ = State::kConnecting;
@@ -293,8 +319,8 @@ void Connection::Close(bool reset) {
   if (state_ == State::kClosed) return;
   CountFallback();
   dial_.Abandon();
-  LeaveService();
   LeaveBackend();
+  LeaveService();  // The last: it looks for who may come next.
   state_ = State::kClosed;
   timer_.Cancel();
   if (reset) {
@@ -317,7 +343,7 @@ void Connection::LeaveService() {
   if (state_ == State::kQueued) service_->queue->Cancel(ticket_);
   if (!admitted_) return;
   datapath::Subtract(service_stats().connections_active, 1);
-  service_->queue->Left();
+  service_->queue->LookForRoom();
 }
 
 void Connection::LeaveBackend() {

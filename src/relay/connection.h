@@ -89,10 +89,13 @@ class Connection final : public LoopOwned, public DialOwner {
   void OnTimerOpen();
 
   void EnterQueue();
+  void ReturnToQueue();
+  absl::AnyInvocable<void()> AdmissionLater();
+  void Wait();
   void Admit();
   int SendHeader(int socket) override;
   void OnDialled(Dialled dialled) override;
-  void OnNobodyLeft() override;
+  void OnNobodyLeft(bool full) override;
   void TurnAway();
   void DrainClient();
   void AwaitGreeting(uint32_t events);
@@ -131,11 +134,12 @@ class Connection final : public LoopOwned, public DialOwner {
   bool deferred_ = false;
   Timer timer_;
   Dial dial_;
-  uint32_t backend_id_ = 0;   // Dialled; 0: none.
-  int64_t dialled_ns_ = 0;    // When that connect began.
-  bool admitted_ = false;     // Counted in connections_active.
-  bool heard_ = false;        // The backend's first word, or that it has none.
-  Queue::Ticket ticket_ = 0;  // While queued.
+  uint32_t backend_id_ = 0;  // Dialled; 0: none.
+  int64_t dialled_ns_ = 0;   // When that connect began.
+  bool admitted_ = false;    // Counted in connections_active.
+  bool heard_ = false;       // The backend's first word, or that it has none.
+  bool has_waited_ = false;  // In the queue, where ticket_ is its place.
+  Queue::Ticket ticket_ = 0;
   Farewell farewell_;
   Direction in_;   // From the client.
   Direction out_;  // To the client.

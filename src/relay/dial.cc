@@ -66,7 +66,7 @@ void Dial::GoOn(bool start) {
     return;
   }
   timer_->Cancel();
-  owner_->OnNobodyLeft();
+  owner_->OnNobodyLeft(selection_.full != 0);
 }
 
 // Whether one more connect is under way.
@@ -157,6 +157,12 @@ bool Dial::Select() {
   return true;
 }
 
+bool Dial::AllAreFull() {
+  hg_select selection = selection_;
+  return host_->context()->datapath->Select(&selection).ok() &&
+         selection.backend == 0 && selection.full != 0;
+}
+
 // ---- answers ---------------------------------------------------------------
 
 void Dial::OnAttempt(Attempt& attempt, uint32_t events) {
@@ -190,7 +196,7 @@ void Dial::Won(Attempt& attempt, uint32_t events) {
              .ok()) {
       attempt.socket = std::move(dialled.socket);
       Drop(attempt);
-      owner_->OnNobodyLeft();
+      owner_->OnNobodyLeft(selection_.full != 0);
       return;
     }
   }
@@ -267,6 +273,7 @@ void Dial::Drop(Attempt& attempt) {
   host_->loop()->Remove(attempt.socket.get(), attempt.handler);
   ResetOnClose(attempt.socket.get());
   attempt.socket.reset();
+  service_->queue->LookForRoom();
 }
 
 void Dial::FreeRivals() {

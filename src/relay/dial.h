@@ -34,7 +34,8 @@ class DialOwner {
   virtual int SendHeader(int socket) = 0;
   // One of these ends each Next(); they may begin another, or Abandon().
   virtual void OnDialled(Dialled dialled) = 0;
-  virtual void OnNobodyLeft() = 0;
+  // `full`: a backend would do if it had room.
+  virtual void OnNobodyLeft(bool full) = 0;
 
  protected:
   ~DialOwner() = default;
@@ -50,6 +51,8 @@ class Dial {
 
   // Looks for a backend that was not tried before.
   void Next() { GoOn(true); }
+  // Whether those that Next() might take are all full.
+  bool AllAreFull();
   // What the owner gets while Next() is under way.
   void OnIo(uint32_t events) { OnAttempt(first_, events); }
   void OnTimer();

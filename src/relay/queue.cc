@@ -15,8 +15,9 @@ void Queue::SetLimits(uint64_t max, uint64_t size) {
 
 Queue::Entry Queue::Enter(absl::AnyInvocable<void()> admitted, Ticket* ticket) {
   std::lock_guard<std::mutex> lock(mutex_);
-  ++waiting_;  // Before the look at the room, see Left().
+  ++waiting_;  // Before the look at the room, see LookForRoom().
   std::atomic_thread_fence(std::memory_order_seq_cst);
+  *ticket = next_++;
   if (waiters_.empty() && TakeRoom()) {
     --waiting_;
     return Entry::kAdmitted;
@@ -25,23 +26,39 @@ Queue::Entry Queue::Enter(absl::AnyInvocable<void()> admitted, Ticket* ticket) {
     --waiting_;
     return Entry::kFull;
   }
-  *ticket = next_++;
-  waiters_.emplace(*ticket, std::move(admitted));
-  datapath::Add(stats_->queue_active, 1);
+  AddWaiter(*ticket, std::move(admitted));
   return Entry::kWaits;
+}
+
+bool Queue::Return(Ticket ticket, bool has_waited,
+                   absl::AnyInvocable<void()> admitted) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (!has_waited && waiters_.size() >= size_) return false;
+  ++waiting_;
+  backends_full_ = true;
+  AddWaiter(ticket, std::move(admitted));
+  datapath::Subtract(stats_->connections_active, 1);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  return true;
+}
+
+void Queue::AddWaiter(Ticket ticket, absl::AnyInvocable<void()> admitted) {
+  waiters_.emplace(ticket, std::move(admitted));
+  datapath::Add(stats_->queue_active, 1);
 }
 
 bool Queue::Cancel(Ticket ticket) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (waiters_.erase(ticket) == 0) return false;
   --waiting_;
+  backends_full_ &= !waiters_.empty();
   datapath::Subtract(stats_->queue_active, 1);
   return true;
 }
 
 void Queue::GiveBack() {
   datapath::Subtract(stats_->connections_active, 1);
-  Left();
+  LookForRoom();
 }
 
 void Queue::Admit() {
@@ -56,7 +73,9 @@ void Queue::AdmitLocked() {
     datapath::Subtract(stats_->queue_active, 1);
     first->second();
     waiters_.erase(first);
+    if (backends_full_) break;
   }
+  backends_full_ &= !waiters_.empty();
 }
 
 // Only the holder of the lock adds connections, so the limit is never passed.

@@ -1,6 +1,12 @@
 // The clients of a service that wait for their turn: the room that
-// max_connections leaves is given out in the order in which they came, over all
-// workers. Shared between them; every method may be called from any thread.
+// max_connections leaves, its own and its backends', is given out in the order
+// in which they came, over all workers. Shared between them; every method may
+// be called from any thread.
+//
+// The service's room is counted here. That of backends only selection knows:
+// who was admitted and has found them full comes back, to its place. From then
+// on, until nobody waits, each occasion admits one, who looks and, having found
+// room, makes the occasion for the next.
 #pragma once
 
 #include <atomic>
@@ -29,12 +35,19 @@ class Queue {
   // kWaits: `admitted` is called once, in any thread and under a lock, unless
   // Cancel(*ticket) comes first.
   Entry Enter(absl::AnyInvocable<void()> admitted, Ticket* ticket);
+  // Who was admitted has found all backends full and waits on, before everyone
+  // that came later. Look again afterwards: a backend may have got room
+  // meanwhile. False: there is no place to wait, and the admission stands;
+  // never for one who has waited before.
+  bool Return(Ticket ticket, bool has_waited,
+              absl::AnyInvocable<void()> admitted);
   // False: it has been admitted.
   bool Cancel(Ticket ticket);
   // Who was admitted has gone meanwhile.
   void GiveBack();
-  // A connection of the service is over and counted off.
-  void Left() {
+  // An occasion: a connection is over, of the service or of one of its
+  // backends, and counted off; or a backend may be chosen that could not be.
+  void LookForRoom() {
     // Who enters counts himself before he looks for room: one of the two sees
     // the other.
     std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -45,6 +58,7 @@ class Queue {
   bool TakeRoom();
   void Admit();
   void AdmitLocked();
+  void AddWaiter(Ticket ticket, absl::AnyInvocable<void()> admitted);
 
   hg_service_stats* const stats_;
   std::atomic<uint64_t> waiting_{0};
@@ -52,6 +66,7 @@ class Queue {
   uint64_t max_ = 0;
   uint64_t size_ = 0;
   Ticket next_ = 1;
+  bool backends_full_ = false;  // As far as known; while somebody waits.
   std::map<Ticket, absl::AnyInvocable<void()>> waiters_;
 };
 

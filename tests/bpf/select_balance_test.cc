@@ -170,6 +170,41 @@ TEST_P(FullTest, NobodyWhenAllAreFull) {
   EXPECT_EQ(Select(), 0u);
 }
 
+TEST_P(FullTest, FullIsToldFromNobody) {
+  Serve({1, 1}, GetParam());
+  EXPECT_FALSE(AllAreFull());
+  EXPECT_FALSE(AllAreFull({0, 1})) << "tried, and that was all";
+  Put(1, Limited(1));
+  SetActive(1, 1);
+  EXPECT_FALSE(AllAreFull()) << "one has room";
+  EXPECT_TRUE(AllAreFull({1}));
+  EXPECT_FALSE(AllAreFull({0, 1}));
+  Put(2, Down());
+  EXPECT_TRUE(AllAreFull());
+  SetActive(1, 0);
+  EXPECT_FALSE(AllAreFull());
+}
+
+TEST_P(FullTest, WhoWouldNotBeChosenIsNotWaitedFor) {
+  Serve({1, 1, 1}, GetParam());
+  hg_backend down = Limited(1), draining = Limited(1), idle = Limited(1);
+  down.health = HG_HEALTH_DOWN;
+  draining.admin = HG_ADMIN_DRAIN;
+  idle.weight = 0;
+  Put(1, down);
+  Put(2, draining);
+  Put(3, idle);
+  for (const uint32_t backend : {1U, 2U, 3U}) SetActive(backend, 1);
+  EXPECT_FALSE(AllAreFull());
+  service_.panic_threshold = 50;
+  PutService();
+  EXPECT_TRUE(AllAreFull()) << "in panic health does not count";
+  EXPECT_FALSE(AllAreFull({0}));
+  service_.use_draining = 1;
+  PutService();
+  EXPECT_TRUE(AllAreFull({0})) << "the last resort";
+}
+
 TEST_P(FullTest, TheBackupTakesWhatIsTooMuch) {
   Serve({1, 1}, GetParam());
   Put(1, Limited(1));

@@ -136,11 +136,11 @@ class SelectTest : public ::testing::Test {
     service_.table = kTable;
   }
 
-  // The backend chosen, 0 for none.
-  uint32_t Select(const std::vector<uint32_t>& tried_slots = {},
-                  const Client& client = {}) const {
+  hg_select Answer(const std::vector<uint32_t>& tried_slots = {},
+                   const Client& client = {}) const {
     hg_select request{};
     request.service = kService;
+    request.full = 7;  // Not what it answers.
     std::memcpy(request.client, client.address, sizeof request.client);
     request.client_port = client.port;
     for (const uint32_t slot : tried_slots) {
@@ -148,7 +148,18 @@ class SelectTest : public ::testing::Test {
     }
     const absl::Status status = datapath_->Select(&request);
     EXPECT_TRUE(status.ok()) << status;
-    return request.backend;
+    return request;
+  }
+  // The backend chosen, 0 for none.
+  uint32_t Select(const std::vector<uint32_t>& tried_slots = {},
+                  const Client& client = {}) const {
+    return Answer(tried_slots, client).backend;
+  }
+  // Whether none was chosen for want of room alone.
+  bool AllAreFull(const std::vector<uint32_t>& tried_slots = {}) const {
+    const hg_select answer = Answer(tried_slots);
+    EXPECT_TRUE(answer.backend == 0 || answer.full == 0);
+    return answer.full == 1;
   }
   uint32_t SelectFor(uint32_t client) const {
     return Select({}, Ipv4Client(client));

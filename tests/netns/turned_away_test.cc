@@ -192,6 +192,117 @@ TEST_F(TurnedAwayTest, UnderLoadTheLimitHoldsAndAllAreServed) {
   EXPECT_EQ(daemon.Service("smtp")["queue_length"], 0);
 }
 
+// ---- full backends ---------------------------------------------------------
+
+// $0: more keys of the service. Of several workers, each may take the last
+// place at the same moment.
+constexpr char kFullConfig[] = R"(
+workers: 1
+metrics: {listen: 127.0.0.1:9140}
+pools:
+  nodes:
+    backends:
+      - {name: one, address: 198.18.2.11, max_connections: 2}
+services:
+  smtp:
+    listen: [198.18.1.1:25]
+    pool: nodes
+    backend_port: 30125
+    health: {type: none}
+    on_no_backend: smtp_421
+    $0
+)";
+
+TEST_F(TurnedAwayTest, FullBackendsAreWaitedForInOrder) {
+  Daemon daemon(absl::Substitute(kFullConfig, "queue: {size: 3, timeout: 2s}"));
+  const UniqueFd one = ListenAtOne();
+  std::vector<Session> served;
+  served.push_back(OpenSession(vip_, one));
+  served.push_back(OpenSession(vip_, one));
+  const auto length = [&] {
+    return daemon.Service("smtp")["queue_length"].get<int>();
+  };
+  std::vector<TcpSocket> waiting;
+  for (int i = 1; i <= 3; ++i) {
+    waiting.push_back(Client());
+    ASSERT_TRUE(waiting.back().Send("EHLO\r\n"));
+    ASSERT_TRUE(
+        WaitUntil(absl::Milliseconds(500), [&] { return length() == i; }));
+  }
+  TcpSocket beyond = Client();
+  ExpectLine(beyond, k421);
+  for (size_t i = 0; i < 2; ++i) {
+    served[i].client.Close();
+    served[i].backend.Close();
+    Session next = AcceptSession(std::move(waiting[i]), one);
+    EXPECT_EQ(next.backend.Receive(6), "EHLO\r\n");
+    served.push_back(std::move(next));
+  }
+  ExpectLine(waiting[2], k421);  // Its time was up.
+  MetricMap metrics = daemon.Metrics();
+  EXPECT_EQ(metrics["headgate_queue_rejections_total{reason=\"full\","
+                    "service=\"smtp\"}"],
+            1);
+  EXPECT_EQ(metrics["headgate_queue_rejections_total{reason=\"timeout\","
+                    "service=\"smtp\"}"],
+            1);
+  EXPECT_EQ(metrics["headgate_no_backend_total{service=\"smtp\"}"], 0);
+  EXPECT_EQ(length(), 0);
+}
+
+TEST_F(TurnedAwayTest, WithoutAQueueFullBackendsAreNobody) {
+  Daemon daemon(absl::Substitute(kFullConfig, ""));
+  const UniqueFd one = ListenAtOne();
+  Session first = OpenSession(vip_, one);
+  Session second = OpenSession(vip_, one);
+  TcpSocket beyond = Client();
+  ExpectLine(beyond, k421);
+}
+
+TEST_F(TurnedAwayTest, WhoWaitsForFullBackendsHearsOfChanges) {
+  Daemon daemon(absl::Substitute(kFullConfig, "queue: {size: 9, timeout: 1h}"));
+  const UniqueFd one = ListenAtOne();
+  Session first = OpenSession(vip_, one);
+  Session second = OpenSession(vip_, one);
+  const auto waits = [&](int clients) {
+    return WaitUntil(kTcpTimeout, [&, clients] {
+      return daemon.Service("smtp")["queue_length"] == clients;
+    });
+  };
+  TcpSocket more = Client();
+  ASSERT_TRUE(waits(1));
+  // With its only backend in maintenance nobody is left to wait for.
+  ASSERT_EQ(daemon.Ctl({"backend", "maint", "smtp/one"}).exit_code, 0);
+  ExpectLine(more, k421);
+  ASSERT_EQ(daemon.Ctl({"backend", "ready", "smtp/one"}).exit_code, 0);
+  const UniqueFd two =
+      RunIn(kBackend, [] { return Listen(At("198.18.2.11:30126")); });
+  std::vector<TcpSocket> waiting;
+  waiting.push_back(Client());
+  waiting.push_back(Client());
+  ASSERT_TRUE(waits(2));
+  ASSERT_EQ(
+      daemon.Ctl({"backend", "add", "smtp/two", "198.18.2.11:30126"}).exit_code,
+      0);
+  EXPECT_TRUE(waits(0));
+}
+
+TEST_F(TurnedAwayTest, UnderLoadBackendsAreNeverFullerThanAllowed) {
+  Daemon daemon(
+      absl::Substitute(kFullConfig, "queue: {size: 1000, timeout: 10s}"));
+  Server server({At("198.18.2.11:30125")},
+                {.greeting = "220 ready\r\n", .echo = true});
+  const LoadReport report = RunLoad({.target = vip_,
+                                     .total = 3000,
+                                     .concurrency = 300,
+                                     .send = "NOOP\r\n",
+                                     .expect = "220 ready\r\nNOOP\r\n"});
+  EXPECT_EQ(report.ok, 3000u) << report.ToString();
+  EXPECT_TRUE(
+      WaitUntil(kTcpTimeout, [&] { return daemon.ActiveConnections() == 0; }));
+  EXPECT_EQ(daemon.Service("smtp")["queue_length"], 0);
+}
+
 // ---- a backend that goes down ----------------------------------------------
 
 // $0: keep or reset

@@ -184,7 +184,7 @@ INSTANTIATE_TEST_SUITE_P(
                   "0 to 10000000"),
         InService("QueueWithoutLimit", "queue: {size: 5}",
                   "5: service smtp: queue: nobody ever waits without "
-                  "max_connections"),
+                  "max_connections, here or of a backend of pool mail"),
         InService("NoAnswer", "on_no_backend: 421",
                   "20: service smtp: on_no_backend: unknown value \"421\"; "
                   "one of: reset, smtp_421, imap_bye"),

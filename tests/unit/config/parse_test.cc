@@ -335,5 +335,17 @@ TEST(LimitTest, Levels) {
   EXPECT_THAT(nested(100'000), ElementsAre("9:67: more than 64 levels"));
 }
 
+TEST(ParseTest, AQueueMayBeForTheBackendsLimits) {
+  const Parsed parsed = Parse(R"(
+pools:
+  mail:
+    backends: [{name: a, address: "198.18.2.1:25", max_connections: 9}]
+services:
+  smtp: {listen: "198.18.1.1:25", pool: mail, queue: {size: 5}}
+)");
+  ASSERT_TRUE(parsed.errors.empty());
+  EXPECT_EQ(parsed.config.services.at("smtp").queue->size, 5u);
+}
+
 }  // namespace
 }  // namespace headgate::config

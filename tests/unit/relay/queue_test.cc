@@ -15,9 +15,13 @@ class QueueTest : public ::testing::Test {
   Queue::Entry Enter(int who) {
     return queue_.Enter([this, who] { admitted_.push_back(who); }, &ticket_);
   }
+  bool Return(Queue::Ticket ticket, int who, bool has_waited = false) {
+    return queue_.Return(ticket, has_waited,
+                         [this, who] { admitted_.push_back(who); });
+  }
   void Leave() {
     datapath::Subtract(stats_.connections_active, 1);
-    queue_.Left();
+    queue_.LookForRoom();
   }
 
   hg_service_stats stats_{};
@@ -72,6 +76,58 @@ TEST_F(QueueTest, MoreRoomIsGivenOutAtOnce) {
   EXPECT_EQ(admitted_, std::vector({2}));
   queue_.SetLimits(0, 0);
   EXPECT_EQ(admitted_, std::vector({2, 3, 4}));
+}
+
+// ---- full backends ----
+
+TEST_F(QueueTest, WhoFindsBackendsFullWaitsBeforeAllThatCameLater) {
+  queue_.SetLimits(0, 9);
+  EXPECT_EQ(Enter(1), Queue::Entry::kAdmitted);
+  const Queue::Ticket first = ticket_;
+  EXPECT_EQ(Enter(2), Queue::Entry::kAdmitted);
+  const Queue::Ticket second = ticket_;
+  EXPECT_TRUE(Return(second, 2));
+  EXPECT_EQ(Enter(3), Queue::Entry::kWaits) << "no overtaking";
+  EXPECT_TRUE(Return(first, 1));
+  EXPECT_EQ(stats_.connections_active, 0u);
+  EXPECT_EQ(stats_.queue_active, 3u);
+  // One at a time, and each with room makes the occasion for the next.
+  queue_.LookForRoom();
+  EXPECT_EQ(admitted_, std::vector({1}));
+  EXPECT_EQ(stats_.connections_active, 1u);
+  EXPECT_TRUE(Return(first, 1, true)) << "still full";
+  queue_.LookForRoom();
+  queue_.LookForRoom();
+  EXPECT_EQ(admitted_, std::vector({1, 1, 2}));
+  queue_.LookForRoom();
+  EXPECT_EQ(stats_.queue_active, 0u);
+  EXPECT_EQ(Enter(4), Queue::Entry::kAdmitted) << "nobody waits any more";
+}
+
+TEST_F(QueueTest, AFullQueueTakesBackOnlyWhoHadAPlace) {
+  queue_.SetLimits(0, 1);
+  Enter(1);
+  const Queue::Ticket first = ticket_;
+  Enter(2);
+  const Queue::Ticket second = ticket_;
+  EXPECT_TRUE(Return(first, 1));
+  EXPECT_FALSE(Return(second, 2));
+  EXPECT_EQ(stats_.connections_active, 1u) << "it stands until it leaves";
+  queue_.LookForRoom();
+  EXPECT_EQ(Enter(3), Queue::Entry::kAdmitted);
+  EXPECT_TRUE(Return(ticket_, 3));
+  EXPECT_TRUE(Return(first, 1, true));
+  EXPECT_EQ(stats_.queue_active, 2u);
+}
+
+TEST_F(QueueTest, OnceTheLastHasLeftTheServiceLimitAloneCounts) {
+  queue_.SetLimits(2, 9);
+  Enter(1);
+  EXPECT_TRUE(Return(ticket_, 1));
+  EXPECT_TRUE(queue_.Cancel(ticket_));
+  for (int i = 2; i <= 5; ++i) Enter(i);
+  queue_.SetLimits(4, 9);
+  EXPECT_EQ(admitted_, std::vector({4, 5}));
 }
 
 // Threads that come and go: the limit holds and nobody is forgotten.
