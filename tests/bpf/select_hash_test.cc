@@ -94,7 +94,7 @@ class DisruptionTest : public HashTest,
   std::string name_;
 };
 
-TEST_P(DisruptionTest, DownMovesOnlyItsOwnClientsAndUpBringsThemBack) {
+TEST_P(DisruptionTest, D7_DownMovesOnlyItsOwnClientsAndUpBringsThemBack) {
   Put(id_, Down());
   const std::vector<std::string> without = Map();
   const Moves moves(before_, without, name_);

@@ -26,7 +26,7 @@ TEST_F(SelectTest, ALargeWeightDoesNotStarveASmallOne) {
   EXPECT_EQ(Count(2570), (Counts{{1, 2560}, {2, 10}}));
 }
 
-TEST_F(SelectTest, ABackendThatIsDownIsNotChosenFromTheNextOneOn) {
+TEST_F(SelectTest, D7_ABackendThatIsDownIsNotChosenFromTheNextOneOn) {
   Serve({1, 1});
   hg_backend down = MakeBackend(1);
   down.health = HG_HEALTH_DOWN;
@@ -90,7 +90,7 @@ TEST_F(SelectTest, TriedOnesAreLeftOutUntilNobodyIsLeft) {
   EXPECT_EQ(Select({0, 1, 2}), 0U);
 }
 
-TEST_F(SelectTest, NobodyWithoutBackendsOrService) {
+TEST_F(SelectTest, D5_NobodyWithoutBackendsOrService) {
   EXPECT_EQ(Select(), 0U);
   Serve({});
   EXPECT_EQ(Select(), 0U);
@@ -117,7 +117,7 @@ TEST_F(SelectTest, AnswersWithAddressPortAndSlot) {
   EXPECT_EQ(std::memcmp(request.address, backend.address, 16), 0);
 }
 
-TEST_F(SelectTest, AsManyBackendsAsAServiceMayHave) {
+TEST_F(SelectTest, D8_AsManyBackendsAsAServiceMayHave) {
   Serve(std::vector<uint32_t>(HG_MAX_SERVICE_BACKENDS, 1));
   const Counts counts = Count(2 * HG_MAX_SERVICE_BACKENDS);
   EXPECT_EQ(counts.size(), size_t{HG_MAX_SERVICE_BACKENDS});

@@ -122,7 +122,7 @@ TEST_P(TiersTest, BackupsThatAreDownStayOut) {
   EXPECT_EQ(Chosen(), Backends{1});
 }
 
-TEST_P(TiersTest, DrainingOnesAreTheLastResortIfAsked) {
+TEST_P(TiersTest, D5_DrainingOnesAreTheLastResortIfAsked) {
   Serve(3, 0);
   Put(1, Draining());
   Put(2, Down());

@@ -87,7 +87,7 @@ class BlackHoleTest : public ::testing::Test {
   size_t files_ = 0;
 };
 
-TEST_F(BlackHoleTest, ThreeOfFourDelayNobodyForLong) {
+TEST_F(BlackHoleTest, D1_ThreeOfFourDelayNobodyForLong) {
   const auto four = Node("198.18.2.14");
   Start(kBeside);
   ASSERT_EQ(Load(4).ok, 4u);  // The others refuse: no time is lost.

@@ -161,7 +161,7 @@ TEST_F(EjectionTest, ItsConnectionsStay) {
   }
 }
 
-TEST_F(EjectionTest, OneThatAnswersNothingIsOvertakenAndThenOut) {
+TEST_F(EjectionTest, D1_OneThatAnswersNothingIsOvertakenAndThenOut) {
   Start(kLong);
   // Only the service's port, so that the check goes on passing.
   Shell(R"(ip netns exec backend nft 'table ip silence {
@@ -191,7 +191,7 @@ TEST_F(EjectionTest, OneThatFailsAgainIsOutForTwiceTheTime) {
   }
 }
 
-TEST_F(EjectionTest, ThePoolNeverEmpties) {
+TEST_F(EjectionTest, D9_ThePoolNeverEmpties) {
   Start(kLong);
   one_->Kill();
   two_->Kill();

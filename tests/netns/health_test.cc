@@ -84,7 +84,7 @@ class HealthTest : public ::testing::Test {
   std::unique_ptr<Server> check_two_ = CheckPort("198.18.2.12");
 };
 
-TEST_F(HealthTest, AClosedCheckPortTakesABackendDownAndBackUp) {
+TEST_F(HealthTest, D3_AClosedCheckPortTakesABackendDownAndBackUp) {
   Daemon daemon(kConfig);
   ASSERT_TRUE(BothUp(daemon));
   EXPECT_EQ(InMap(daemon, "one")["health"], "HG_HEALTH_UP");
@@ -181,7 +181,7 @@ TEST_F(HealthTest, DrainWaitsForTheLastConnection) {
   ExpectCtl(daemon, {"drain", "mail/one", "--wait", "--timeout=10s"});
 }
 
-TEST_F(HealthTest, MaintStopsTheChecks) {
+TEST_F(HealthTest, D10_MaintStopsTheChecks) {
   Daemon daemon(kConfig);
   ASSERT_TRUE(BothUp(daemon));
   ExpectCtl(daemon, {"maint", "mail/one"});
@@ -207,7 +207,7 @@ TEST_F(HealthTest, WeightsShareTheConnections) {
   EXPECT_EQ(two_.accepted(), before);
 }
 
-TEST_F(HealthTest, ChecksSendTheConfiguredHeaderAndEndInOrder) {
+TEST_F(HealthTest, D3_ChecksSendTheConfiguredHeaderAndEndInOrder) {
   one_.Kill();
   const UniqueFd listener =
       RunIn(kBackend, [] { return Listen(At("198.18.2.11:30125")); });

@@ -69,7 +69,7 @@ class TurnedAwayTest : public ::testing::Test {
   const Endpoint vip_ = At("198.18.1.1:25");
 };
 
-TEST_F(TurnedAwayTest, EachServiceInItsOwnWords) {
+TEST_F(TurnedAwayTest, D5_EachServiceInItsOwnWords) {
   Daemon daemon(Configured(""));
   TcpSocket smtp = Client();
   ExpectLine(smtp, k421);

@@ -71,13 +71,13 @@ TEST(Smtp, GreetingQuitBye) {
   EXPECT_EQ(talk.verdict().detail, "220 mail ESMTP");
 }
 
-TEST(Smtp, ATeaserIsAnsweredBySilence) {
+TEST(Smtp, D4_ATeaserIsAnsweredBySilence) {
   Talk talk(kSmtp);
   EXPECT_EQ(talk.Hear("220-mail ESMTP").outcome(), Outcome::kPassed);
   EXPECT_EQ(talk.said(), "");
 }
 
-TEST(Smtp, AWholeGreetingIsWaitedFor) {
+TEST(Smtp, D4_AWholeGreetingIsWaitedFor) {
   config::Health health = kSmtp;
   health.postscreen = config::Postscreen::kFull;
   Talk talk(health);
@@ -98,7 +98,7 @@ TEST(Smtp, ARefusalBehindATeaserIsAnsweredBySilence) {
   EXPECT_EQ(talk.said(), "");
 }
 
-TEST(Smtp, RateLimited) {
+TEST(Smtp, D4_RateLimited) {
   Talk talk(kSmtp, true);
   talk.Hear("421 4.7.0 mail Error: too many connections from 198.18.2.1");
   EXPECT_EQ(talk.outcome(), Outcome::kRateLimited);
@@ -133,7 +133,7 @@ TEST(Smtp, OverloadIsNotAMisconfiguration) {
   EXPECT_EQ(talk.verdict().code, 421);
 }
 
-TEST(Smtp, ARefusedClientSaysQuit) {
+TEST(Smtp, D4_ARefusedClientSaysQuit) {
   Talk talk(kSmtp);
   talk.Hear("554 5.7.1 no service");
   EXPECT_EQ(talk.outcome(), Outcome::kWrongAnswer);
