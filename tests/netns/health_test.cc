@@ -193,7 +193,7 @@ TEST_F(HealthTest, D10_MaintStopsTheChecks) {
   EXPECT_FALSE(daemon.LogHas("Server mail/one is DOWN, reason: Layer4"));
 }
 
-TEST_F(HealthTest, WeightsShareTheConnections) {
+TEST_F(HealthTest, D6_WeightsShareTheConnectionsAndZeroKeepsThem) {
   Daemon daemon(kConfig);
   ASSERT_TRUE(BothUp(daemon));
   ExpectCtl(daemon, {"weight", "mail/two", "3"});
@@ -201,10 +201,18 @@ TEST_F(HealthTest, WeightsShareTheConnections) {
   EXPECT_EQ(InMap(daemon, "two")["weight"], 3);
   EXPECT_EQ(Load(200), 200u);
   EXPECT_NEAR(static_cast<double>(two_.accepted()), 150, 2);
+  ExpectCtl(daemon, {"weight", "mail/one", "0"});
+  TcpSocket held = TcpSocket::Connect(kClient, At("198.18.1.1:25"));
+  ASSERT_EQ(held.Receive(8), "220 ok\r\n");
+  ExpectCtl(daemon, {"weight", "mail/one", "1"});
   ExpectCtl(daemon, {"weight", "mail/two", "0"});
+  ASSERT_EQ(daemon.Ctl({"config", "reload"}).exit_code, 0);
+  EXPECT_EQ(InMap(daemon, "two")["weight"], 0);
   const size_t before = two_.accepted();
   EXPECT_EQ(Load(20), 20u);
   EXPECT_EQ(two_.accepted(), before);
+  ASSERT_TRUE(held.Send("NOOP"));
+  EXPECT_EQ(held.Receive(4), "NOOP");
 }
 
 TEST_F(HealthTest, D3_ChecksSendTheConfiguredHeaderAndEndInOrder) {

@@ -235,7 +235,7 @@ TEST_F(StateTest, WhoComesBackStartsSlowly) {
   EXPECT_EQ(warm, 100u);
 }
 
-TEST_F(StateTest, AddedAndDeletedAtRunTime) {
+TEST_F(StateTest, D6_AddedAndDeletedAtRunTime) {
   Start();
   ASSERT_TRUE(BothUp());
   std::unique_ptr<Server> three = Node("198.18.2.13");
