@@ -48,7 +48,7 @@ Verdict HeaderNotWanted(absl::string_view line) {
           "the backend does not expect the PROXY header that the check sends: "
           "set health.proxy_protocol: none, or let the port expect it "
           "(smtpd_upstream_proxy_protocol = haproxy in Postfix, haproxy = yes "
-          "in Dovecot)"};
+          "in Dovecot, hosts_proxy in Exim)"};
 }
 
 Verdict HeaderMissing(absl::string_view line, bool header) {
@@ -83,6 +83,10 @@ Verdict JudgeSmtpRefusal(absl::string_view line, bool header) {
   }
   if (absl::StrContains(line, "4.3.2 No system resources")) {
     return HeaderMissing(line, header);
+  }
+  // Exim without PIPECONNECT: the header has not waited for the greeting.
+  if (header && absl::StrContains(line, "synchronization error")) {
+    return HeaderNotWanted(line);
   }
   return {Outcome::kWrongAnswer, code, Printable(line), ""};
 }

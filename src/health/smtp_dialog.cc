@@ -45,6 +45,10 @@ Move SmtpDialog::OnGreeting(absl::string_view line) {
 Move SmtpDialog::OnEhlo(absl::string_view line) {
   const int code = ReplyCode(line);
   if (code == 500 && options_.header) return Refuse(HeaderNotWanted(line));
+  // Exim, when it has not got a header.
+  if (absl::StrContains(line, "Proxy negotiation failed")) {
+    return Refuse(HeaderMissing(line, options_.header));
+  }
   if (code != 250) {
     return Refuse({Outcome::kWrongAnswer, code, Printable(line), ""});
   }

@@ -126,6 +126,28 @@ TEST(Smtp, AHeaderThatNobodyWanted) {
   EXPECT_THAT(talk.verdict().hint, HasSubstr("does not expect the PROXY"));
 }
 
+// Exim (4.96) without PIPECONNECT takes the header for a client that talks too
+// early; in want of one it greets, and then refuses all but QUIT.
+TEST(Smtp, EximAndTheHeader) {
+  Talk unwanted(kSmtp, true);
+  unwanted.Hear("554 SMTP synchronization error");
+  EXPECT_EQ(unwanted.outcome(), Outcome::kHeaderRefused);
+  EXPECT_THAT(unwanted.verdict().hint, HasSubstr("does not expect the PROXY"));
+  config::Health ehlo = kSmtp;
+  ehlo.ehlo = "edge.example.com";
+  Talk missing(ehlo);
+  missing.Hear("220 exim ESMTP")
+      .Hear("503 Command refused, required Proxy negotiation failed");
+  EXPECT_EQ(missing.outcome(), Outcome::kHeaderRefused);
+  EXPECT_THAT(missing.verdict().hint, HasSubstr("does not send"));
+  EXPECT_THAT(missing.said(), testing::EndsWith("QUIT\r\n"));
+}
+
+TEST(Smtp, ASynchronizationErrorWithoutHeaderIsNotAboutIt) {
+  EXPECT_EQ(Talk(kSmtp).Hear("554 SMTP synchronization error").outcome(),
+            Outcome::kWrongAnswer);
+}
+
 TEST(Smtp, OverloadIsNotAMisconfiguration) {
   Talk talk(kSmtp, true);
   talk.Hear("421 4.3.2 All server ports are busy");
