@@ -4,6 +4,9 @@
 #   need_packages PKG...   installs those missing; nothing is removed for it,
 #                          and no service that comes with them is started, nor
 #                          by systemd at the next boot
+#   need_unpacked PKG      for a program whose package may not be installed
+#                          beside others: its files only, in a place aside
+#   unpacked PKG           prints where
 
 POLICY_RC=/usr/sbin/policy-rc.d
 
@@ -86,3 +89,39 @@ need_packages() {
   fi
   rm -f "$log"
 }
+
+unpacked() { echo "/var/cache/headgate/$1"; }
+
+need_unpacked() {
+  local folder log
+  folder=$(unpacked "$1")
+  if [[ -d $folder ]]; then return 0; fi
+  ((EUID == 0)) || fail "unpack $1: not root"
+  log=$(mktemp)
+  say "unpacking $1"
+  set +e
+  (set -e && unpack_package "$1" "$folder") >"$log" 2>&1 </dev/null
+  local status=$?
+  set -e
+  if ((status)); then
+    tail -n 10 "$log" | indent >&2
+    fail "unpack $1: it failed, the log is $log"
+  fi
+  rm -f "$log"
+}
+
+# unpack_package PKG FOLDER: whole, or not at all.
+unpack_package() (
+  local work
+  mkdir -p "${2%/*}"
+  work=$(mktemp -d "$2.XXXXXX")
+  trap 'rm -rf "$work"' EXIT
+  cd "$work"
+  run_apt download "$1" || {
+    run_apt update
+    run_apt download "$1"
+  }
+  dpkg-deb --extract ./*.deb files
+  chmod -R u-s files  # Nobody but root is to run it.
+  mv --no-target-directory files "$2"
+)
