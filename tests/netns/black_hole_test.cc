@@ -2,6 +2,10 @@
 // clients wait for the one that does.
 #include <gtest/gtest.h>
 
+#include <iostream>
+#include <thread>
+
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/substitute.h"
 #include "support/daemon.h"
@@ -45,6 +49,24 @@ constexpr char kGreeting[] = "220 ready\r\n";
 constexpr absl::Duration kPrompt = absl::Milliseconds(250);
 constexpr char kBeside[] = "connect: 2s, try_next: 100ms";
 
+constexpr char kCheckedConfig[] = R"(
+metrics: {listen: 127.0.0.1:9140}
+pools:
+  nodes:
+    backends:
+      - {name: one, address: 198.18.2.11}
+      - {name: two, address: 198.18.2.12}
+      - {name: three, address: 198.18.2.13}
+      - {name: four, address: 198.18.2.14}
+services:
+  mail:
+    listen: [198.18.1.1:25]
+    pool: nodes
+    backend_port: 30125
+    health: {type: tcp, interval: 500ms, timeout: 500ms, fall: 3}
+    timeouts: {try_next: 100ms, greeting: 1s, dead_peer: 2s}
+)";
+
 class BlackHoleTest : public ::testing::Test {
  protected:
   void Start(const char* timeouts) {
@@ -63,6 +85,27 @@ class BlackHoleTest : public ::testing::Test {
                     .per_second = 100,
                     .send = "NOOP\r\n",
                     .expect = absl::StrCat(kGreeting, "NOOP\r\n")});
+  }
+  // At 500 a second, until they are greeted.
+  static LoadReport LoadOf500(size_t total) {
+    return RunLoad({.target = At("198.18.1.1:25"),
+                    .total = total,
+                    .concurrency = 5000,
+                    .per_second = 500,
+                    .expect = kGreeting});
+  }
+  // How many connections backend one has failed, of all kinds.
+  size_t FailedByOne() const {
+    double sum = 0;
+    for (const auto& [series, value] : daemon_->Metrics()) {
+      const bool failures =
+          absl::StartsWith(series, "headgate_connect_failures_total{") ||
+          absl::StartsWith(series, "headgate_backend_early_closes_total{");
+      if (failures && absl::StrContains(series, "backend=\"one\"")) {
+        sum += value;
+      }
+    }
+    return static_cast<size_t>(sum);
   }
   double Failures(const char* service, const char* backend,
                   const char* reason) const {
@@ -105,6 +148,43 @@ TEST_F(BlackHoleTest, D1_ThreeOfFourDelayNobodyForLong) {
   EXPECT_GT(Failures("mail", "one", "overtaken"), 0);
   EXPECT_EQ(Failures("mail", "one", "timeout"), 0);
   RecordProperty("answered", report.ToString());
+  ExpectAllReleased();
+}
+
+// Those whom the lost backend was chosen for wait for the next one; nobody
+// waits with them, and nobody fails.
+TEST_F(BlackHoleTest, OneOfFourUnder500ASecondDelaysNobodyElse) {
+  const auto one = Node("198.18.2.11"), two = Node("198.18.2.12"),
+             three = Node("198.18.2.13"), four = Node("198.18.2.14");
+  daemon_ = std::make_unique<Daemon>(kCheckedConfig);
+  ASSERT_TRUE(daemon_->WaitBackendState("mail", "one", "up"));
+  files_ = daemon_->OpenFiles();
+  const LoadReport before = LoadOf500(1000);
+  ASSERT_EQ(before.ok, 1000u) << before.ToString();
+
+  LoadReport during;
+  std::thread load([&] { during = LoadOf500(2000); });
+  EXPECT_TRUE(
+      WaitUntil(kTcpTimeout, [&] { return one->accepted() >= 250 + 125; }));
+  lab_.BlackHole("198.18.2.11");
+  load.join();
+  EXPECT_EQ(daemon_->Backend("mail", "one")["state"], "down");
+  EXPECT_EQ(during.ok, 2000u) << during.ToString();
+
+  const size_t delayed = FailedByOne();
+  EXPECT_GT(delayed, 0u);
+  ASSERT_LT(delayed, 1000u);
+  LoadReport others = during;
+  others.answered.resize(during.ok - delayed);  // The slowest are last.
+  const absl::Duration rise = others.Percentile(0.99) - before.Percentile(0.99);
+  EXPECT_LT(rise, absl::Milliseconds(5))
+      << before.ToString() << "; then " << others.ToString();
+  EXPECT_LT(during.Percentile(1), absl::Seconds(1) + 2 * kPrompt)
+      << during.ToString();
+  std::cout << "before: " << before.ToString() << "; " << delayed
+            << " had chosen the lost one, slowest "
+            << absl::FormatDuration(during.Percentile(1))
+            << "; the others: " << others.ToString() << "\n";
   ExpectAllReleased();
 }
 
