@@ -25,7 +25,7 @@ source "$TOOLS/lib/edge.sh"
 source "$TOOLS/lib/mail.sh"
 source "$HERE/receivers.sh"
 
-CHECKS=20 SECONDS_LONG=0
+CHECKS=10 SECONDS_LONG=0
 if [[ -n ${HG_SOAK:-} ]]; then SECONDS_LONG=120; fi
 RECEIVERS=(postfix dovecot exim nginx haproxy)
 # Which checks run at once: all of them, or, so that two cores can keep to the
