@@ -1,0 +1,163 @@
+/* The packet path's maps: keys and values, shared with C++; the only copy.
+ * Byte order and times as in types.h, but that times are in seconds.
+ */
+#ifndef HG_ABI_PACKET_H
+#define HG_ABI_PACKET_H
+
+#include "bpf/abi/types.h"
+
+enum hg_packet_limits {
+	HG_MAX_PACKET_ADDRESSES = 256, /* ids 1 to 255 */
+	HG_MAX_PACKET_LISTENERS = 4096,
+};
+
+/* packet_addresses: address -> what it is. Nothing that is sent elsewhere is
+ * ours; a port that is neither in the range nor a listener's is not, either.
+ */
+struct hg_packet_address {
+	__u32 id;
+	__u32 first_port; /* of the range that backends see; 0: none */
+	__u32 last_port;
+};
+HG_ABI_ASSERT(sizeof(struct hg_packet_address) == 12);
+
+/* packet_local: id -> address. */
+struct hg_packet_local {
+	__u8 address[16];
+};
+HG_ABI_ASSERT(sizeof(struct hg_packet_local) == 16);
+
+/* packet_listeners */
+struct hg_packet_listener_key {
+	__u32 address; /* id */
+	__u32 port;
+};
+struct hg_packet_listener {
+	__u32 service;	       /* id */
+	__u32 header;	       /* bytes of the PROXY header; 0: none */
+	__u32 max_connections; /* 0: no limit */
+	__u32 _pad;
+};
+HG_ABI_ASSERT(sizeof(struct hg_packet_listener) == 16);
+
+/* packet_config: one element. */
+struct hg_packet_config {
+	__u32 first_port; /* that backends see */
+	__u32 last_port;
+	/* Address ids of the sources, and how many there are: [0] IPv4. */
+	__u32 source_count[2];
+	__u8 sources[2][HG_MAX_PACKET_ADDRESSES];
+};
+HG_ABI_ASSERT(sizeof(struct hg_packet_config) == 16 + 512);
+
+/* packet_keys: who is at the other end -> flow number * 2 + enum hg_side. */
+struct hg_flow_key {
+	__u8 remote[16];
+	__u32 local; /* address id */
+	__u16 remote_port;
+	__u16 local_port;
+};
+HG_ABI_ASSERT(sizeof(struct hg_flow_key) == 24);
+
+enum hg_side {
+	HG_FROM_CLIENT = 0,
+	HG_FROM_BACKEND = 1,
+};
+
+enum hg_flow_state {
+	HG_FLOW_FREE = 0,
+	HG_FLOW_SYN_SENT = 1,	  /* the backend has not answered */
+	HG_FLOW_SYN_RECEIVED = 2, /* it has; the client not yet */
+	HG_FLOW_ESTABLISHED = 3,  /* counted as a connection */
+	HG_FLOW_CLOSED = 4,	  /* kept for as long as TIME_WAIT */
+};
+
+enum hg_flow_flags {
+	HG_FLOW_HEADER_SENT = 1,
+	HG_FLOW_HEADER_ACKED = 2,
+	HG_FLOW_FIN_IN = 4,  /* seen from the client */
+	HG_FLOW_FIN_OUT = 8, /* seen from the backend */
+	HG_FLOW_FIN_IN_ACKED = 16,
+	HG_FLOW_FIN_OUT_ACKED = 32,
+	HG_FLOW_REFUSED = 64,  /* the backend answered the SYN by RST */
+	HG_FLOW_QUEUED = 128,  /* is in packet_closed */
+	HG_FLOW_GREETED = 256, /* the backend has sent data */
+};
+
+/* packet_flows: indexed by flow number. Sequence numbers are the end points'
+ * own: `next_in` as the client counts, without the header.
+ */
+struct hg_flow {
+	__u8 client[16];
+	__u8 backend_address[16];
+	__u16 client_port;
+	__u16 listen_port;
+	__u16 backend_port;
+	__u16 source_port;
+	__u8 service; /* ids */
+	__u8 listen;
+	__u8 source;
+	__u8 header; /* bytes */
+	__u16 backend;
+	__u16 slot;  /* of the backend */
+	__u32 state; /* enum hg_flow_state */
+	__u32 flags;
+	__u32 isn;     /* the client's first sequence number */
+	__u32 next_in; /* after the last byte or FIN seen */
+	__u32 next_out;
+	__u32 last_seen; /* s */
+	__u64 bytes_in;	 /* payload, retransmissions once */
+	__u64 bytes_out;
+};
+HG_ABI_ASSERT(sizeof(struct hg_flow) == 88);
+
+/* packet_times: indexed by flow number; apart, as it is written once. */
+struct hg_flow_times {
+	__u64 started; /* ns, the SYN */
+};
+HG_ABI_ASSERT(sizeof(struct hg_flow_times) == 8);
+
+/* packet_bytes: per CPU, indexed by service id. */
+struct hg_packet_bytes {
+	__u64 in;
+	__u64 out;
+};
+
+/* packet_exits: per CPU, indexed by what became of a packet. Everything from
+ * FIRST_DROP on was dropped, RST or not.
+ */
+#define HG_PACKET_EXITS(X)                                                     \
+	X(FORWARDED, "forwarded")                                              \
+	X(HEADER, "header")		/* with the PROXY header */            \
+	X(HEADER_AHEAD, "header_ahead") /* the header, ahead of data */        \
+	X(ICMP_ERROR, "icmp_error")	/* about a connection of ours */       \
+	X(NO_BACKEND, "no_backend")	/* a SYN; RST sent */                  \
+	X(NO_FLOW, "no_flow")		/* of no connection; RST sent */       \
+	X(REFUSED, "refused")	  /* a backend's RST: another is tried */      \
+	X(STRAY_RST, "stray_rst") /* of no connection */                       \
+	X(MALFORMED, "malformed") /* no TCP segment that makes sense */        \
+	X(FRAGMENT, "fragment")                                                \
+	X(EXTENSION, "extension_header") /* IPv6, before TCP */                \
+	X(SIGNED, "tcp_signature")	 /* covers what must be changed */     \
+	X(TTL, "ttl")                                                          \
+	X(SERVICE_FULL, "service_full") /* a SYN beyond max_connections */     \
+	X(TABLE_FULL, "flow_table_full")                                       \
+	X(NO_PORT, "no_source_port")                                           \
+	X(EARLY, "before_handshake") /* neither SYN nor its answer */          \
+	X(NO_ROUTE, "no_route")                                                \
+	X(NOT_FORWARDING, "forwarding_off") /* sysctl */                       \
+	X(TOO_BIG, "too_big")		    /* for the way out */              \
+	X(FAILED, "failed")		    /* the kernel had no memory, say */
+
+#define HG_PACKET_EXIT_ENUM(name, text) HG_PACKET_##name,
+enum hg_packet_exit {
+	HG_PACKET_EXITS(HG_PACKET_EXIT_ENUM) HG_PACKET_EXIT_COUNT
+};
+enum { HG_PACKET_FIRST_DROP = HG_PACKET_NO_BACKEND };
+
+/* skb->mark of a data segment that waits behind its header segment, within
+ * one hook.
+ */
+#define HG_PACKET_MARK_BEHIND 0x48476174
+
+#endif

@@ -1,0 +1,432 @@
+/* Changes to a frame. Checksums of TCP are only touched through helpers, which
+ * know whether the hardware still has to complete them (CHECKSUM_PARTIAL); all
+ * functions answer 0, or the exit to take.
+ */
+#ifndef HG_LIB_PACKET_EDIT_H
+#define HG_LIB_PACKET_EDIT_H
+
+#include <stddef.h>
+
+#include "bpf/lib/packet_flow.h"
+#include "bpf/lib/packet_maps.h"
+#include "bpf/lib/packet_parse.h"
+
+enum {
+	TCP_OPTION_END = 0,
+	TCP_OPTION_NOP = 1,
+	TCP_OPTION_MSS = 2,
+	TCP_OPTION_SACK = 5,
+	TCP_OPTION_MD5 = 19,
+	TCP_OPTION_AO = 29,
+	TCP_OPTION_MPTCP = 30,
+	TCP_OPTION_FAST_OPEN = 34,
+	TCP_OPTION_EXPERIMENT = 254, /* Fast Open before RFC 7413 */
+};
+
+static __always_inline __u16 fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum;
+}
+
+static __always_inline __u64 sum_words(const void *data, __u32 words)
+{
+	const __u32 *word = data;
+	__u64 sum = 0;
+
+	for (__u32 i = 0; i < words; i++)
+		sum += word[i];
+	return sum;
+}
+
+/* Of the addresses as they stand in the IP header: the last word of IPv4. */
+static __always_inline __u64 sum_address(const struct hg_packet_local *a,
+					 __u32 v6)
+{
+	const __u32 *words = (const __u32 *)a->address;
+
+	return v6 ? sum_words(words, 4) : words[3];
+}
+
+/* What a sum must grow by when `from` is replaced by `to`. */
+static __always_inline __u32 sum_difference(__u64 from, __u64 to)
+{
+	return fold(to) + (__u16)~fold(from);
+}
+
+/* ---- the IP and TCP headers ---------------------------------------------- */
+
+struct rewrite {
+	const struct hg_packet_local *source;
+	const struct hg_packet_local *destination;
+	__u32 source_port;
+	__u32 destination_port;
+	__u32 seq;
+	__u32 ack;
+	__u32 ttl;
+	__u32 options_sum; /* what the options' sum has grown by */
+};
+
+static __always_inline void write_v4(struct iphdr *ip, const struct rewrite *to)
+{
+	__u64 sum = (__u16)~ip->check;
+
+	sum += (__u16) ~*(__u16 *)&ip->ttl;
+	sum += (__u32)~ip->saddr;
+	sum += (__u32)~ip->daddr;
+	ip->ttl = to->ttl;
+	ip->saddr = ((const __u32 *)to->source->address)[3];
+	ip->daddr = ((const __u32 *)to->destination->address)[3];
+	sum += *(__u16 *)&ip->ttl;
+	sum += ip->saddr;
+	sum += ip->daddr;
+	ip->check = ~fold(sum);
+}
+
+static __always_inline void write_v6(struct ipv6hdr *ip,
+				     const struct rewrite *to)
+{
+	ip->hop_limit = to->ttl;
+	__builtin_memcpy(&ip->saddr, to->source->address, 16);
+	__builtin_memcpy(&ip->daddr, to->destination->address, 16);
+}
+
+static __noinline int rewrite(struct __sk_buff *skb, const struct packet *p,
+			      const struct rewrite *to)
+{
+	__u32 l4 = p->l4 & 0xff;
+	__u32 check = l4 + offsetof(struct tcphdr, check);
+	__u64 from_sum, to_sum;
+	__u32 addresses, fields;
+	struct tcphdr *tcp;
+	void *data, *data_end;
+
+	if (need_linear(skb, l4 + TCP_BASE))
+		return HG_PACKET_FAILED;
+	data = (void *)(long)skb->data;
+	data_end = (void *)(long)skb->data_end;
+	tcp = data + l4;
+	if (data + ETH_HLEN + sizeof(struct ipv6hdr) > data_end ||
+	    (void *)(tcp + 1) > data_end)
+		return HG_PACKET_FAILED;
+	if (p->v6)
+		write_v6(data + ETH_HLEN, to);
+	else
+		write_v4(data + ETH_HLEN, to);
+	from_sum = sum_words(tcp, 3);
+	tcp->source = bpf_htons(to->source_port);
+	tcp->dest = bpf_htons(to->destination_port);
+	tcp->seq = bpf_htonl(to->seq);
+	tcp->ack_seq = bpf_htonl(to->ack);
+	to_sum = sum_words(tcp, 3);
+	fields = sum_difference(from_sum, to_sum + to->options_sum);
+	addresses = sum_difference(sum_address(&p->source, p->v6) +
+				       sum_address(&p->destination, p->v6),
+				   sum_address(to->source, p->v6) +
+				       sum_address(to->destination, p->v6));
+	/* A kernel that does not know BPF_F_IPV6 has not its fault, either. */
+	if ((!p->v6 || bpf_l4_csum_replace(skb, check, 0, addresses,
+					   BPF_F_PSEUDO_HDR | 1ULL << 7)) &&
+	    bpf_l4_csum_replace(skb, check, 0, addresses, BPF_F_PSEUDO_HDR))
+		return HG_PACKET_FAILED;
+	if (bpf_l4_csum_replace(skb, check, 0, fields, 0))
+		return HG_PACKET_FAILED;
+	return 0;
+}
+
+/* The packet shall end at p->end. */
+static __always_inline int write_length(struct __sk_buff *skb,
+					const struct packet *p)
+{
+	void *data = (void *)(long)skb->data;
+	void *data_end = (void *)(long)skb->data_end;
+
+	if (data + ETH_HLEN + sizeof(struct ipv6hdr) > data_end)
+		return HG_PACKET_FAILED;
+	if (p->v6) {
+		struct ipv6hdr *ip = data + ETH_HLEN;
+
+		ip->payload_len =
+		    bpf_htons(p->end - ETH_HLEN - sizeof(struct ipv6hdr));
+	} else {
+		struct iphdr *ip = data + ETH_HLEN;
+		__u64 sum = (__u16)~ip->check;
+
+		sum += (__u16)~ip->tot_len;
+		ip->tot_len = bpf_htons(p->end - ETH_HLEN);
+		sum += ip->tot_len;
+		ip->check = ~fold(sum);
+	}
+	return 0;
+}
+
+/* Whether the TCP checksum is left to hardware: then a change that is no
+ * pseudo-header's changes nothing. Spoils the checksum otherwise.
+ */
+static __always_inline int is_partial(struct __sk_buff *skb, __u32 check)
+{
+	__u16 was, is;
+
+	if (bpf_skb_load_bytes(skb, check, &was, 2) ||
+	    bpf_l4_csum_replace(skb, check, 0, 1, 0) ||
+	    bpf_skb_load_bytes(skb, check, &is, 2))
+		return -1;
+	return was == is;
+}
+
+/* Lengths and checksum of a segment that was made shorter or longer: of 0 to
+ * 64 bytes of payload, a multiple of 4.
+ */
+static __noinline int seal(struct __sk_buff *skb, const struct packet *p,
+			   const struct rewrite *to, __u8 *buffer)
+{
+	__u32 l4 = p->l4 & 0xff;
+	__u32 check = l4 + offsetof(struct tcphdr, check);
+	__u32 length = p->end - p->l4;
+	__u64 sum = sum_address(to->source, p->v6) +
+		    sum_address(to->destination, p->v6) + bpf_htons(length) +
+		    bpf_htons(IPPROTO_TCP);
+	__u16 result = 0;
+	int partial;
+
+	if (write_length(skb, p))
+		return HG_PACKET_FAILED;
+	partial = is_partial(skb, check);
+	if (partial < 0)
+		return HG_PACKET_FAILED;
+	if (partial) {
+		result = fold(sum);
+	} else {
+		if (length < TCP_BASE || length > 128 ||
+		    bpf_skb_store_bytes(skb, check, &result, 2, 0) ||
+		    bpf_skb_load_bytes(skb, l4, buffer, length))
+			return HG_PACKET_FAILED;
+		sum += (__u32)bpf_csum_diff(NULL, 0, (__be32 *)buffer,
+					    length & ~3U & 0xff, 0);
+		result = ~fold(sum);
+	}
+	return bpf_skb_store_bytes(skb, check, &result, 2, 0) ? HG_PACKET_FAILED
+							      : 0;
+}
+
+/* ---- TCP options --------------------------------------------------------- */
+
+struct option_walk {
+	__u8 *options;		    /* 64 bytes */
+	const struct hg_flow *flow; /* whose SACK edges move; may be null */
+	__u32 length;
+	__u32 at;
+	__u32 max_mss; /* 0: is no SYN */
+	__u32 changed;
+	__u32 is_signed;
+};
+
+static __always_inline __u32 read_edge(const __u8 *options, __u32 at)
+{
+	return (__u32)options[at & 63] << 24 | options[(at + 1) & 63] << 16 |
+	       options[(at + 2) & 63] << 8 | options[(at + 3) & 63];
+}
+
+static __always_inline void write_edge(__u8 *options, __u32 at, __u32 value)
+{
+	options[at & 63] = value >> 24;
+	options[(at + 1) & 63] = value >> 16;
+	options[(at + 2) & 63] = value >> 8;
+	options[(at + 3) & 63] = value;
+}
+
+/* A block within the header becomes empty, which receivers ignore. */
+static __always_inline void move_edges(struct option_walk *walk, __u32 length)
+{
+	for (__u32 i = 0; i < 8; i++) {
+		__u32 at = walk->at + 2 + 4 * i;
+
+		if (2 + 4 * i + 4 > length)
+			break;
+		write_edge(
+		    walk->options, at,
+		    ack_to_client(walk->flow, read_edge(walk->options, at)));
+	}
+	walk->changed = 1;
+}
+
+static __always_inline void erase_option(struct option_walk *walk, __u32 length)
+{
+	for (__u32 i = 0; i < TCP_MAX_OPTIONS && i < length; i++)
+		walk->options[(walk->at + i) & 63] = TCP_OPTION_NOP;
+	walk->changed = 1;
+}
+
+static __always_inline void clamp_mss(struct option_walk *walk)
+{
+	__u32 at = walk->at + 2;
+	__u32 mss = walk->options[at & 63] << 8 | walk->options[(at + 1) & 63];
+
+	if (mss <= walk->max_mss)
+		return;
+	walk->options[at & 63] = walk->max_mss >> 8;
+	walk->options[(at + 1) & 63] = walk->max_mss;
+	walk->changed = 1;
+}
+
+static long visit_option(__u64 step __attribute__((unused)),
+			 struct option_walk *walk)
+{
+	__u32 kind, length;
+
+	if (walk->at >= walk->length)
+		return 1;
+	kind = walk->options[walk->at & 63];
+	length = walk->options[(walk->at + 1) & 63];
+	if (kind == TCP_OPTION_END)
+		return 1;
+	if (kind == TCP_OPTION_NOP) {
+		walk->at++;
+		return 0;
+	}
+	if (length < 2 || walk->at + length > walk->length)
+		return 1; /* Malformed: the receiver's to judge. */
+	if (kind == TCP_OPTION_MD5 || kind == TCP_OPTION_AO)
+		walk->is_signed = 1;
+	if (walk->max_mss) {
+		if (kind == TCP_OPTION_MSS && length == 4)
+			clamp_mss(walk);
+		if (kind == TCP_OPTION_MPTCP || kind == TCP_OPTION_FAST_OPEN ||
+		    kind == TCP_OPTION_EXPERIMENT)
+			erase_option(walk, length);
+	} else if (kind == TCP_OPTION_SACK && walk->flow) {
+		move_edges(walk, length);
+	}
+	walk->at += length;
+	return 0;
+}
+
+/* Applies it to the segment's options and adds to `*sum` what their sum has
+ * grown by.
+ */
+static __noinline int edit_options(struct __sk_buff *skb,
+				   const struct packet *p,
+				   struct option_walk *walk, __u32 *sum)
+{
+	__u32 length = p->options;
+	__u32 at = (p->l4 & 0xff) + TCP_BASE;
+	__s64 difference;
+
+	if (length < 4 || length > TCP_MAX_OPTIONS)
+		return 0;
+	if (bpf_skb_load_bytes(skb, at, walk->options, length))
+		return HG_PACKET_FAILED;
+	difference =
+	    bpf_csum_diff((__be32 *)walk->options, length & ~3U, NULL, 0, 0);
+	walk->length = length;
+	walk->at = 0;
+	bpf_loop(TCP_MAX_OPTIONS, visit_option, walk, 0);
+	if (walk->is_signed)
+		return HG_PACKET_SIGNED;
+	if (!walk->changed)
+		return 0;
+	difference = bpf_csum_diff(NULL, 0, (__be32 *)walk->options,
+				   length & ~3U, (__u32)difference);
+	*sum = difference;
+	return bpf_skb_store_bytes(skb, at, walk->options, length, 0)
+		   ? HG_PACKET_FAILED
+		   : 0;
+}
+
+/* Linux's layout of segments without news: two NOPs and the timestamps. */
+static __always_inline int only_timestamps(struct __sk_buff *skb,
+					   const struct packet *p)
+{
+	__u32 l4 = p->l4 & 0xff;
+	void *data = (void *)(long)skb->data;
+	void *data_end = (void *)(long)skb->data_end;
+
+	if (p->options != 12 || data + l4 + TCP_BASE + 4 > data_end)
+		return 0;
+	return *(__be32 *)(data + l4 + TCP_BASE) == bpf_htonl(0x0101080a);
+}
+
+/* ---- the way out --------------------------------------------------------- */
+
+/* Sends the packet where its destination is, as routes are now. */
+static __noinline int forward(struct __sk_buff *skb, const struct packet *p,
+			      const struct rewrite *to)
+{
+	struct bpf_fib_lookup fib = {};
+	struct ethhdr *eth;
+	void *data_end;
+	long found;
+
+	fib.family = p->v6 ? 10 : 2; /* AF_INET6, AF_INET */
+	fib.l4_protocol = IPPROTO_TCP;
+	fib.ifindex = skb->ifindex;
+	if (p->v6) {
+		__builtin_memcpy(fib.ipv6_src, to->source->address, 16);
+		__builtin_memcpy(fib.ipv6_dst, to->destination->address, 16);
+	} else {
+		fib.ipv4_src = ((const __u32 *)to->source->address)[3];
+		fib.ipv4_dst = ((const __u32 *)to->destination->address)[3];
+	}
+	found = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	if (found == BPF_FIB_LKUP_RET_SUCCESS) {
+		eth = (void *)(long)skb->data;
+		data_end = (void *)(long)skb->data_end;
+		if ((void *)(eth + 1) > data_end)
+			return HG_PACKET_FAILED;
+		__builtin_memcpy(eth->h_dest, fib.dmac, ETH_ALEN);
+		__builtin_memcpy(eth->h_source, fib.smac, ETH_ALEN);
+		return bpf_redirect(fib.ifindex, 0) == 7 /* TC_ACT_REDIRECT */
+			   ? 0
+			   : HG_PACKET_FAILED;
+	}
+	if (found == BPF_FIB_LKUP_RET_NO_NEIGH) {
+		struct bpf_redir_neigh next = {};
+
+		next.nh_family = fib.family;
+		__builtin_memcpy(next.ipv6_nh, fib.ipv6_dst, 16);
+		return bpf_redirect_neigh(fib.ifindex, &next, sizeof(next),
+					  0) == 7
+			   ? 0
+			   : HG_PACKET_FAILED;
+	}
+	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+		return HG_PACKET_TOO_BIG;
+	if (found == BPF_FIB_LKUP_RET_FWD_DISABLED)
+		return HG_PACKET_NOT_FORWARDING;
+	return HG_PACKET_NO_ROUTE;
+}
+
+/* The largest segment that fits both ways of a connection through here. */
+static __always_inline __u32 max_mss(struct __sk_buff *skb,
+				     const struct packet *p,
+				     const struct rewrite *to)
+{
+	__u32 headers =
+	    (p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + TCP_BASE;
+	struct bpf_fib_lookup fib = {};
+	__u32 mtu = 0, way_back = 0;
+
+	bpf_check_mtu(skb, 0, &way_back, 0, 0);
+	fib.family = p->v6 ? 10 : 2;
+	fib.l4_protocol = IPPROTO_TCP;
+	fib.ifindex = skb->ifindex;
+	fib.tot_len = 1; /* asks for the route's MTU */
+	if (p->v6) {
+		__builtin_memcpy(fib.ipv6_src, to->source->address, 16);
+		__builtin_memcpy(fib.ipv6_dst, to->destination->address, 16);
+	} else {
+		fib.ipv4_src = ((const __u32 *)to->source->address)[3];
+		fib.ipv4_dst = ((const __u32 *)to->destination->address)[3];
+	}
+	if (bpf_fib_lookup(skb, &fib, sizeof(fib), BPF_FIB_LOOKUP_SKIP_NEIGH) ==
+	    BPF_FIB_LKUP_RET_SUCCESS)
+		mtu = fib.mtu_result;
+	if (way_back && (!mtu || way_back < mtu))
+		mtu = way_back;
+	return mtu > headers + 64 ? mtu - headers : 0xffff;
+}
+
+#endif

@@ -1,0 +1,81 @@
+/* What a segment means to its flow: pure functions of both, without a frame.
+ *
+ * The client counts its bytes from isn + 1; the backend's stream begins with
+ * the header, so there the client's bytes are `header` further on. Nobody
+ * would retransmit the header: until the backend has acknowledged it, all that
+ * the client sends at isn + 1 carries it again. What the backend sends keeps
+ * its numbers; what it acknowledges, SACK edges included, moves back.
+ */
+#ifndef HG_LIB_PACKET_FLOW_H
+#define HG_LIB_PACKET_FLOW_H
+
+#include "bpf/abi/packet.h"
+#include "bpf/lib/packet_parse.h"
+
+/* After so many bytes, numbers near isn are the next lap's: no old segment is
+ * that late (RFC 9293, 3.4.1: half a lap).
+ */
+#define FIRST_LAP (1ULL << 30)
+
+/* Whether a client's segment must bring the header along. */
+static __always_inline int header_is_due(const struct hg_flow *flow,
+					 const struct packet *p)
+{
+	return flow->header && !(flow->flags & HG_FLOW_HEADER_ACKED) &&
+	       !(p->flags & TCP_RST) && p->seq == flow->isn + 1;
+}
+
+/* A client's sequence number as the backend counts. A RST at isn + 1 must be
+ * exact (RFC 5961): beyond the header, if that arrived; the backend's challenge
+ * to a wrong guess brings a second one, after the first has closed the flow.
+ */
+static __always_inline __u32 seq_to_backend(const struct hg_flow *flow,
+					    const struct packet *p)
+{
+	__u32 sent = HG_FLOW_HEADER_SENT | HG_FLOW_HEADER_ACKED;
+
+	if (p->seq == flow->isn + 1 && !(flow->flags & HG_FLOW_HEADER_ACKED) &&
+	    (!(flow->flags & sent) || flow->state == HG_FLOW_CLOSED))
+		return p->seq;
+	return p->seq + flow->header;
+}
+
+/* What the backend acknowledges, as the client counts; never below isn + 1. */
+static __always_inline __u32 ack_to_client(const struct hg_flow *flow,
+					   __u32 ack)
+{
+	__u32 first = flow->isn + 1;
+
+	if (flow->bytes_in < FIRST_LAP && before(ack, first + flow->header))
+		return before(ack, first) ? ack : first;
+	return ack - flow->header;
+}
+
+static __always_inline int acks_header(const struct hg_flow *flow, __u32 ack)
+{
+	return !before(ack, flow->isn + 1 + flow->header);
+}
+
+static __always_inline __u32 segment_end(const struct packet *p)
+{
+	return p->seq + p->payload + ((p->flags & TCP_FIN) != 0);
+}
+
+/* How far a segment gets beyond `next`: new bytes, the FIN aside. A jump of
+ * more than a window is no progress but junk.
+ */
+static __always_inline __u32 progress(const struct packet *p, __u32 next)
+{
+	__u32 ahead = segment_end(p) - next;
+
+	return ahead <= 1U << 30 ? ahead : 0;
+}
+
+static __always_inline int both_sides_closed(__u32 flags)
+{
+	__u32 both = HG_FLOW_FIN_IN_ACKED | HG_FLOW_FIN_OUT_ACKED;
+
+	return (flags & both) == both;
+}
+
+#endif

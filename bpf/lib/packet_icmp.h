@@ -1,0 +1,146 @@
+/* ICMP errors about packets that were sent on from here: they name addresses
+ * that the other end does not know. 8 bytes of TCP are all that they must quote
+ * (RFC 792, RFC 4443): the ports and the sequence number.
+ */
+#ifndef HG_LIB_PACKET_ICMP_H
+#define HG_LIB_PACKET_ICMP_H
+
+#include "bpf/lib/packet_edit.h"
+
+enum {
+	ICMP_HEAD = 8, /* what stands before the quoted packet */
+	QUOTED_TCP = 8,
+};
+
+/* Those that say what became of a packet; the others are for this machine. */
+static __always_inline int is_icmp_error(const struct packet *p, __u32 type)
+{
+	if (p->v6)
+		return p->protocol == IPPROTO_ICMPV6 && type >= 1 && type <= 4;
+	return p->protocol == IPPROTO_ICMP &&
+	       (type == 3 || type == 11 || type == 12);
+}
+
+/* The quoted packet as if it had come in; 0: it is TCP, from `p`'s destination.
+ */
+static __always_inline int parse_quoted(struct __sk_buff *skb,
+					const struct packet *p,
+					struct packet *quoted)
+{
+	__u32 at = (p->l4 & 0xff) + ICMP_HEAD;
+	__u32 head = p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+	void *data, *data_end;
+	__be32 *tcp;
+
+	if (need_linear(skb, at + head + QUOTED_TCP))
+		return -1;
+	data = (void *)(long)skb->data;
+	data_end = (void *)(long)skb->data_end;
+	if (data + at + sizeof(struct ipv6hdr) + QUOTED_TCP > data_end &&
+	    data + at + sizeof(struct iphdr) + QUOTED_TCP > data_end)
+		return -1;
+	if (p->v6) {
+		struct ipv6hdr *ip = data + at;
+
+		if ((void *)(ip + 1) > data_end || ip->nexthdr != IPPROTO_TCP)
+			return -1;
+		__builtin_memcpy(&quoted->source, &ip->saddr, 16);
+		__builtin_memcpy(&quoted->destination, &ip->daddr, 16);
+	} else {
+		struct iphdr *ip = data + at;
+
+		if ((void *)(ip + 1) > data_end || ip->ihl != 5 ||
+		    ip->protocol != IPPROTO_TCP)
+			return -1;
+		map_v4(&quoted->source, ip->saddr);
+		map_v4(&quoted->destination, ip->daddr);
+	}
+	tcp = data + at + head;
+	if ((void *)(tcp + 2) > data_end)
+		return -1;
+	quoted->l3 = at;
+	quoted->l4 = at + head;
+	quoted->source_port = bpf_ntohl(tcp[0]) >> 16;
+	quoted->destination_port = bpf_ntohl(tcp[0]) & 0xffff;
+	quoted->seq = bpf_ntohl(tcp[1]);
+	return 0;
+}
+
+static __always_inline int write_quoted(struct __sk_buff *skb,
+					const struct packet *p,
+					const struct packet *quoted,
+					const struct rewrite *to,
+					__u32 *difference)
+{
+	void *data = (void *)(long)skb->data;
+	void *data_end = (void *)(long)skb->data_end;
+	__u32 at = quoted->l3 & 0x1ff, l4 = quoted->l4 & 0x1ff;
+	__u64 from_sum, to_sum;
+	__be32 *tcp = data + l4;
+
+	if ((void *)(tcp + 2) > data_end)
+		return HG_PACKET_FAILED;
+	from_sum = sum_words(tcp, 2);
+	tcp[0] = bpf_htonl(to->source_port << 16 | to->destination_port);
+	tcp[1] = bpf_htonl(to->seq);
+	to_sum = sum_words(tcp, 2);
+	if (p->v6) {
+		struct ipv6hdr *ip = data + at;
+
+		if ((void *)(ip + 1) > data_end)
+			return HG_PACKET_FAILED;
+		from_sum += sum_words(&ip->saddr, 8);
+		__builtin_memcpy(&ip->saddr, to->source->address, 16);
+		__builtin_memcpy(&ip->daddr, to->destination->address, 16);
+		to_sum += sum_words(&ip->saddr, 8);
+	} else {
+		struct iphdr *ip = data + at;
+		struct rewrite same = *to;
+
+		if ((void *)(ip + 1) > data_end)
+			return HG_PACKET_FAILED;
+		same.ttl = ip->ttl;
+		write_v4(ip, &same); /* Its own sum makes up for it. */
+	}
+	*difference = sum_difference(from_sum, to_sum);
+	return 0;
+}
+
+/* `outer`: the addresses of the error itself; `inner`: the packet that the
+ * receiver of the error has sent.
+ */
+static __noinline int rewrite_icmp(struct __sk_buff *skb,
+				   const struct packet *p,
+				   const struct packet *quoted,
+				   const struct rewrite *outer,
+				   const struct rewrite *inner)
+{
+	__u32 check = (p->l4 & 0xff) + 2;
+	void *data, *data_end;
+	__u32 difference;
+
+	if (write_quoted(skb, p, quoted, inner, &difference))
+		return HG_PACKET_FAILED;
+	data = (void *)(long)skb->data;
+	data_end = (void *)(long)skb->data_end;
+	if (data + ETH_HLEN + sizeof(struct ipv6hdr) > data_end)
+		return HG_PACKET_FAILED;
+	if (p->v6)
+		write_v6(data + ETH_HLEN, outer);
+	else
+		write_v4(data + ETH_HLEN, outer);
+	if (bpf_l4_csum_replace(skb, check, 0, difference, 0))
+		return HG_PACKET_FAILED;
+	if (!p->v6)
+		return 0;
+	difference = sum_difference(
+	    sum_address(&p->source, 1) + sum_address(&p->destination, 1),
+	    sum_address(outer->source, 1) + sum_address(outer->destination, 1));
+	if (bpf_l4_csum_replace(skb, check, 0, difference,
+				BPF_F_PSEUDO_HDR | 1ULL << 7) &&
+	    bpf_l4_csum_replace(skb, check, 0, difference, BPF_F_PSEUDO_HDR))
+		return HG_PACKET_FAILED;
+	return 0;
+}
+
+#endif

@@ -1,0 +1,112 @@
+/* The packet path's own maps, with who writes them. */
+#ifndef HG_LIB_PACKET_MAPS_H
+#define HG_LIB_PACKET_MAPS_H
+
+#include "bpf/abi/packet.h"
+#include "bpf/lib/maps.h"
+#include "bpf/lib/packet_parse.h"
+
+/* Written by the control thread. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, HG_MAX_PACKET_ADDRESSES);
+	__type(key, struct hg_packet_local);
+	__type(value, struct hg_packet_address);
+} packet_addresses SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, HG_MAX_PACKET_ADDRESSES);
+	__type(key, __u32);
+	__type(value, struct hg_packet_local);
+} packet_local SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, HG_MAX_PACKET_LISTENERS);
+	__type(key, struct hg_packet_listener_key);
+	__type(value, struct hg_packet_listener);
+} packet_listeners SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct hg_packet_config);
+} packet_config SEC(".maps");
+
+/* The loader sizes those that have an element for each flow. */
+
+/* Two for each flow. Written by the program; the control thread erases. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 2);
+	__type(key, struct hg_flow_key);
+	__type(value, __u32);
+} packet_keys SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct hg_flow);
+} packet_flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct hg_flow_times);
+} packet_times SEC(".maps");
+
+/* Flow numbers that nobody uses. */
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, 1);
+	__type(value, __u32);
+} packet_free SEC(".maps");
+
+/* Flow numbers in the order in which they were closed. */
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, 1);
+	__type(value, __u32);
+} packet_closed SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, HG_MAX_SERVICES);
+	__type(key, __u32);
+	__type(value, struct hg_packet_bytes);
+} packet_bytes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, HG_PACKET_EXIT_COUNT);
+	__type(key, __u32); /* enum hg_packet_exit */
+	__type(value, struct hg_counter);
+} packet_exits SEC(".maps");
+
+/* What is too large for the stack. A hook is never entered twice on a CPU. */
+struct packet_scratch {
+	struct packet packet;
+	struct packet quoted; /* by an ICMP error */
+	__u8 options[64];     /* 40 are the most; the rest spares checks */
+	struct hg_select request;
+	__u64 tried[HG_MAX_SERVICE_BACKENDS / 64];
+	struct hg_flow flow;
+	__u8 header[64];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct packet_scratch);
+} packet_scratch SEC(".maps");
+
+#endif

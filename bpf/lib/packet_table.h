@@ -1,0 +1,192 @@
+/* The flow table: numbers, keys and the life of a flow.
+ *
+ * A flow has two keys, one for what its client sends and one for what its
+ * backend sends. Who changes `state` by compare-and-swap owns what follows from
+ * it; so the program on every CPU and the daemon's sweep agree on who counts
+ * an end and who frees a number. A closed flow stays, so that late segments are
+ * understood, until the sweep frees it, or its client comes again, or the table
+ * is full and it is the one that was closed first.
+ */
+#ifndef HG_LIB_PACKET_TABLE_H
+#define HG_LIB_PACKET_TABLE_H
+
+#include "bpf/lib/packet_maps.h"
+#include "bpf/lib/packet_parse.h"
+
+enum {
+	PORT_TRIES = 64, /* with 9 of 10 in use, one in 850 finds none */
+	RECYCLE_TRIES = 8,
+};
+
+static __always_inline __u32 now_seconds(void)
+{
+	return bpf_ktime_get_coarse_ns() / 1000000000ULL;
+}
+
+static __always_inline void count_backend(__u32 backend, int by)
+{
+	struct hg_backend_stats *stats =
+	    bpf_map_lookup_elem(&backend_stats, &backend);
+
+	if (!stats)
+		return;
+	__sync_fetch_and_add(&stats->connections_active, (__s64)by);
+	if (by > 0)
+		__sync_fetch_and_add(&stats->connections_total, 1);
+}
+
+static __always_inline void count_connection(const struct hg_flow *flow, int by)
+{
+	__u32 service = flow->service;
+	struct hg_service_stats *stats =
+	    bpf_map_lookup_elem(&service_stats, &service);
+
+	count_backend(flow->backend, by);
+	if (!stats)
+		return;
+	__sync_fetch_and_add(&stats->connections_active, (__s64)by);
+	if (by > 0)
+		__sync_fetch_and_add(&stats->connections_total, 1);
+}
+
+static __always_inline int move_state(struct hg_flow *flow, __u32 from,
+				      __u32 to)
+{
+	return __sync_val_compare_and_swap(&flow->state, from, to) == from;
+}
+
+static __always_inline void set_flags(struct hg_flow *flow, __u32 flags)
+{
+	if ((flow->flags & flags) != flags)
+		__sync_fetch_and_or(&flow->flags, flags);
+}
+
+static __always_inline void client_key(const struct hg_flow *flow,
+				       struct hg_flow_key *key)
+{
+	__builtin_memcpy(key->remote, flow->client, 16);
+	key->local = flow->listen;
+	key->remote_port = flow->client_port;
+	key->local_port = flow->listen_port;
+}
+
+static __always_inline void backend_key(const struct hg_flow *flow,
+					struct hg_flow_key *key)
+{
+	__builtin_memcpy(key->remote, flow->backend_address, 16);
+	key->local = flow->source;
+	key->remote_port = flow->backend_port;
+	key->local_port = flow->source_port;
+}
+
+/* Unless somebody else has it by now. */
+static __always_inline void erase_key(const struct hg_flow_key *key,
+				      __u32 value)
+{
+	__u32 *found = bpf_map_lookup_elem(&packet_keys, key);
+
+	if (found && *found == value)
+		bpf_map_delete_elem(&packet_keys, key);
+}
+
+static __always_inline void erase_keys(const struct hg_flow *flow, __u32 number)
+{
+	struct hg_flow_key key;
+
+	client_key(flow, &key);
+	erase_key(&key, number * 2 + HG_FROM_CLIENT);
+	backend_key(flow, &key);
+	erase_key(&key, number * 2 + HG_FROM_BACKEND);
+}
+
+/* From whatever state it is in. */
+static __always_inline void close_flow(struct hg_flow *flow, __u32 number)
+{
+	__u32 state = flow->state;
+
+	if (state == HG_FLOW_FREE || state == HG_FLOW_CLOSED ||
+	    !move_state(flow, state, HG_FLOW_CLOSED))
+		return;
+	if (state == HG_FLOW_ESTABLISHED)
+		count_connection(flow, -1);
+	if (!(__sync_fetch_and_or(&flow->flags, HG_FLOW_QUEUED) &
+	      HG_FLOW_QUEUED))
+		bpf_map_push_elem(&packet_closed, &number, 0);
+}
+
+/* A number for a new flow; the one closed longest ago when none is free. */
+static __always_inline struct hg_flow *take_number(__u32 *number)
+{
+	struct hg_flow *flow;
+
+	if (!bpf_map_pop_elem(&packet_free, number))
+		return bpf_map_lookup_elem(&packet_flows, number);
+	for (int i = 0; i < RECYCLE_TRIES; i++) {
+		if (bpf_map_pop_elem(&packet_closed, number))
+			return NULL;
+		flow = bpf_map_lookup_elem(&packet_flows, number);
+		if (!flow)
+			return NULL;
+		__sync_fetch_and_and(&flow->flags, ~HG_FLOW_QUEUED);
+		if (!move_state(flow, HG_FLOW_CLOSED, HG_FLOW_FREE))
+			continue; /* Its client came again. */
+		erase_keys(flow, *number);
+		return flow;
+	}
+	return NULL;
+}
+
+struct port_search {
+	const struct hg_packet_config *config;
+	struct hg_flow *flow;
+	__u32 number;
+	__u32 v6;
+	__u32 found;
+};
+
+/* The client's own port first: the order in which it uses that again suits the
+ * backend's TIME_WAIT, too.
+ */
+static long try_port(__u64 step, struct port_search *search)
+{
+	const struct hg_packet_config *config = search->config;
+	struct hg_flow *flow = search->flow;
+	__u32 value = search->number * 2 + HG_FROM_BACKEND;
+	__u32 random = bpf_get_prandom_u32();
+	__u32 family = search->v6 & 1;
+	__u32 count = config->source_count[family];
+	__u32 span = config->last_port - config->first_port + 1;
+	struct hg_flow_key key;
+
+	if (!count || !span)
+		return 1;
+	flow->source = config->sources[family][(random >> 16) % count & 255];
+	flow->source_port =
+	    config->first_port + (bpf_get_prandom_u32() & 0xffff) % span;
+	if (step == 0 && flow->client_port >= config->first_port &&
+	    flow->client_port <= config->last_port)
+		flow->source_port = flow->client_port;
+	backend_key(flow, &key);
+	if (bpf_map_update_elem(&packet_keys, &key, &value, BPF_NOEXIST))
+		return 0;
+	search->found = 1;
+	return 1;
+}
+
+/* A source address and port that nobody else has towards this backend. */
+static __noinline int claim_port(struct hg_flow *flow, __u32 number, __u32 v6)
+{
+	struct port_search search = {};
+	__u32 zero_key = 0;
+
+	search.config = bpf_map_lookup_elem(&packet_config, &zero_key);
+	if (!search.config)
+		return 0;
+	search.flow = flow;
+	search.number = number;
+	search.v6 = v6;
+	bpf_loop(PORT_TRIES, try_port, &search, 0);
+	return search.found;
+}
+
+#endif
