@@ -43,6 +43,8 @@ std::string Text(const IpAddress& address) {
   return Quoted(address, address.ToString());
 }
 
+std::string Text(const std::string& text) { return YamlName(text); }
+
 template <typename T>
 std::string Text(const std::vector<T>& list) {
   const auto join = [](std::string* out, const T& value) {
@@ -55,6 +57,7 @@ std::string Text(const std::vector<T>& list) {
 
 Fields GlobalFields(const Config& config) {
   const auto& metrics = config.metrics_listen;
+  const auto& packet = config.packet;
   return {
       {"metrics.listen", metrics.has_value() ? Text(*metrics) : ""},
       {"workers", Number(config.workers)},
@@ -66,6 +69,13 @@ Fields GlobalFields(const Config& config) {
        config.splice.backlog_total_bytes.has_value()
            ? SizeText(*config.splice.backlog_total_bytes)
            : ""},
+      {"packet.interfaces", packet.has_value() ? Text(packet->interfaces) : ""},
+      {"packet.source", packet.has_value() ? Text(packet->source) : ""},
+      {"packet.ports", packet.has_value() ? absl::StrCat(packet->first_port,
+                                                         "-", packet->last_port)
+                                          : ""},
+      {"packet.max_flows",
+       packet.has_value() ? absl::StrCat(packet->max_flows) : ""},
   };
 }
 

@@ -44,6 +44,17 @@ const Endpoint* ImplicitTlsListener(const Service& service) {
   return nullptr;
 }
 
+// Adds to a list that must not have anything twice.
+template <typename T>
+void AddOnce(const MapReader& map, const Node& node, absl::string_view key,
+             const T& value, absl::string_view text, std::vector<T>& list) {
+  if (std::find(list.begin(), list.end(), value) == list.end()) {
+    list.push_back(value);
+  } else {
+    map.Report(node.at, key, absl::StrCat(text, " is listed twice"));
+  }
+}
+
 // The grammar: one function for each kind of map in the file.
 class Grammar {
  public:
@@ -54,6 +65,7 @@ class Grammar {
  private:
   void ReadMetrics(const MapReader& top);
   void ReadSplice(const MapReader& top);
+  void ReadPacket(const MapReader& top);
   void ReadPool(const Node& node);
   void ReadSource(const MapReader& map, Pool& pool);
   bool ReadBackend(const Node& node, const std::string& object,
@@ -81,10 +93,12 @@ class Grammar {
 
 Config Grammar::Read(const Node& root) {
   const MapReader top(
-      root, "", {"metrics", "workers", "splice", "pools", "services"}, errors_);
+      root, "", {"metrics", "workers", "splice", "packet", "pools", "services"},
+      errors_);
   ReadMetrics(top);
   top.Read("workers", IntegerIn<uint32_t>(1, 256), config_.workers);
   ReadSplice(top);
+  ReadPacket(top);
   // Without services, nothing needs a pool.
   if (top.Lacks("services")) {
     top.Require("services");
@@ -132,6 +146,34 @@ void Grammar::ReadSplice(const MapReader& top) {
   }
 }
 
+void Grammar::ReadPacket(const MapReader& top) {
+  if (top.Find("packet") == nullptr) return;
+  const MapReader section =
+      top.Section("packet", {"interfaces", "source", "ports", "max_flows"});
+  section.Require("interfaces");
+  section.Require("source");
+  Packet packet;
+  for (const Node* node : Children(section, "interfaces", Node::Kind::kList,
+                                   "interface", kMaxPacketInterfaces)) {
+    std::string name;
+    if (!section.ReadNode(*node, "interfaces", ParseInterface, name)) continue;
+    AddOnce(section, *node, "interfaces", name, name, packet.interfaces);
+  }
+  for (const Node* node : OneOrMore(section, "source", kMaxSourcesPerPool)) {
+    IpAddress address;
+    if (!section.ReadNode(*node, "source", ParseSource, address)) continue;
+    AddOnce(section, *node, "source", address, address.ToString(),
+            packet.source);
+  }
+  PortRange ports{packet.first_port, packet.last_port};
+  section.Read("ports", ParsePortRange, ports);
+  packet.first_port = ports.first;
+  packet.last_port = ports.last;
+  section.Read("max_flows", IntegerIn<uint32_t>(1024, 16 * 1024 * 1024),
+               packet.max_flows);
+  config_.packet = std::move(packet);
+}
+
 void Grammar::ReadPool(const Node& node) {
   const std::string object = absl::StrCat("pool ", node.key);
   const MapReader map(node, object, {"source", "backends"}, errors_);
@@ -165,13 +207,7 @@ void Grammar::ReadSource(const MapReader& map, Pool& pool) {
     const bool read = map.ReadNode(*node, "source", ParseSource, address);
     all_read &= read;
     if (!read) continue;
-    if (std::find(pool.source.begin(), pool.source.end(), address) !=
-        pool.source.end()) {
-      map.Report(node->at, "source",
-                 absl::StrCat(address.ToString(), " is listed twice"));
-      continue;
-    }
-    pool.source.push_back(address);
+    AddOnce(map, *node, "source", address, address.ToString(), pool.source);
   }
   if (nodes.empty() || !all_read) return;
   for (const Backend& backend : pool.backends) {

@@ -14,7 +14,8 @@
 
 namespace headgate::config {
 
-enum class Datapath { kSplice, kRelay };
+// kPacket falls back to kSplice where its hook cannot be attached.
+enum class Datapath { kSplice, kRelay, kPacket };
 enum class Balance { kRoundRobin, kLeastConnections, kMaglev, kSource, kFirst };
 // Who is used when nobody else can be.
 enum class LastResort { kNone, kDraining };
@@ -156,10 +157,24 @@ struct Splice {
   bool operator==(const Splice&) const = default;
 };
 
+// What all services with datapath: packet share.
+struct Packet {
+  // Where clients and backends are; both may be behind one.
+  std::vector<std::string> interfaces;
+  // Addresses of this machine that backends see, with ports of this range:
+  // nobody else's, for what is sent there ends up with a client.
+  std::vector<IpAddress> source;
+  uint16_t first_port = 10240;
+  uint16_t last_port = 32767;
+  uint32_t max_flows = 262144;  // Takes effect at the next start.
+  bool operator==(const Packet&) const = default;
+};
+
 struct Config {
   std::optional<Endpoint> metrics_listen;
   std::optional<uint32_t> workers;  // Absent: one per core.
   Splice splice;
+  std::optional<Packet> packet;
   std::map<std::string, Pool> pools;        // By name.
   std::map<std::string, Service> services;  // By name.
   bool operator==(const Config&) const = default;

@@ -1,6 +1,7 @@
 #include "config/validate.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -109,6 +110,59 @@ void CheckQueue(const Service& service, const ServicePlace& place,
                           pool.name));
 }
 
+// The packet path moves packets, and does nothing that takes a socket.
+std::string WhatPacketCannot(const Service& service) {
+  if (service.proxy_protocol == ProxyProtocol::kV1) {
+    return "sends proxy_protocol v2 or none, not v1";
+  }
+  if (service.queue.has_value()) return "has no queue";
+  if (service.greeting_timeout.has_value()) return "has no timeouts.greeting";
+  if (service.on_no_backend != NoBackend::kReset) {
+    return "only has on_no_backend: reset";
+  }
+  return "";
+}
+
+void CheckPacketService(const Service& service, const ServicePlace& place,
+                        const Config& config, const Pool& pool,
+                        Errors& errors) {
+  if (service.datapath != Datapath::kPacket) return;
+  const auto report = [&](absl::string_view problem) {
+    errors.Add(place.name, absl::StrCat("service ", service.name,
+                                        ": datapath: packet ", problem));
+  };
+  if (!config.packet.has_value()) {
+    report("needs a \"packet\" section with interfaces and source");
+    return;
+  }
+  const std::string cannot = WhatPacketCannot(service);
+  if (!cannot.empty()) report(cannot);
+  std::set<bool> families;  // Whether IPv4.
+  for (const Endpoint& listen : service.listen) {
+    families.insert(listen.address.is_v4());
+    if (listen.address.is_unspecified()) {
+      report(absl::StrCat("needs exact listen addresses, not ",
+                          listen.ToString()));
+    }
+  }
+  for (const bool v4 : families) {
+    const char* family = v4 ? "IPv4" : "IPv6";
+    const auto other = std::find_if(
+        pool.backends.begin(), pool.backends.end(),
+        [v4](const Backend& b) { return b.address.is_v4() != v4; });
+    if (other != pool.backends.end()) {
+      report(absl::StrCat("cannot take ", family, " clients to backend ",
+                          other->name, " of pool ", pool.name, ", ",
+                          other->address.ToString(),
+                          "; it translates no family into the other"));
+    }
+    if (std::none_of(config.packet->source.begin(), config.packet->source.end(),
+                     [v4](const IpAddress& a) { return a.is_v4() == v4; })) {
+      report(absl::StrCat("needs an ", family, " address in packet.source"));
+    }
+  }
+}
+
 }  // namespace
 
 void Validate(const Config& config, const Places& places, Errors& errors) {
@@ -125,6 +179,7 @@ void Validate(const Config& config, const Places& places, Errors& errors) {
     }
     CheckBackendPorts(service, place, pool->second, errors);
     CheckQueue(service, place, pool->second, errors);
+    CheckPacketService(service, place, config, pool->second, errors);
     service_backends += pool->second.backends.size();
   }
   if (service_backends > kMaxServiceBackends) {

@@ -18,6 +18,7 @@ inline constexpr size_t kMaxPools = 255;
 inline constexpr size_t kMaxBackendsPerPool = 512;
 inline constexpr size_t kMaxListenPerService = 64;
 inline constexpr size_t kMaxSourcesPerPool = 64;
+inline constexpr size_t kMaxPacketInterfaces = 64;
 inline constexpr size_t kMaxServiceBackends = 4095;  // Over all services.
 
 // Where a service says what these rules may object to.

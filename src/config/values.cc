@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "base/suggest.h"
 
 namespace headgate::config {
@@ -249,6 +250,36 @@ absl::StatusOr<Target> ParseTarget(absl::string_view text) {
     return Invalid(text, "is no address to connect to");
   }
   return target;
+}
+
+absl::StatusOr<PortRange> ParsePortRange(absl::string_view text) {
+  const std::vector<absl::string_view> ends = absl::StrSplit(text, '-');
+  if (ends.size() == 2) {
+    const auto first = ParseInteger(ends[0], 1024, 65535);
+    const auto last = ParseInteger(ends[1], 1024, 65535);
+    if (first.ok() && last.ok() && *first <= *last) {
+      return PortRange{static_cast<uint16_t>(*first),
+                       static_cast<uint16_t>(*last)};
+    }
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("expected FIRST-LAST, ports of 1024 to 65535, such as "
+                   "10240-32767, not \"",
+                   text, "\""));
+}
+
+absl::StatusOr<std::string> ParseInterface(absl::string_view text) {
+  const bool valid =
+      !text.empty() && text.size() <= 15 && text != "." && text != ".." &&
+      std::none_of(text.begin(), text.end(), [](char c) {
+        return c == '/' || c == ':' ||
+               !absl::ascii_isgraph(static_cast<unsigned char>(c));
+      });
+  if (valid) return std::string(text);
+  return absl::InvalidArgumentError(
+      absl::StrCat("\"", text,
+                   "\" is not the name of a network interface (1 to 15 "
+                   "characters)"));
 }
 
 absl::StatusOr<IpAddress> ParseSource(absl::string_view text) {

@@ -25,7 +25,7 @@ struct Choice {
 inline constexpr Choice<Datapath> kDatapaths[] = {
     {"splice", Datapath::kSplice},
     {"relay", Datapath::kRelay},
-    {"packet", std::nullopt},
+    {"packet", Datapath::kPacket},
 };
 inline constexpr Choice<Balance> kBalances[] = {
     {"round_robin", Balance::kRoundRobin},
@@ -162,6 +162,17 @@ struct Target {
   std::optional<uint16_t> port;
 };
 absl::StatusOr<Target> ParseTarget(absl::string_view text);
+
+// "20000-60999": 1024 or above, the first not above the last.
+struct PortRange {
+  uint16_t first = 0;
+  uint16_t last = 0;
+};
+absl::StatusOr<PortRange> ParsePortRange(absl::string_view text);
+
+// The name of a network interface: 1 to 15 characters, none of them a slash or
+// a space (dev_valid_name() of the kernel).
+absl::StatusOr<std::string> ParseInterface(absl::string_view text);
 
 // An address of this machine to connect from, without a port.
 absl::StatusOr<IpAddress> ParseSource(absl::string_view text);

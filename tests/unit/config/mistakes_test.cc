@@ -37,9 +37,6 @@ Mistake InService(const char* name, absl::string_view line,
 INSTANTIATE_TEST_SUITE_P(
     Service, MistakeTest,
     ::testing::Values(
-        InService("PlannedDatapath", "datapath: packet",
-                  "15: service smtp: datapath: \"packet\" is not available in "
-                  "this version; use splice or relay"),
         InService("PanicThresholdAboveAll", "panic_threshold: 101",
                   "22: service smtp: panic_threshold: \"101\" is outside 0 to "
                   "100"),
@@ -283,6 +280,24 @@ INSTANTIATE_TEST_SUITE_P(
               "1: duplicate key \"services\"; first on line 5"),
         AtTop("Workers", "workers: 257",
               "10: workers: \"257\" is outside 1 to 256"),
+        AtTop("PacketInterface",
+              "packet: {interfaces: [eth0/1], source: 198.18.2.1}",
+              "23: packet.interfaces: \"eth0/1\" is not the name of a network "
+              "interface (1 to 15 characters)"),
+        AtTop("PacketInterfaceTwice",
+              "packet: {interfaces: [e0, e0], source: 198.18.2.1}",
+              "27: packet.interfaces: e0 is listed twice"),
+        AtTop("PacketPorts",
+              "packet: {interfaces: [e0], source: 198.18.2.1, ports: 80-90}",
+              "55: packet.ports: expected FIRST-LAST, ports of 1024 to 65535, "
+              "such as 10240-32767, not \"80-90\""),
+        AtTop("PacketPortsBackwards",
+              "packet: {interfaces: [e0], source: 198.18.2.1, "
+              "ports: 3000-2000}",
+              "55: packet.ports: expected FIRST-LAST, ports of 1024 to 65535, "
+              "such as 10240-32767, not \"3000-2000\""),
+        AtTop("PacketWithoutSource", "packet: {interfaces: [e0]}",
+              "1: missing key \"packet.source\""),
         AtTop("WorkersText", "workers: auto",
               "10: workers: \"auto\" is not a whole number"),
         AtTop("MetricsWithoutListen", "metrics: {}",
@@ -553,4 +568,61 @@ INSTANTIATE_TEST_SUITE_P(
     Name);
 
 }  // namespace
+// What the packet path cannot do, in a service at 7:3 that is on it.
+Mistake OnPacketPath(const char* name, absl::string_view service,
+                     absl::string_view problem) {
+  return {name,
+          absl::StrCat("packet: {interfaces: [e0], source: [198.18.2.1]}\n"
+                       "pools:\n"
+                       "  mail:\n"
+                       "    backends:\n"
+                       "      - {name: a, address: 198.18.2.1:25}\n"
+                       "services:\n"
+                       "  smtp:\n"
+                       "    pool: mail\n"
+                       "    datapath: packet\n",
+                       service),
+          {absl::StrCat("7:3: service smtp: datapath: packet ", problem)}};
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Packet, MistakeTest,
+    ::testing::Values(
+        OnPacketPath("V1",
+                     "    listen: 198.18.1.1:25\n    proxy_protocol: v1\n",
+                     "sends proxy_protocol v2 or none, not v1"),
+        OnPacketPath("Queue",
+                     "    listen: 198.18.1.1:25\n    max_connections: 5\n"
+                     "    queue: {size: 5}\n",
+                     "has no queue"),
+        OnPacketPath("Greeting",
+                     "    listen: 198.18.1.1:25\n"
+                     "    timeouts: {greeting: 5s}\n",
+                     "has no timeouts.greeting"),
+        OnPacketPath("Line",
+                     "    listen: 198.18.1.1:25\n"
+                     "    on_no_backend: smtp_421\n",
+                     "only has on_no_backend: reset"),
+        OnPacketPath("Wildcard", "    listen: 0.0.0.0:25\n",
+                     "needs exact listen addresses, not 0.0.0.0:25"),
+        Mistake{"PacketOtherFamily",
+                "packet: {interfaces: [e0], source: [198.18.2.1]}\n"
+                "pools:\n"
+                "  mail:\n"
+                "    backends:\n"
+                "      - {name: a, address: 198.18.2.1:25}\n"
+                "services:\n"
+                "  smtp: {pool: mail, datapath: packet, "
+                "listen: \"[2001:db8::1]:25\"}\n",
+                {"7:3: service smtp: datapath: packet cannot take IPv6 clients "
+                 "to backend a of pool mail, 198.18.2.1; it translates no "
+                 "family into the other",
+                 "7:3: service smtp: datapath: packet needs an IPv6 address in "
+                 "packet.source"}},
+        Mistake{"PacketWithoutSection",
+                absl::StrCat(kMinimal, "    datapath: packet\n"),
+                {"6:3: service smtp: datapath: packet needs a \"packet\" "
+                 "section with interfaces and source"}}),
+    Name);
+
 }  // namespace headgate::config

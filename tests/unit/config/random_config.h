@@ -25,6 +25,13 @@ class RandomConfig {
     if (Maybe()) {
       config.splice.backlog_total_bytes = Number<uint64_t>(1 << 30, 1ULL << 40);
     }
+    if (Maybe()) {
+      config.packet = {{"eth0", absl::StrCat("veth", Number(0, 99))},
+                       {Address()},
+                       Number<uint16_t>(1024, 30000),
+                       Number<uint16_t>(30000, 65535),
+                       Number<uint32_t>(1024, 1 << 24)};
+    }
     const int pools = Number(1, 4);
     for (int i = 0; i < pools; ++i) AddPool(config);
     const int services = Number(1, 6);
