@@ -13,6 +13,8 @@
 
 #include "base/log.h"
 #include "base/status.h"
+#include "datapath/packet_hook.h"
+#include "datapath/pinned.h"
 #include "datapath/preflight.h"
 
 namespace headgate::datapath {
@@ -113,6 +115,7 @@ absl::StatusOr<Datapath::Skeleton> Datapath::Load(const Options& options,
         skeleton->maps.splice_sinks, skeleton->maps.splice_sources}) {
     bpf_map__set_max_entries(map, options.max_flows);
   }
+  if (options.adopt) RETURN_IF_ERROR(Adopt(options.pin_dir, skeleton.get()));
   bpf_program__set_autoload(skeleton->progs.splice_verdict, splice);
   if (const int error = headgate_bpf::load(skeleton.get()); error != 0) {
     return ErrnoStatus(-error, "load BPF programs");
@@ -120,8 +123,71 @@ absl::StatusOr<Datapath::Skeleton> Datapath::Load(const Options& options,
   return skeleton;
 }
 
-absl::StatusOr<std::unique_ptr<Datapath>> Datapath::Open(
-    const Options& options) {
+std::vector<bpf_map*> Datapath::SharedMaps(headgate_bpf* skeleton) {
+  const auto& maps = skeleton->maps;
+  return {maps.services, maps.backends, maps.tables, maps.service_stats,
+          maps.backend_stats};
+}
+
+absl::Status Datapath::Adopt(const std::string& pin_dir,
+                             headgate_bpf* skeleton) {
+  for (bpf_map* map : SharedMaps(skeleton)) {
+    const std::string path = absl::StrCat(pin_dir, "/", bpf_map__name(map));
+    const UniqueFd fd = OpenPinned(path, map);
+    if (!fd.valid()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(path, " is not as this version has it"));
+    }
+    if (const int error = bpf_map__reuse_fd(map, fd.get()); error != 0) {
+      return ErrnoStatus(-error, absl::StrCat("adopt ", path));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Datapath::ReadAdopted() {
+  uint32_t id = 0, *before = nullptr;
+  while (bpf_map__get_next_key(skeleton_->maps.services, before, &id,
+                               sizeof id) == 0) {
+    hg_service service{};
+    if (bpf_map__lookup_elem(skeleton_->maps.services, &id, sizeof id, &service,
+                             sizeof service, 0) == 0) {
+      service.name[HG_NAME_LEN - 1] = 0;
+      adopted_.services[service.name] = id;
+    }
+    before = &id;
+  }
+  before = nullptr;
+  while (bpf_map__get_next_key(skeleton_->maps.backends, before, &id,
+                               sizeof id) == 0) {
+    hg_backend backend{};
+    if (bpf_map__lookup_elem(skeleton_->maps.backends, &id, sizeof id, &backend,
+                             sizeof backend, 0) == 0) {
+      backend.name[HG_NAME_LEN - 1] = 0;
+      adopted_.backends[id] = backend;
+    }
+    before = &id;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Datapath::OpenPacket(uint32_t max_flows) {
+  if (packet_ != nullptr) return absl::OkStatus();
+  const auto fd = [](bpf_map* map) { return bpf_map__fd(map); };
+  const auto& maps = skeleton_->maps;
+  PacketPath::Options options;
+  options.pin_dir = pin_dir_;
+  options.max_flows = max_flows;
+  options.maps = {fd(maps.services), fd(maps.backends), fd(maps.tables),
+                  fd(maps.service_stats), fd(maps.backend_stats)};
+  options.adopt = adopt_;
+  adopt_ = false;
+  ASSIGN_OR_RETURN(packet_, PacketPath::Open(options));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Datapath>> Datapath::Open(const Options& asked) {
+  Options options = asked;
   libbpf_set_print(PrintLibbpf);
   RETURN_IF_ERROR(CheckCapabilities());
   RETURN_IF_ERROR(CheckBtf());
@@ -129,13 +195,25 @@ absl::StatusOr<std::unique_ptr<Datapath>> Datapath::Open(
   std::unique_ptr<Datapath> made(new Datapath());
   ASSIGN_OR_RETURN(made->pin_dir_lock_, LockDirectory(options.pin_dir));
 
+  options.adopt =
+      asked.adopt &&
+      access(absl::StrCat(options.pin_dir, "/packet_flows").c_str(), F_OK) == 0;
   absl::StatusOr<Skeleton> skeleton = Load(options, true);
+  if (!skeleton.ok() && options.adopt) {
+    log::Warning("connections of the packet path from the last run end: %s",
+                 skeleton.status().message());
+    options.adopt = false;
+    skeleton = Load(options, true);
+  }
+  if (!options.adopt) RemovePacketLinks(options.pin_dir);
   if (!skeleton.ok()) {
     made->splice_objection_ = std::string(skeleton.status().message());
     skeleton = Load(options, false);
   }
   RETURN_IF_ERROR(skeleton.status());
   made->skeleton_ = *std::move(skeleton);
+  made->adopt_ = options.adopt;
+  if (options.adopt) RETURN_IF_ERROR(made->ReadAdopted());
   made->select_fd_ = bpf_program__fd(made->skeleton_->progs.select_backend);
   RETURN_IF_ERROR(made->Pin(options.pin_dir));
   RETURN_IF_ERROR(made->MapCounters());
@@ -146,18 +224,25 @@ absl::StatusOr<std::unique_ptr<Datapath>> Datapath::Open(
 }
 
 Datapath::~Datapath() {
+  packet_.reset();  // Before the folder goes that its pins are in.
   for (const std::string& pin : pins_) unlink(pin.c_str());
   if (!pin_dir_.empty()) rmdir(pin_dir_.c_str());
 }
 
 absl::Status Datapath::Pin(const std::string& pin_dir) {
   pin_dir_ = pin_dir;
-  for (bpf_map* map :
-       {skeleton_->maps.services, skeleton_->maps.backends,
-        skeleton_->maps.service_stats, skeleton_->maps.backend_stats,
-        skeleton_->maps.greeting_times, skeleton_->maps.splice_flows,
-        skeleton_->maps.splice_fallback, skeleton_->maps.splice_verdicts}) {
+  const std::vector<bpf_map*> shared = SharedMaps(skeleton_.get());
+  std::vector<bpf_map*> all = {
+      skeleton_->maps.greeting_times, skeleton_->maps.splice_flows,
+      skeleton_->maps.splice_fallback, skeleton_->maps.splice_verdicts};
+  all.insert(all.end(), shared.begin(), shared.end());
+  for (bpf_map* map : all) {
     const std::string path = absl::StrCat(pin_dir, "/", bpf_map__name(map));
+    if (adopt_ &&
+        std::find(shared.begin(), shared.end(), map) != shared.end()) {
+      pins_.push_back(path);
+      continue;
+    }
     unlink(path.c_str());  // Left by a daemon that was killed.
     if (const int error = bpf_map__pin(map, path.c_str()); error != 0) {
       return ErrnoStatus(-error, absl::StrCat("pin ", path));

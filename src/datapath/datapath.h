@@ -8,6 +8,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,9 +17,11 @@
 #include "absl/status/statusor.h"
 #include "base/unique_fd.h"
 #include "bpf/abi/types.h"
+#include "datapath/packet.h"
 #include "datapath/shared_array.h"
 #include "datapath/splice.h"
 
+struct bpf_map;
 struct headgate_bpf;
 
 namespace headgate::datapath {
@@ -73,6 +76,9 @@ class Datapath {
     std::string pin_dir;   // On bpffs; made if its parent exists.
     uint32_t workers = 1;  // Event rings, and shares of the flow numbers.
     uint32_t max_flows = 1024;
+    // Whether to adopt what a daemon that was killed has left of the packet
+    // path; otherwise it ends.
+    bool adopt = false;
   };
 
   // Errors name what is missing and how to mend it: FailedPrecondition
@@ -80,6 +86,20 @@ class Datapath {
   // AlreadyExists when another daemon uses `pin_dir`.
   static absl::StatusOr<std::unique_ptr<Datapath>> Open(const Options& options);
   ~Datapath();  // Unpins.
+
+  // What the maps had, if they were adopted: its ids are to be kept.
+  struct Adopted {
+    std::map<std::string, uint32_t> services;  // By name.
+    std::map<uint32_t, hg_backend> backends;   // By id.
+  };
+  // Empty: nothing was.
+  const Adopted& adopted() const { return adopted_; }
+
+  // Opens the packet path, if it is not open yet.
+  absl::Status OpenPacket(uint32_t max_flows);
+  PacketPath* packet() { return packet_.get(); }  // Null: not open.
+  const PacketPath* packet() const { return packet_.get(); }
+  void ClosePacket() { packet_.reset(); }
 
   absl::Status PutService(uint32_t id, const hg_service& service);
   absl::Status PutBackend(uint32_t id, const hg_backend& backend);
@@ -132,6 +152,10 @@ class Datapath {
 
   Datapath() = default;
   static absl::StatusOr<Skeleton> Load(const Options& options, bool splice);
+  // The maps that selection and the packet path share.
+  static std::vector<bpf_map*> SharedMaps(headgate_bpf* skeleton);
+  static absl::Status Adopt(const std::string& pin_dir, headgate_bpf* skeleton);
+  absl::Status ReadAdopted();
   absl::Status Pin(const std::string& pin_dir);
   absl::Status MapCounters();
   absl::Status StartSplice(const Options& options);
@@ -150,6 +174,9 @@ class Datapath {
   SpliceBudget splice_budget_;
   std::array<std::atomic<bool>, HG_FALLBACK_COUNT> shortage_logged_{};
   std::vector<std::unique_ptr<SpliceFlows>> splice_flows_;
+  bool adopt_ = false;
+  Adopted adopted_;
+  std::unique_ptr<PacketPath> packet_;  // After what it shares.
 };
 
 }  // namespace headgate::datapath

@@ -1,0 +1,382 @@
+#include "datapath/packet.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <headgate_packet.skel.h>
+#include <net/if.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "datapath/packet_hook.h"
+#include "datapath/pinned.h"
+
+namespace headgate::datapath {
+namespace {
+
+std::string ReadLine(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
+}
+
+template <typename Sum, typename Value>
+absl::Status SumPerCpu(const bpf_map* map, uint32_t key, const Sum& sum,
+                       Value) {
+  std::vector<Value> values(static_cast<size_t>(libbpf_num_possible_cpus()));
+  if (bpf_map__lookup_elem(map, &key, sizeof key, values.data(),
+                           values.size() * sizeof(Value), 0) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("read ", bpf_map__name(map)));
+  }
+  for (const Value& value : values) sum(value);
+  return absl::OkStatus();
+}
+
+// "1,5-9" has which of first..last?
+bool AllReserved(const std::string& list, uint32_t first, uint32_t last) {
+  std::vector<bool> reserved(65536, false);
+  for (const absl::string_view part :
+       absl::StrSplit(list, ',', absl::SkipEmpty())) {
+    const std::vector<absl::string_view> ends = absl::StrSplit(part, '-');
+    uint32_t from = 0, to = 0;
+    if (!absl::SimpleAtoi(ends.front(), &from) ||
+        !absl::SimpleAtoi(ends.back(), &to)) {
+      continue;
+    }
+    for (uint32_t port = from; port <= to && port < 65536; ++port) {
+      reserved[port] = true;
+    }
+  }
+  return std::all_of(reserved.begin() + first, reserved.begin() + last + 1,
+                     [](bool is) { return is; });
+}
+
+}  // namespace
+
+const char* PacketExitName(hg_packet_exit exit) {
+  static constexpr const char* kNames[] = {
+#define HG_PACKET_EXIT_NAME(name, text) text,
+      HG_PACKET_EXITS(HG_PACKET_EXIT_NAME)
+#undef HG_PACKET_EXIT_NAME
+  };
+  return kNames[exit];
+}
+
+absl::Status CheckPacketPorts(uint16_t first, uint16_t last) {
+  const std::vector<std::string> range =
+      absl::StrSplit(ReadLine("/proc/sys/net/ipv4/ip_local_port_range"),
+                     absl::ByAnyChar("\t "), absl::SkipEmpty());
+  uint32_t low = 0, high = 0;
+  if (range.size() != 2 || !absl::SimpleAtoi(range[0], &low) ||
+      !absl::SimpleAtoi(range[1], &high)) {
+    return absl::OkStatus();
+  }
+  const uint32_t from = std::max<uint32_t>(low, first);
+  const uint32_t to = std::min<uint32_t>(high, last);
+  if (from > to ||
+      AllReserved(ReadLine("/proc/sys/net/ipv4/ip_local_reserved_ports"), from,
+                  to)) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(absl::StrCat(
+      "packet.ports: ", first, "-", last, ": the kernel gives ports ", from,
+      "-", to,
+      " to sockets of its own (net.ipv4.ip_local_port_range); choose "
+      "a range outside ",
+      low, "-", high,
+      ", or take it from the kernel: sysctl -w "
+      "net.ipv4.ip_local_reserved_ports=",
+      from, "-", to));
+}
+
+void PacketPath::SkeletonDeleter::operator()(
+    headgate_packet_bpf* skeleton) const {
+  headgate_packet_bpf::destroy(skeleton);
+}
+
+// ---- loading ----------------------------------------------------------------
+
+absl::StatusOr<std::unique_ptr<PacketPath>> PacketPath::Open(
+    const Options& options) {
+  std::unique_ptr<PacketPath> made(new PacketPath());
+  made->pin_dir_ = options.pin_dir;
+  made->max_flows_ = options.max_flows;
+  absl::Status loaded = made->Load(options, options.adopt);
+  if (!loaded.ok() && options.adopt) {
+    log::Warning("connections of the packet path from the last run end: %s",
+                 loaded.message());
+    RemovePacketLinks(options.pin_dir);
+    loaded = made->Load(options, false);
+  }
+  RETURN_IF_ERROR(loaded);
+  return made;
+}
+
+absl::Status PacketPath::Load(const Options& options, bool adopt) {
+  skeleton_.reset(headgate_packet_bpf::open());
+  if (skeleton_ == nullptr) return ErrnoStatus(errno, "open BPF object");
+  auto& maps = skeleton_->maps;
+  bpf_map__set_max_entries(maps.packet_keys, 2 * max_flows_);
+  for (bpf_map* map : {maps.packet_flows, maps.packet_times, maps.packet_free,
+                       maps.packet_closed}) {
+    bpf_map__set_max_entries(map, max_flows_);
+  }
+  const std::pair<bpf_map*, int> shared[] = {
+      {maps.services, options.maps.services},
+      {maps.backends, options.maps.backends},
+      {maps.tables, options.maps.tables},
+      {maps.service_stats, options.maps.service_stats},
+      {maps.backend_stats, options.maps.backend_stats}};
+  for (const auto& [map, fd] : shared) {
+    if (const int error = bpf_map__reuse_fd(map, fd); error != 0) {
+      return ErrnoStatus(-error, "share maps with the packet path");
+    }
+  }
+  const std::vector<bpf_map*> own = {
+      maps.packet_addresses, maps.packet_local, maps.packet_listeners,
+      maps.packet_config,    maps.packet_keys,  maps.packet_flows,
+      maps.packet_times,     maps.packet_free,  maps.packet_closed,
+      maps.packet_bytes,     maps.packet_exits};
+  std::vector<UniqueFd> pinned;
+  for (bpf_map* map : own) {
+    const std::string path = absl::StrCat(pin_dir_, "/", bpf_map__name(map));
+    if (!adopt) continue;
+    UniqueFd fd = OpenPinned(path, map);
+    if (!fd.valid()) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          path, " is not as this version, or packet.max_flows, has it"));
+    }
+    if (const int error = bpf_map__reuse_fd(map, fd.get()); error != 0) {
+      return ErrnoStatus(-error, absl::StrCat("adopt ", path));
+    }
+    pinned.push_back(std::move(fd));
+  }
+  if (const int error = headgate_packet_bpf::load(skeleton_.get());
+      error != 0) {
+    return ErrnoStatus(-error, "load the packet program");
+  }
+  ASSIGN_OR_RETURN(flows_, SharedArray<hg_flow>::Map(
+                               bpf_map__fd(maps.packet_flows), max_flows_));
+  ASSIGN_OR_RETURN(times_, SharedArray<hg_flow_times>::Map(
+                               bpf_map__fd(maps.packet_times), max_flows_));
+  ASSIGN_OR_RETURN(service_stats_,
+                   SharedArray<hg_service_stats>::Map(
+                       bpf_map__fd(maps.service_stats), HG_MAX_SERVICES));
+  ASSIGN_OR_RETURN(backend_stats_,
+                   SharedArray<hg_backend_stats>::Map(
+                       bpf_map__fd(maps.backend_stats), HG_MAX_BACKENDS));
+  for (bpf_map* map : own) {
+    const std::string path = absl::StrCat(pin_dir_, "/", bpf_map__name(map));
+    pins_.push_back(path);
+    if (adopt) continue;
+    unlink(path.c_str());
+    if (const int error = bpf_map__pin(map, path.c_str()); error != 0) {
+      return ErrnoStatus(-error, absl::StrCat("pin ", path));
+    }
+  }
+  return adopt ? absl::OkStatus() : FillFreeNumbers();
+}
+
+absl::Status PacketPath::FillFreeNumbers() {
+  for (uint32_t number = 0; number < max_flows_; ++number) {
+    if (bpf_map_update_elem(bpf_map__fd(skeleton_->maps.packet_free), nullptr,
+                            &number, BPF_ANY) != 0) {
+      return ErrnoStatus(errno, "fill packet_free");
+    }
+  }
+  return absl::OkStatus();
+}
+
+PacketPath::~PacketPath() {
+  while (!links_.empty()) Detach(links_.begin()->first);
+  for (const std::string& pin : pins_) unlink(pin.c_str());
+}
+
+// ---- addresses and listeners ------------------------------------------------
+
+// The id that it has, or one that nobody has.
+uint32_t PacketPath::IdOf(const PacketAddress& address,
+                          const std::set<uint32_t>& taken) {
+  uint32_t free = 0;
+  for (uint32_t id = 1; id < HG_MAX_PACKET_ADDRESSES; ++id) {
+    hg_packet_local local{};
+    bpf_map__lookup_elem(skeleton_->maps.packet_local, &id, sizeof id, &local,
+                         sizeof local, 0);
+    if (std::equal(address.begin(), address.end(), local.address)) return id;
+    if (free == 0 && !taken.contains(id)) free = id;
+  }
+  return free;
+}
+
+std::set<uint32_t> PacketPath::AddressesInUse() const {
+  std::set<uint32_t> ids;
+  for (uint32_t number = 0; number < max_flows_; ++number) {
+    const hg_flow& flow = flows_[number];
+    if (flow.state == HG_FLOW_FREE) continue;
+    ids.insert(flow.listen);
+    ids.insert(flow.source);
+  }
+  return ids;
+}
+
+absl::Status PacketPath::Configure(const Setup& setup) {
+  auto& maps = skeleton_->maps;
+  std::set<PacketAddress> sources(setup.sources.begin(), setup.sources.end());
+  std::set<PacketAddress> wanted = sources;
+  for (const Listener& listener : setup.listeners) {
+    wanted.insert(listener.address);
+  }
+  std::set<uint32_t> taken = AddressesInUse();
+  std::map<PacketAddress, uint32_t> ids;
+  hg_packet_config config{};
+  config.first_port = setup.first_port;
+  config.last_port = setup.last_port;
+  for (const PacketAddress& address : wanted) {
+    const uint32_t id = IdOf(address, taken);
+    if (id == 0) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "the packet path has room for ", HG_MAX_PACKET_ADDRESSES - 1,
+          " listen and source addresses, those of live connections included"));
+    }
+    taken.insert(id);
+    ids[address] = id;
+    hg_packet_local local{};
+    std::copy(address.begin(), address.end(), local.address);
+    hg_packet_address value{id, 0, 0};
+    if (sources.contains(address)) {
+      value.first_port = setup.first_port;
+      value.last_port = setup.last_port;
+      const bool v4 = std::all_of(address.begin(), address.begin() + 10,
+                                  [](uint8_t byte) { return byte == 0; }) &&
+                      address[10] == 0xff;
+      uint32_t& count = config.source_count[v4 ? 0 : 1];
+      config.sources[v4 ? 0 : 1][count++] = static_cast<uint8_t>(id);
+    }
+    bpf_map__update_elem(maps.packet_local, &id, sizeof id, &local,
+                         sizeof local, BPF_ANY);
+    if (bpf_map__update_elem(maps.packet_addresses, &local, sizeof local,
+                             &value, sizeof value, BPF_ANY) != 0) {
+      return ErrnoStatus(errno, "update packet_addresses");
+    }
+  }
+  forwards_v4_ = config.source_count[0] > 0;
+  forwards_v6_ = config.source_count[1] > 0;
+  const uint32_t zero = 0;
+  bpf_map__update_elem(maps.packet_config, &zero, sizeof zero, &config,
+                       sizeof config, BPF_ANY);
+
+  std::set<std::pair<uint32_t, uint32_t>> listeners;
+  for (const Listener& listener : setup.listeners) {
+    const hg_packet_listener_key key{ids.at(listener.address), listener.port};
+    listeners.insert({key.address, key.port});
+    if (bpf_map__update_elem(maps.packet_listeners, &key, sizeof key,
+                             &listener.value, sizeof listener.value,
+                             BPF_ANY) != 0) {
+      return ErrnoStatus(errno, "update packet_listeners");
+    }
+  }
+  // Of this run, or of the last one.
+  std::vector<hg_packet_listener_key> gone;
+  hg_packet_listener_key at{}, *before = nullptr;
+  while (bpf_map__get_next_key(maps.packet_listeners, before, &at, sizeof at) ==
+         0) {
+    if (!listeners.contains({at.address, at.port})) gone.push_back(at);
+    before = &at;
+  }
+  for (const hg_packet_listener_key& key : gone) {
+    bpf_map__delete_elem(maps.packet_listeners, &key, sizeof key, 0);
+  }
+  return absl::OkStatus();
+}
+
+// ---- interfaces -------------------------------------------------------------
+
+std::vector<std::string> PacketPath::Attach(
+    const std::set<std::string>& interfaces) {
+  wanted_ = interfaces;
+  std::vector<std::string> gone;
+  for (const auto& [name, link] : links_) {
+    if (!interfaces.contains(name)) gone.push_back(name);
+  }
+  for (const std::string& name : gone) Detach(name);
+  return Reattach();
+}
+
+std::vector<std::string> PacketPath::Reattach() {
+  std::vector<std::string> problems;
+  for (const std::string& name : wanted_) {
+    const auto link = links_.find(name);
+    if (link != links_.end()) {
+      if (if_nametoindex(name.c_str()) == link->second.ifindex) continue;
+      Detach(name);
+    }
+    const absl::Status attached = AttachTo(name);
+    if (!attached.ok()) {
+      problems.push_back(absl::StrCat(name, ": ", attached.message()));
+    }
+  }
+  return problems;
+}
+
+absl::Status PacketPath::AttachTo(const std::string& name) {
+  Link link;
+  RETURN_IF_ERROR(CheckPacketInterface(name, forwards_v4_, forwards_v6_));
+  link.ifindex = if_nametoindex(name.c_str());
+  link.pin = PacketLinkPin(pin_dir_, name);
+  const int program = bpf_program__fd(skeleton_->progs.packet_ingress);
+  ASSIGN_OR_RETURN(link.fd, AttachPacketHook(program, link.ifindex, link.pin));
+  links_[name] = std::move(link);
+  return absl::OkStatus();
+}
+
+void PacketPath::Detach(const std::string& name) {
+  const Link& link = links_.at(name);
+  if (!link.fd.valid()) DetachClsact(link.ifindex);
+  unlink(link.pin.c_str());
+  links_.erase(name);
+}
+
+// ---- what is seen -----------------------------------------------------------
+
+std::vector<uint64_t> PacketPath::Exits() const {
+  std::vector<uint64_t> sums(HG_PACKET_EXIT_COUNT);
+  for (uint32_t exit = 0; exit < HG_PACKET_EXIT_COUNT; ++exit) {
+    SumPerCpu(
+        skeleton_->maps.packet_exits, exit,
+        [&](const hg_counter& cpu) { sums[exit] += cpu.count; }, hg_counter{})
+        .IgnoreError();
+  }
+  return sums;
+}
+
+hg_packet_bytes PacketPath::Bytes(uint32_t service) const {
+  hg_packet_bytes sum{};
+  SumPerCpu(
+      skeleton_->maps.packet_bytes, service,
+      [&](const hg_packet_bytes& cpu) {
+        sum.in += cpu.in;
+        sum.out += cpu.out;
+      },
+      hg_packet_bytes{})
+      .IgnoreError();
+  return sum;
+}
+
+void PacketPath::ClearBytes(uint32_t service) {
+  const std::vector<hg_packet_bytes> zeros(
+      static_cast<size_t>(libbpf_num_possible_cpus()));
+  bpf_map__update_elem(skeleton_->maps.packet_bytes, &service, sizeof service,
+                       zeros.data(), zeros.size() * sizeof zeros[0], BPF_ANY);
+}
+
+}  // namespace headgate::datapath

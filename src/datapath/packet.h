@@ -1,0 +1,149 @@
+// The packet path: whole connections translated in BPF at the interfaces they
+// come in by (bpf/packet.bpf.c), without a socket on this machine. Its maps and
+// links are pinned beside the others, and go on without a daemon: the next one
+// adopts them.
+//
+// Threads: everything belongs to the control thread.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/unique_fd.h"
+#include "bpf/abi/packet.h"
+#include "datapath/shared_array.h"
+
+struct headgate_packet_bpf;
+
+namespace headgate::datapath {
+
+using PacketAddress = std::array<uint8_t, 16>;  // As in bpf/abi/types.h.
+
+// As in metrics.
+const char* PacketExitName(hg_packet_exit exit);
+
+// Whether the kernel may give a port of this range to a socket of its own:
+// FailedPrecondition, with the fix (net.ipv4.ip_local_port_range, less
+// net.ipv4.ip_local_reserved_ports).
+absl::Status CheckPacketPorts(uint16_t first, uint16_t last);
+
+class PacketPath {
+ public:
+  // Of maps that selection has, too.
+  struct SharedMaps {
+    int services, backends, tables, service_stats, backend_stats;
+  };
+  struct Options {
+    std::string pin_dir;
+    uint32_t max_flows = 262144;
+    SharedMaps maps;
+    bool adopt = false;  // What is pinned, if it fits.
+  };
+  static absl::StatusOr<std::unique_ptr<PacketPath>> Open(
+      const Options& options);
+  // Detaches, and unpins.
+  ~PacketPath();
+  PacketPath(const PacketPath&) = delete;
+
+  struct Listener {
+    PacketAddress address;
+    uint16_t port = 0;
+    hg_packet_listener value{};
+  };
+  struct Setup {
+    std::vector<PacketAddress> sources;
+    uint16_t first_port = 0;
+    uint16_t last_port = 0;
+    std::vector<Listener> listeners;
+  };
+  // ResourceExhausted: more than 255 addresses.
+  absl::Status Configure(const Setup& setup);
+
+  // Runs on these interfaces, and on no other. Says for each of those where it
+  // cannot why not, as "eth0: ...".
+  std::vector<std::string> Attach(const std::set<std::string>& interfaces);
+  // Once more, on those that came back or could not be attached to.
+  std::vector<std::string> Reattach();
+  bool attached() const { return !links_.empty(); }
+
+  struct Flow {
+    uint32_t number = 0;
+    hg_flow state{};  // A copy.
+    PacketAddress listen{};
+    PacketAddress source{};
+    int64_t started_ns = 0;  // CLOCK_MONOTONIC
+  };
+  std::vector<Flow> Flows() const;                         // But closed ones.
+  uint64_t flows_active() const { return flows_active_; }  // At the last sweep.
+  uint32_t max_flows() const { return max_flows_; }
+
+  // Frees what is over, and what has been idle for longer than `idle_seconds`
+  // of its service allows; a sixteenth of the table in each call, which is to
+  // come once a second.
+  void Sweep(const std::function<uint32_t(uint32_t service)>& idle_seconds);
+
+  // Ends flows by a RST to both ends.
+  bool Kill(uint32_t number);
+  void KillIf(const std::function<bool(const hg_flow&)>& which);
+  // What adopted flows count as active, which a daemon that was killed could
+  // not tell from its own connections.
+  void Recount(const std::function<void(const hg_flow&)>& count) const;
+
+  std::vector<uint64_t> Exits() const;  // By enum hg_packet_exit.
+  hg_packet_bytes Bytes(uint32_t service) const;
+  void ClearBytes(uint32_t service);  // The id has a new service.
+
+ private:
+  struct SkeletonDeleter {
+    void operator()(headgate_packet_bpf* skeleton) const;
+  };
+  struct Link {
+    UniqueFd fd;  // Of a TCX link; invalid: clsact.
+    uint32_t ifindex = 0;
+    std::string pin;
+  };
+
+  PacketPath() = default;
+  absl::Status Load(const Options& options, bool adopt);
+  absl::Status Pin();
+  absl::Status FillFreeNumbers();
+  absl::Status AttachTo(const std::string& interface);
+  void Detach(const std::string& interface);
+  uint32_t IdOf(const PacketAddress& address, const std::set<uint32_t>& taken);
+  std::set<uint32_t> AddressesInUse() const;
+  bool IsOver(const hg_flow& flow, uint32_t now,
+              const std::function<uint32_t(uint32_t)>& idle_seconds) const;
+  void FreeClosed(uint32_t now);
+  // Whoever moves it out of `state` counts its end and frees its number.
+  bool End(uint32_t number, uint32_t state);
+  void EraseKeys(uint32_t number);
+  void Reset(uint32_t number);
+  void CountEnd(const hg_flow& flow);
+
+  std::unique_ptr<headgate_packet_bpf, SkeletonDeleter> skeleton_;
+  std::string pin_dir_;
+  uint32_t max_flows_ = 0;
+  std::vector<std::string> pins_;
+  SharedArray<hg_flow> flows_;
+  SharedArray<hg_flow_times> times_;
+  SharedArray<hg_service_stats> service_stats_;
+  SharedArray<hg_backend_stats> backend_stats_;
+  std::map<std::string, Link> links_;
+  std::set<std::string> wanted_;
+  uint32_t cursor_ = 0;  // Of the sweep.
+  uint64_t seen_active_ = 0;
+  uint64_t flows_active_ = 0;
+  bool forwards_v4_ = false;
+  bool forwards_v6_ = false;
+};
+
+}  // namespace headgate::datapath

@@ -1,0 +1,207 @@
+// The life of flows as the daemon sees it: what is over is freed, what is to
+// end gets a RST. The rules of ownership are those of bpf/lib/packet_table.h.
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <headgate_packet.skel.h>
+#include <time.h>
+
+#include <algorithm>
+
+#include "datapath/packet.h"
+#include "datapath/packet_reset.h"
+
+namespace headgate::datapath {
+namespace {
+
+constexpr uint32_t kSweeps = 16;           // For the whole table.
+constexpr uint32_t kSynSeconds = 20;       // Handshakes; RFC 9293 has a SYN's
+                                           // sender decide, ours sends again.
+constexpr uint32_t kTimeWaitSeconds = 60;  // TCP_TIMEWAIT_LEN of Linux.
+constexpr uint32_t kHalfClosedSeconds = 3600;  // At most.
+
+// As bpf_ktime_get_coarse_ns() has it.
+uint32_t NowSeconds() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+  return static_cast<uint32_t>(now.tv_sec);
+}
+
+uint32_t Peek(const __u32& field) {
+  return __atomic_load_n(&field, __ATOMIC_RELAXED);
+}
+
+PacketAddress AddressAt(const bpf_map* map, uint32_t id) {
+  hg_packet_local local{};
+  bpf_map__lookup_elem(map, &id, sizeof id, &local, sizeof local, 0);
+  PacketAddress address{};
+  std::copy(std::begin(local.address), std::end(local.address),
+            address.begin());
+  return address;
+}
+
+PacketAddress ToArray(const __u8 (&bytes)[16]) {
+  PacketAddress address{};
+  std::copy(std::begin(bytes), std::end(bytes), address.begin());
+  return address;
+}
+
+}  // namespace
+
+std::vector<PacketPath::Flow> PacketPath::Flows() const {
+  std::vector<Flow> rows;
+  for (uint32_t number = 0; number < max_flows_; ++number) {
+    const uint32_t state = Peek(flows_[number].state);
+    if (state == HG_FLOW_FREE || state == HG_FLOW_CLOSED) continue;
+    Flow& row = rows.emplace_back();
+    row.number = number;
+    row.state = flows_[number];
+    row.listen = AddressAt(skeleton_->maps.packet_local, row.state.listen);
+    row.source = AddressAt(skeleton_->maps.packet_local, row.state.source);
+    row.started_ns = static_cast<int64_t>(times_[number].started);
+  }
+  return rows;
+}
+
+void PacketPath::EraseKeys(uint32_t number) {
+  const hg_flow flow = flows_[number];
+  bpf_map* keys = skeleton_->maps.packet_keys;
+  const auto erase = [&](const hg_flow_key& key, uint32_t value) {
+    uint32_t found = 0;
+    if (bpf_map__lookup_elem(keys, &key, sizeof key, &found, sizeof found, 0) ==
+            0 &&
+        found == value) {
+      bpf_map__delete_elem(keys, &key, sizeof key, 0);
+    }
+  };
+  hg_flow_key client{};
+  std::copy(std::begin(flow.client), std::end(flow.client), client.remote);
+  client.local = flow.listen;
+  client.remote_port = flow.client_port;
+  client.local_port = flow.listen_port;
+  erase(client, number * 2 + HG_FROM_CLIENT);
+  hg_flow_key backend{};
+  std::copy(std::begin(flow.backend_address), std::end(flow.backend_address),
+            backend.remote);
+  backend.local = flow.source;
+  backend.remote_port = flow.backend_port;
+  backend.local_port = flow.source_port;
+  erase(backend, number * 2 + HG_FROM_BACKEND);
+}
+
+void PacketPath::CountEnd(const hg_flow& flow) {
+  __atomic_fetch_sub(&service_stats_[flow.service].connections_active, 1,
+                     __ATOMIC_RELAXED);
+  __atomic_fetch_sub(&backend_stats_[flow.backend].connections_active, 1,
+                     __ATOMIC_RELAXED);
+}
+
+bool PacketPath::End(uint32_t number, uint32_t state) {
+  hg_flow& flow = flows_[number];
+  __u32 expected = state;
+  if (!__atomic_compare_exchange_n(&flow.state, &expected, HG_FLOW_FREE, false,
+                                   __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+    return false;
+  }
+  if (state == HG_FLOW_ESTABLISHED) CountEnd(flow);
+  EraseKeys(number);
+  bpf_map_update_elem(bpf_map__fd(skeleton_->maps.packet_free), nullptr,
+                      &number, BPF_ANY);
+  return true;
+}
+
+bool PacketPath::IsOver(
+    const hg_flow& flow, uint32_t now,
+    const std::function<uint32_t(uint32_t)>& idle_seconds) const {
+  const uint32_t idle = now - Peek(flow.last_seen);
+  // The program may have seen a packet since `now`.
+  if (idle > 1U << 31) return false;
+  if (Peek(flow.state) != HG_FLOW_ESTABLISHED) return idle >= kSynSeconds;
+  const bool half_closed =
+      (Peek(flow.flags) & (HG_FLOW_FIN_IN | HG_FLOW_FIN_OUT)) != 0;
+  const uint32_t limit = idle_seconds(flow.service);
+  return idle >= (half_closed ? std::min(limit, kHalfClosedSeconds) : limit);
+}
+
+// The queue has them in the order in which they were closed.
+void PacketPath::FreeClosed(uint32_t now) {
+  const int closed = bpf_map__fd(skeleton_->maps.packet_closed);
+  uint32_t number = 0;
+  while (bpf_map_lookup_elem(closed, nullptr, &number) == 0) {
+    hg_flow& flow = flows_[number];
+    if (Peek(flow.state) == HG_FLOW_CLOSED &&
+        now - Peek(flow.last_seen) < kTimeWaitSeconds) {
+      return;
+    }
+    // The program may have taken that one meanwhile: then another comes.
+    if (bpf_map_lookup_and_delete_elem(closed, nullptr, &number) != 0) return;
+    __atomic_fetch_and(&flows_[number].flags, ~__u32{HG_FLOW_QUEUED},
+                       __ATOMIC_ACQ_REL);
+    End(number, HG_FLOW_CLOSED);
+  }
+}
+
+void PacketPath::Sweep(
+    const std::function<uint32_t(uint32_t service)>& idle_seconds) {
+  const uint32_t now = NowSeconds();
+  FreeClosed(now);
+  const uint32_t count = (max_flows_ + kSweeps - 1) / kSweeps;
+  for (uint32_t i = 0; i < count; ++i) {
+    const uint32_t number = cursor_;
+    cursor_ = (cursor_ + 1) % max_flows_;
+    if (cursor_ == 0) {
+      flows_active_ = seen_active_;
+      seen_active_ = 0;
+    }
+    const uint32_t state = Peek(flows_[number].state);
+    if (state == HG_FLOW_FREE || state == HG_FLOW_CLOSED) continue;
+    ++seen_active_;
+    if (!IsOver(flows_[number], now, idle_seconds)) continue;
+    // Its ends may live on: they learn of it by a RST.
+    if (state == HG_FLOW_ESTABLISHED) Reset(number);
+    End(number, state);
+  }
+}
+
+// The numbers are those that each end expects next, if nothing is under way;
+// otherwise the end's answer is answered by a RST that is exact.
+void PacketPath::Reset(uint32_t number) {
+  const hg_flow flow = flows_[number];
+  const PacketAddress listen =
+      AddressAt(skeleton_->maps.packet_local, flow.listen);
+  const PacketAddress source =
+      AddressAt(skeleton_->maps.packet_local, flow.source);
+  SendReset({listen, ToArray(flow.client), flow.listen_port, flow.client_port,
+             flow.next_out, flow.next_in});
+  const bool header =
+      (flow.flags & (HG_FLOW_HEADER_SENT | HG_FLOW_HEADER_ACKED)) != 0;
+  SendReset({source, ToArray(flow.backend_address), flow.source_port,
+             flow.backend_port, flow.next_in + (header ? flow.header : 0U),
+             flow.next_out});
+}
+
+bool PacketPath::Kill(uint32_t number) {
+  if (number >= max_flows_) return false;
+  const uint32_t state = Peek(flows_[number].state);
+  if (state == HG_FLOW_FREE || state == HG_FLOW_CLOSED) return false;
+  Reset(number);
+  return End(number, state);
+}
+
+void PacketPath::KillIf(const std::function<bool(const hg_flow&)>& which) {
+  for (uint32_t number = 0; number < max_flows_; ++number) {
+    const uint32_t state = Peek(flows_[number].state);
+    if (state == HG_FLOW_FREE || state == HG_FLOW_CLOSED) continue;
+    if (which(flows_[number])) Kill(number);
+  }
+}
+
+void PacketPath::Recount(
+    const std::function<void(const hg_flow&)>& count) const {
+  for (uint32_t number = 0; number < max_flows_; ++number) {
+    if (Peek(flows_[number].state) == HG_FLOW_ESTABLISHED) {
+      count(flows_[number]);
+    }
+  }
+}
+
+}  // namespace headgate::datapath

@@ -1,0 +1,151 @@
+#include "datapath/packet_hook.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <net/if.h>
+#include <net/if_arp.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+
+namespace headgate::datapath {
+namespace {
+
+// enum bpf_attach_type of Linux 6.6; Debian 12's header is older.
+constexpr auto kTcxIngress = static_cast<bpf_attach_type>(46);
+constexpr char kPinPrefix[] = "packet_link_";
+// What marks the filter as ours.
+constexpr uint32_t kHandle = 0x48;
+constexpr uint32_t kPriority = 0x4847;
+
+bool Forwards(const char* family, const std::string& name) {
+  std::ifstream file(
+      absl::StrCat("/proc/sys/net/", family, "/conf/", name, "/forwarding"));
+  char value = '0';
+  file >> value;
+  return value != '0';
+}
+
+bool IsLinkOf(int fd, uint32_t ifindex) {
+  // struct bpf_link_info as of Linux 6.6: for TCX, the interface comes first.
+  struct {
+    bpf_link_info info;
+    uint8_t later[64];
+  } buffer{};
+  __u32 size = sizeof buffer;
+  if (bpf_obj_get_info_by_fd(fd, &buffer, &size) != 0) return false;
+  uint32_t of = 0;
+  std::memcpy(&of, &buffer.info.xdp.ifindex, sizeof of);
+  return of == ifindex;
+}
+
+absl::StatusOr<UniqueFd> AttachClsact(int program_fd, uint32_t ifindex) {
+  bpf_tc_hook hook{};
+  hook.sz = sizeof hook;
+  hook.ifindex = static_cast<int>(ifindex);
+  hook.attach_point = BPF_TC_INGRESS;
+  const int made = bpf_tc_hook_create(&hook);
+  if (made != 0 && made != -EEXIST) return ErrnoStatus(-made, "add clsact");
+  bpf_tc_opts options{};
+  options.sz = sizeof options;
+  options.prog_fd = program_fd;
+  options.handle = kHandle;
+  options.priority = kPriority;
+  options.flags = BPF_TC_F_REPLACE;
+  if (const int error = bpf_tc_attach(&hook, &options); error != 0) {
+    return ErrnoStatus(-error, "attach to clsact");
+  }
+  return UniqueFd();
+}
+
+}  // namespace
+
+absl::Status CheckPacketInterface(const std::string& name, bool v4, bool v6) {
+  const UniqueFd fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  ifreq request{};
+  if (name.size() >= sizeof request.ifr_name) {
+    return absl::NotFoundError("no such interface");
+  }
+  std::memcpy(request.ifr_name, name.data(), name.size());
+  if (ioctl(fd.get(), SIOCGIFHWADDR, &request) != 0) {
+    return errno == ENODEV ? absl::NotFoundError("no such interface")
+                           : ErrnoStatus(errno, "ask for its type");
+  }
+  if (request.ifr_hwaddr.sa_family != ARPHRD_ETHER) {
+    return absl::FailedPreconditionError("not an Ethernet interface");
+  }
+  for (const char* family : {"ipv4", "ipv6"}) {
+    const bool needed = std::strcmp(family, "ipv4") == 0 ? v4 : v6;
+    if (!needed || Forwards(family, name)) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("does not forward; sysctl -w net.", family, ".conf.", name,
+                     ".forwarding=1"));
+  }
+  return absl::OkStatus();
+}
+
+std::string PacketLinkPin(const std::string& pin_dir, const std::string& name) {
+  return absl::StrCat(pin_dir, "/", kPinPrefix, name);
+}
+
+absl::StatusOr<UniqueFd> AttachPacketHook(int program_fd, uint32_t ifindex,
+                                          const std::string& pin) {
+  UniqueFd old(bpf_obj_get(pin.c_str()));
+  if (old.valid() && IsLinkOf(old.get(), ifindex) &&
+      bpf_link_update(old.get(), program_fd, nullptr) == 0) {
+    return old;
+  }
+  old.reset();
+  unlink(pin.c_str());
+  UniqueFd link(bpf_link_create(program_fd, static_cast<int>(ifindex),
+                                kTcxIngress, nullptr));
+  if (!link.valid()) {
+    if (errno == EINVAL || errno == EOPNOTSUPP) {
+      return AttachClsact(program_fd, ifindex);
+    }
+    return ErrnoStatus(errno, "attach");
+  }
+  if (bpf_obj_pin(link.get(), pin.c_str()) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("pin ", pin));
+  }
+  return link;
+}
+
+void DetachClsact(uint32_t ifindex) {
+  bpf_tc_hook hook{};
+  hook.sz = sizeof hook;
+  hook.ifindex = static_cast<int>(ifindex);
+  hook.attach_point = BPF_TC_INGRESS;
+  bpf_tc_opts options{};
+  options.sz = sizeof options;
+  options.handle = kHandle;
+  options.priority = kPriority;
+  bpf_tc_detach(&hook, &options);
+}
+
+void RemovePacketLinks(const std::string& pin_dir) {
+  if (struct if_nameindex* const all = if_nameindex(); all != nullptr) {
+    for (const struct if_nameindex* each = all; each->if_index != 0; ++each) {
+      DetachClsact(each->if_index);
+    }
+    if_freenameindex(all);
+  }
+  std::error_code ignored;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(pin_dir, ignored)) {
+    if (absl::StartsWith(entry.path().filename().string(), kPinPrefix)) {
+      unlink(entry.path().c_str());
+    }
+  }
+}
+
+}  // namespace headgate::datapath

@@ -1,0 +1,30 @@
+// Where the packet program is hooked in: ingress of an interface, by a TCX link
+// (Linux 6.6) or else as a clsact filter. Both go on without a daemon; a link
+// because it is pinned.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/unique_fd.h"
+
+namespace headgate::datapath {
+
+// FailedPrecondition: not an Ethernet interface, or it does not forward, with
+// the fix. NotFound.
+absl::Status CheckPacketInterface(const std::string& name, bool v4, bool v6);
+
+std::string PacketLinkPin(const std::string& pin_dir, const std::string& name);
+
+// Replaces the program of a link pinned at `pin`, if it is of this interface,
+// so that no packet is missed. An invalid descriptor: a clsact filter.
+absl::StatusOr<UniqueFd> AttachPacketHook(int program_fd, uint32_t ifindex,
+                                          const std::string& pin);
+void DetachClsact(uint32_t ifindex);
+
+// All that a daemon which was killed has left attached.
+void RemovePacketLinks(const std::string& pin_dir);
+
+}  // namespace headgate::datapath

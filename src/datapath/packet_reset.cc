@@ -1,0 +1,112 @@
+#include "datapath/packet_reset.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/ip.h>
+#include <netinet/ip6.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/unique_fd.h"
+
+namespace headgate::datapath {
+namespace {
+
+constexpr uint8_t kTtl = 64;
+
+bool IsV4(const std::array<uint8_t, 16>& address) {
+  return std::all_of(address.begin(), address.begin() + 10,
+                     [](uint8_t byte) { return byte == 0; }) &&
+         address[10] == 0xff && address[11] == 0xff;
+}
+
+// Of 16-bit words in memory order.
+uint64_t Sum(const void* data, size_t size) {
+  uint64_t sum = 0;
+  for (size_t i = 0; i + 2 <= size; i += 2) {
+    uint16_t word = 0;
+    std::memcpy(&word, static_cast<const uint8_t*>(data) + i, sizeof word);
+    sum += word;
+  }
+  return sum;
+}
+
+uint16_t Fold(uint64_t sum) {
+  while (sum >> 16 != 0) sum = (sum & 0xffff) + (sum >> 16);
+  return static_cast<uint16_t>(~sum);
+}
+
+tcphdr MakeTcp(const ResetSegment& segment) {
+  tcphdr tcp{};
+  tcp.source = htons(segment.source_port);
+  tcp.dest = htons(segment.destination_port);
+  tcp.seq = htonl(segment.seq);
+  tcp.ack_seq = htonl(segment.ack);
+  tcp.doff = sizeof tcp / 4;
+  tcp.rst = 1;
+  tcp.ack = 1;
+  // The leading bytes of a mapped address add up to 0xffff, which is nothing.
+  tcp.check = Fold(Sum(segment.source.data(), 16) +
+                   Sum(segment.destination.data(), 16) + htons(sizeof tcp) +
+                   htons(IPPROTO_TCP) + Sum(&tcp, sizeof tcp));
+  return tcp;
+}
+
+void SendV4(const ResetSegment& segment, const tcphdr& tcp) {
+  struct {
+    iphdr ip;
+    tcphdr tcp;
+  } packet{{}, tcp};
+  packet.ip.version = 4;
+  packet.ip.ihl = sizeof packet.ip / 4;
+  packet.ip.tot_len = htons(sizeof packet);
+  packet.ip.frag_off = htons(IP_DF);
+  packet.ip.ttl = kTtl;
+  packet.ip.protocol = IPPROTO_TCP;
+  std::memcpy(&packet.ip.saddr, segment.source.data() + 12, 4);
+  std::memcpy(&packet.ip.daddr, segment.destination.data() + 12, 4);
+  sockaddr_in to{};
+  to.sin_family = AF_INET;
+  to.sin_addr.s_addr = packet.ip.daddr;
+  // IPPROTO_RAW means that the IP header is ours; the kernel sums it.
+  const UniqueFd fd(socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW));
+  if (!fd.valid()) return;
+  static_cast<void>(sendto(fd.get(), &packet, sizeof packet, MSG_DONTWAIT,
+                           reinterpret_cast<sockaddr*>(&to), sizeof to));
+}
+
+void SendV6(const ResetSegment& segment, const tcphdr& tcp) {
+  struct {
+    ip6_hdr ip;
+    tcphdr tcp;
+  } packet{{}, tcp};
+  packet.ip.ip6_flow = htonl(6U << 28);
+  packet.ip.ip6_plen = htons(sizeof packet.tcp);
+  packet.ip.ip6_nxt = IPPROTO_TCP;
+  packet.ip.ip6_hlim = kTtl;
+  std::memcpy(&packet.ip.ip6_src, segment.source.data(), 16);
+  std::memcpy(&packet.ip.ip6_dst, segment.destination.data(), 16);
+  sockaddr_in6 to{};
+  to.sin6_family = AF_INET6;
+  to.sin6_addr = packet.ip.ip6_dst;
+  const UniqueFd fd(socket(AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW));
+  if (!fd.valid()) return;
+  static_cast<void>(sendto(fd.get(), &packet, sizeof packet, MSG_DONTWAIT,
+                           reinterpret_cast<sockaddr*>(&to), sizeof to));
+}
+
+}  // namespace
+
+void SendReset(const ResetSegment& segment) {
+  const tcphdr tcp = MakeTcp(segment);
+  if (IsV4(segment.destination)) {
+    SendV4(segment, tcp);
+  } else {
+    SendV6(segment, tcp);
+  }
+}
+
+}  // namespace headgate::datapath
