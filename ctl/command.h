@@ -30,6 +30,7 @@ std::span<const Command> StatusCommands();
 std::span<const Command> ServiceCommands();
 std::span<const Command> BackendCommands();
 std::span<const Command> ConnCommands();
+std::span<const Command> FlowCommands();
 std::span<const Command> ConfigCommands();
 
 }  // namespace headgate::ctl

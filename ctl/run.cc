@@ -22,7 +22,7 @@ Commands AllCommands() {
   Commands all;
   for (std::span<const Command> part :
        {StatusCommands(), ServiceCommands(), BackendCommands(), ConnCommands(),
-        ConfigCommands()}) {
+        FlowCommands(), ConfigCommands()}) {
     all.insert(all.end(), part.begin(), part.end());
   }
   return all;

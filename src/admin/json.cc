@@ -23,7 +23,9 @@ std::string Rfc3339(absl::Time time) {
 }
 
 const char* DatapathName(config::Datapath datapath) {
-  return datapath == config::Datapath::kRelay ? "relay" : "splice";
+  return datapath == config::Datapath::kRelay    ? "relay"
+         : datapath == config::Datapath::kPacket ? "packet"
+                                                 : "splice";
 }
 
 Json ErrorsArray(const std::vector<config::Error>& errors) {
@@ -99,7 +101,7 @@ std::string StatusJson(const control::StatusRow& status) {
       {"backends_total", status.backends_total},
       {"connections_active", status.connections_active},
       {"datapaths",
-       {{"relay", true}, {"splice", status.splice}, {"packet", false}}},
+       {{"relay", true}, {"splice", status.splice}, {"packet", status.packet}}},
       {"generation", status.generation},
       {"started", Rfc3339(status.started)},
       {"uptime_seconds", absl::ToInt64Seconds(absl::Now() - status.started)},
@@ -107,6 +109,7 @@ std::string StatusJson(const control::StatusRow& status) {
       {"runtime", status.runtime},
   };
   if (!status.splice) json["splice_reason"] = status.splice_reason;
+  if (!status.packet) json["packet_reason"] = status.packet_reason;
   return Dump(json);
 }
 
@@ -178,7 +181,7 @@ std::string ConnectionsJson(const std::vector<control::ConnectionRow>& rows) {
         {"service", row.service},
         {"backend", row.backend},
         {"client", row.client.ToString()},
-        {"datapath", row.spliced ? "splice" : "relay"},
+        {"datapath", row.datapath},
         {"age_seconds", absl::ToDoubleSeconds(row.age)},
         {"idle_seconds", absl::ToDoubleSeconds(row.idle)},
         {"bytes_in", row.bytes_in},
@@ -186,6 +189,23 @@ std::string ConnectionsJson(const std::vector<control::ConnectionRow>& rows) {
     });
   }
   return Dump({{"connections", std::move(array)}});
+}
+
+std::string FlowsJson(const std::vector<control::FlowRow>& rows) {
+  Json array = Json::array();
+  for (const control::FlowRow& row : rows) {
+    array.push_back({
+        {"id", row.id},
+        {"client", row.client.ToString()},
+        {"listen", row.listen.ToString()},
+        {"source", row.source.ToString()},
+        {"backend", row.backend.ToString()},
+        {"state", row.state},
+        {"header", row.header},
+        {"idle_seconds", absl::ToDoubleSeconds(row.idle)},
+    });
+  }
+  return Dump({{"flows", std::move(array)}});
 }
 
 std::string ConnectionCountJson(uint64_t active) {

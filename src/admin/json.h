@@ -17,6 +17,7 @@ std::string ServicesJson(const std::vector<control::ServiceRow>& services);
 std::string BackendsJson(const std::vector<control::BackendRow>& backends,
                          const std::vector<control::LeavingRow>& leaving);
 std::string ConnectionsJson(const std::vector<control::ConnectionRow>& rows);
+std::string FlowsJson(const std::vector<control::FlowRow>& rows);
 std::string ConnectionCountJson(uint64_t active);
 std::string AdminJson(const std::string& service, const std::string& backend,
                       hg_admin admin);

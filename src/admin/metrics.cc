@@ -245,6 +245,35 @@ void AddBackendAnswers(const control::Controller& controller, Families& out) {
   out.push_back(ejections.Take());
 }
 
+// `path` may be null.
+void AddPacketPath(const datapath::PacketPath* path, Families& out) {
+  Family drops = Counter("headgate_drops_total",
+                         "Packets dropped by the packet path or the gate.");
+  Family forwarded =
+      Counter("headgate_packets_forwarded_total",
+              "Packets that the packet path sent on: as they were, with the "
+              "PROXY header, or the header ahead of data.");
+  if (path != nullptr) {
+    const std::vector<uint64_t> exits = path->Exits();
+    for (uint32_t i = 0; i < HG_PACKET_EXIT_COUNT; ++i) {
+      const char* name =
+          datapath::PacketExitName(static_cast<hg_packet_exit>(i));
+      if (i < HG_PACKET_FIRST_DROP) {
+        forwarded.Add({{"as", name}}, exits[i]);
+      } else {
+        drops.Add({{"reason", name}}, exits[i]);
+      }
+    }
+    out.push_back(Gauge("headgate_flows_max",
+                        "How many connections the packet path can have: "
+                        "packet.max_flows.")
+                      .Add({}, path->max_flows())
+                      .Take());
+  }
+  out.push_back(drops.Take());
+  out.push_back(forwarded.Take());
+}
+
 void AddDatapath(const control::Controller& controller, Families& out) {
   const datapath::Datapath& datapath = controller.datapath();
   Family fallbacks =
@@ -275,9 +304,7 @@ void AddDatapath(const control::Controller& controller, Families& out) {
                       "The most that may be reserved: splice.backlog_total.")
                     .Add({}, datapath.splice_budget().limit())
                     .Take());
-  out.push_back(Counter("headgate_drops_total",
-                        "Packets dropped by the packet path or the gate.")
-                    .Take());
+  AddPacketPath(datapath.packet(), out);
 }
 
 void AddProcess(const control::Controller& controller, Families& out) {

@@ -219,6 +219,7 @@ Response Get(const Controller& controller, const Request& request) {
   if (path == "/v1/connections/count") {
     return Json(ConnectionCountJson(controller.ConnectionsActive()));
   }
+  if (path == "/v1/flows") return Json(FlowsJson(controller.Flows()));
   if (path == "/v1/config") return Json(ConfigJson(controller));
   if (path == "/metrics") {
     return {200, "text/plain; version=0.0.4", MetricsText(controller), {}};

@@ -73,9 +73,7 @@ uint32_t BackendTable::Put(const config::Service& service, uint32_t service_id,
   }
   if (backend == nullptr) {
     FreeRetired();
-    const uint32_t id = ids_.Take().value();  // The caller has made room.
-    datapath::Clear(datapath_->backend_stats(id));
-    datapath::Clear(datapath_->greeting_times(id));
+    const uint32_t id = TakeId(service_id, config.name, address);
     backend = &backends_[id];
     backend->row.id = id;
     backend->row.service = service.name;
@@ -102,6 +100,25 @@ uint32_t BackendTable::Put(const config::Service& service, uint32_t service_id,
   }
   Publish(*backend);
   return backend->row.id;
+}
+
+// That of the last run, with its counters, if the packet path was adopted: its
+// connections name it.
+uint32_t BackendTable::TakeId(uint32_t service_id, const std::string& name,
+                              const Endpoint& address) {
+  for (const auto& [id, known] : datapath_->adopted().backends) {
+    if (known.service == service_id && name == known.name &&
+        known.port == address.port &&
+        std::equal(std::begin(known.address), std::end(known.address),
+                   address.address.bytes().begin()) &&
+        ids_.TakeThis(id)) {
+      return id;
+    }
+  }
+  const uint32_t id = ids_.Take().value();  // The caller has made room.
+  datapath::Clear(datapath_->backend_stats(id));
+  datapath::Clear(datapath_->greeting_times(id));
+  return id;
 }
 
 void BackendTable::Retire(uint32_t id) {

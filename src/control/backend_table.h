@@ -99,6 +99,8 @@ class BackendTable {
   void Watch(const Backend& backend, const config::Service& service,
              health::State remembered = health::State::kStarting);
   void Publish(const Backend& backend);
+  uint32_t TakeId(uint32_t service_id, const std::string& name,
+                  const Endpoint& address);
   void PublishAll(uint32_t service_id);
   uint32_t Scale(uint32_t service_id) const;
   void Warm(Backend& backend);

@@ -70,6 +70,7 @@ Controller::Controller(const Options& options)
                 [this](Backend& backend, bool changed) {
                   OnCheck(backend, changed);
                 }),
+      packet_(options.loop, options.datapath),
       sample_(options.loop, [this] { SampleSourcePorts(); }),
       traffic_timer_(options.loop, [this] { WatchTraffic(); }),
       save_timer_(options.loop, [this] { Save(); }) {}
@@ -141,6 +142,7 @@ absl::StatusOr<Controller::Applied> Controller::Apply(config::Config next,
     room = CheckRoom(next, changes);
   }
   RETURN_IF_ERROR(room);
+  RETURN_IF_ERROR(PacketServices::Check(next));
   if (binding == Binding::kStrict) RETURN_IF_ERROR(TryBind(next));
   Applied applied;
   applied.changes = config::Diff(config_, next);
@@ -158,6 +160,7 @@ absl::StatusOr<Controller::Applied> Controller::Apply(config::Config next,
     }
     config_ = std::move(next);
     listeners_.Set(WantedListeners(config_));
+    ApplyPacket();
     SampleSourcePorts();
     WatchTraffic();
     ++generation_;
@@ -244,9 +247,8 @@ void Controller::PutService(const config::Service& config,
   auto [it, is_new] = services_.try_emplace(config.name);
   Service& service = it->second;
   if (is_new) {
-    service.id = service_ids_.Take().value();  // The parser has counted them.
+    service.id = TakeServiceId(config.name);
     hg_service_stats& stats = options_.datapath->service_stats(service.id);
-    datapath::Clear(stats);
     service.queue = std::make_shared<relay::Queue>(&stats);
   }
   service.config = config;
@@ -276,6 +278,44 @@ void Controller::PutService(const config::Service& config,
   for (const auto& worker : workers_) worker->PutService(shared);
   service.queue->SetLimits(config.max_connections,
                            config.queue.has_value() ? config.queue->size : 0);
+}
+
+// What was adopted counts on.
+uint32_t Controller::TakeServiceId(const std::string& name) {
+  const auto& adopted = options_.datapath->adopted().services;
+  const auto found = adopted.find(name);
+  if (generation_ == 0 && found != adopted.end() &&
+      service_ids_.TakeThis(found->second)) {
+    return found->second;
+  }
+  const uint32_t id = service_ids_.Take().value();  // The parser counted them.
+  datapath::Clear(options_.datapath->service_stats(id));
+  if (options_.datapath->packet() != nullptr) {
+    options_.datapath->packet()->ClearBytes(id);
+  }
+  return id;
+}
+
+void Controller::ApplyPacket() {
+  if (generation_ == 0) EraseUnadopted();
+  std::map<std::string, uint32_t> ids;
+  for (const auto& [name, service] : services_) ids[name] = service.id;
+  packet_.Apply(config_, ids);
+}
+
+// What the last run had, and this configuration has not.
+void Controller::EraseUnadopted() {
+  const datapath::Datapath::Adopted& adopted = options_.datapath->adopted();
+  for (const auto& [name, id] : adopted.services) {
+    if (!services_.contains(name)) {
+      LogIfFailed(options_.datapath->EraseService(id));
+    }
+  }
+  for (const auto& [id, backend] : adopted.backends) {
+    if (backends_.Find(id) == nullptr) {
+      LogIfFailed(options_.datapath->EraseBackend(id));
+    }
+  }
 }
 
 void Controller::PublishService(Service& service) {
@@ -325,6 +365,7 @@ void Controller::OnCheck(Backend& backend, bool changed) {
   if (backend.row.health == health::State::kDown &&
       service.config.on_backend_down == config::BackendDown::kReset) {
     for (const auto& worker : workers_) worker->OnBackendDown(backend.row.id);
+    packet_.ResetBackend(backend.row.id);
   }
 }
 

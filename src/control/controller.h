@@ -17,6 +17,7 @@
 #include "control/ejections.h"
 #include "control/id_pool.h"
 #include "control/listeners.h"
+#include "control/packet_services.h"
 #include "control/runtime_changes.h"
 #include "control/saved_state.h"
 #include "control/source_ports.h"
@@ -110,6 +111,7 @@ class Controller {
   // What operators changed and have not undone, one a line.
   std::vector<std::string> RuntimeLines() const { return Describe(changes_); }
   std::vector<ConnectionRow> Connections() const;
+  std::vector<FlowRow> Flows() const;
   uint64_t ConnectionsActive() const;
   const datapath::Datapath& datapath() const { return *options_.datapath; }
   // Last reload or apply; of the daemon's start, if there was none.
@@ -135,6 +137,9 @@ class Controller {
   Listeners::Wanted WantedListeners(const config::Config& config) const;
   absl::Status TryBind(const config::Config& next) const;
   void RemoveService(const std::string& name);
+  uint32_t TakeServiceId(const std::string& name);
+  void ApplyPacket();
+  void EraseUnadopted();
   void PutService(const config::Service& service, const config::Pool& pool);
   void PublishService(Service& service);
   uint32_t TakeTable(const Service& service);
@@ -178,6 +183,7 @@ class Controller {
   IdPool service_ids_{HG_MAX_SERVICES};
   std::map<std::string, Service> services_;
   BackendTable backends_;
+  PacketServices packet_;
   std::map<uint64_t, std::unique_ptr<health::Check>> checks_now_;
   uint64_t next_check_now_ = 0;
   Timer sample_;

@@ -21,6 +21,12 @@ class IdPool {
     }
     return std::nullopt;
   }
+  // This one, if nobody has it.
+  bool TakeThis(uint32_t id) {
+    if (id == 0 || id >= used_.size() || used_[id]) return false;
+    used_[id] = true;
+    return true;
+  }
   void Return(uint32_t id) { used_[id] = false; }
 
  private:

@@ -196,6 +196,7 @@ absl::Status Controller::RemoveBackend(const std::string& service,
 }
 
 bool Controller::KillConnection(uint64_t id) {
+  if (PacketServices::IsFlow(id)) return packet_.Kill(id);
   const uint32_t index = relay::Worker::IndexOf(id);
   return index < workers_.size() && workers_[index]->Kill(id);
 }

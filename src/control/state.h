@@ -90,6 +90,8 @@ struct StatusRow {
   uint64_t connections_active = 0;
   bool splice = false;
   std::string splice_reason;  // Why not.
+  bool packet = false;
+  std::string packet_reason;  // Why not.
   uint64_t generation = 0;    // Of the configuration.
   absl::Time started;
   std::vector<std::string> problems;  // What an operator should look at.
@@ -102,11 +104,23 @@ struct ConnectionRow {
   std::string service;
   std::string backend;  // Empty: still connecting.
   Endpoint client;
-  bool spliced = false;
+  const char* datapath = "relay";  // The contract's word.
   absl::Duration age;
   absl::Duration idle;
   uint64_t bytes_in = 0;
   uint64_t bytes_out = 0;
+};
+
+// A connection of the packet path, as both ends have it.
+struct FlowRow {
+  uint64_t id = 0;  // As in ConnectionRow.
+  Endpoint client;
+  Endpoint listen;
+  Endpoint source;  // What the backend sees.
+  Endpoint backend;
+  const char* state = "";   // syn_sent, syn_received, established or closing.
+  const char* header = "";  // none, due, sent or acknowledged.
+  absl::Duration idle;
 };
 
 const char* AdminName(hg_admin admin);

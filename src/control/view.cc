@@ -6,6 +6,33 @@
 #include "control/controller.h"
 
 namespace headgate::control {
+namespace {
+
+Endpoint EndpointOf(const __u8 (&address)[16], uint16_t port) {
+  std::array<uint8_t, 16> bytes{};
+  std::copy(std::begin(address), std::end(address), bytes.begin());
+  return {IpAddress::FromBytes(bytes), port};
+}
+
+const char* StateName(const hg_flow& flow) {
+  if (flow.state == HG_FLOW_SYN_SENT) return "syn_sent";
+  if (flow.state == HG_FLOW_SYN_RECEIVED) return "syn_received";
+  const bool fin = (flow.flags & (HG_FLOW_FIN_IN | HG_FLOW_FIN_OUT)) != 0;
+  return fin ? "closing" : "established";
+}
+
+const char* HeaderName(const hg_flow& flow) {
+  if (flow.header == 0) return "none";
+  if ((flow.flags & HG_FLOW_HEADER_ACKED) != 0) return "acknowledged";
+  return (flow.flags & HG_FLOW_HEADER_SENT) != 0 ? "sent" : "due";
+}
+
+absl::Duration IdleOf(const hg_flow& flow, int64_t now_ns) {
+  return std::max(absl::ZeroDuration(),
+                  absl::Nanoseconds(now_ns) - absl::Seconds(flow.last_seen));
+}
+
+}  // namespace
 
 std::vector<ServiceRow> Controller::Services() const {
   std::vector<ServiceRow> rows;
@@ -17,6 +44,7 @@ std::vector<ServiceRow> Controller::Services() const {
     row.panic = InPanic(service);
     row.stats =
         datapath::Snapshot(options_.datapath->service_stats(service.id));
+    packet_.AddBytes(service.id, row.stats);
     for (const uint32_t id : service.backends) {
       const BackendRow& backend = backends_.at(id).row;
       ++row.backends_total;
@@ -117,6 +145,13 @@ StatusRow Controller::Status() const {
     status.splice_reason.clear();
   }
   status.splice = status.splice_reason.empty();
+  status.packet = packet_.active();
+  status.packet_reason = packet_.problem();
+  if (!status.packet_reason.empty()) {
+    status.problems.push_back(status.packet_reason);
+  } else if (!status.packet) {
+    status.packet_reason = "no service has datapath: packet";
+  }
   if (!last_reload_ok_) {
     status.problems.push_back(
         "the last configuration was refused; see the log");
@@ -141,7 +176,7 @@ std::vector<ConnectionRow> Controller::Connections() const {
       if (backend != backends_.all().end())
         row.backend = backend->second.row.name;
       row.client = info.client;
-      row.spliced = info.spliced;
+      if (info.spliced) row.datapath = "splice";
       row.age = absl::Nanoseconds(now_ns - info.started_ns);
       row.idle = absl::Nanoseconds(now_ns - info.active_ns);
       row.bytes_in = info.bytes_in;
@@ -151,6 +186,40 @@ std::vector<ConnectionRow> Controller::Connections() const {
   }
   std::sort(rows.begin(), rows.end(),
             [](const auto& a, const auto& b) { return a.id < b.id; });
+  // Their ids are above all the others'.
+  const int64_t now_ns = MonotonicNs();
+  for (const datapath::PacketPath::Flow& flow : packet_.Flows()) {
+    ConnectionRow& row = rows.emplace_back();
+    row.id = PacketServices::ConnectionId(flow.number);
+    row.service = service_names[flow.state.service];
+    const auto backend = backends_.all().find(flow.state.backend);
+    if (backend != backends_.all().end())
+      row.backend = backend->second.row.name;
+    row.client = EndpointOf(flow.state.client, flow.state.client_port);
+    row.datapath = "packet";
+    row.age = absl::Nanoseconds(now_ns - flow.started_ns);
+    row.idle = IdleOf(flow.state, now_ns);
+    row.bytes_in = flow.state.bytes_in;
+    row.bytes_out = flow.state.bytes_out;
+  }
+  return rows;
+}
+
+std::vector<FlowRow> Controller::Flows() const {
+  std::vector<FlowRow> rows;
+  const int64_t now_ns = MonotonicNs();
+  for (const datapath::PacketPath::Flow& flow : packet_.Flows()) {
+    const hg_flow& state = flow.state;
+    FlowRow& row = rows.emplace_back();
+    row.id = PacketServices::ConnectionId(flow.number);
+    row.client = EndpointOf(state.client, state.client_port);
+    row.listen = {IpAddress::FromBytes(flow.listen), state.listen_port};
+    row.source = {IpAddress::FromBytes(flow.source), state.source_port};
+    row.backend = EndpointOf(state.backend_address, state.backend_port);
+    row.state = StateName(state);
+    row.header = HeaderName(state);
+    row.idle = IdleOf(state, now_ns);
+  }
   return rows;
 }
 

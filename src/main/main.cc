@@ -161,6 +161,7 @@ class Daemon final : public IoHandler {
     const uint64_t descriptors = RaiseDescriptorLimit();
     options.max_flows = static_cast<uint32_t>(
         std::clamp<uint64_t>(descriptors / 2, 1024, 262144));
+    options.adopt = parsed.config.packet.has_value();
     ASSIGN_OR_RETURN(datapath_, datapath::Datapath::Open(options));
     ASSIGN_OR_RETURN(controller_,
                      control::Controller::Make({.config_file = FLAGS_config,

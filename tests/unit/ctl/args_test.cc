@@ -110,7 +110,7 @@ TEST(Usage, OneClearLineForAMistake) {
       {{"backnd", "list"},
        "unknown noun \"backnd\"; did you mean \"backend\"?"},
       {{"x"},
-       "unknown noun \"x\"; one of: status, service, backend, conn, "
+       "unknown noun \"x\"; one of: status, service, backend, conn, flow, "
        "config"},
       {{"backend", "drian", "a/b"},
        "unknown verb \"drian\"; did you mean \"drain\"?"},

@@ -1,0 +1,192 @@
+#include "control/packet_services.h"
+
+#include <algorithm>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/log.h"
+#include "base/status.h"
+
+namespace headgate::control {
+namespace {
+
+// Workers' ids are below: they count connections of a run.
+constexpr uint64_t kFlowIds = uint64_t{1} << 52;
+constexpr absl::Duration kSweepInterval = absl::Seconds(1);
+
+bool IsPacket(const config::Service& service) {
+  return service.datapath == config::Datapath::kPacket;
+}
+
+bool HasPacketService(const config::Config& config) {
+  return std::any_of(config.services.begin(), config.services.end(),
+                     [](const auto& entry) { return IsPacket(entry.second); });
+}
+
+uint32_t HeaderSize(const config::Service& service, const Endpoint& listen) {
+  if (service.proxy_protocol == config::ProxyProtocol::kNone) return 0;
+  return listen.address.is_v4() ? 28 : 52;
+}
+
+}  // namespace
+
+PacketServices::PacketServices(EventLoop* loop, datapath::Datapath* datapath)
+    : loop_(loop), datapath_(datapath), timer_(loop, [this] { Sweep(); }) {}
+
+absl::Status PacketServices::Check(const config::Config& config) {
+  if (!HasPacketService(config)) return absl::OkStatus();
+  return datapath::CheckPacketPorts(config.packet->first_port,
+                                    config.packet->last_port);
+}
+
+bool PacketServices::active() const {
+  return datapath_->packet() != nullptr && datapath_->packet()->attached();
+}
+
+std::vector<datapath::PacketPath::Listener> PacketServices::Listeners(
+    const config::Config& config,
+    const std::map<std::string, uint32_t>& ids) const {
+  std::vector<datapath::PacketPath::Listener> listeners;
+  for (const auto& [name, service] : config.services) {
+    if (!IsPacket(service)) continue;
+    for (const Endpoint& listen : service.listen) {
+      auto& listener = listeners.emplace_back();
+      listener.address = listen.address.bytes();
+      listener.port = listen.port;
+      listener.value.service = ids.at(name);
+      listener.value.header = HeaderSize(service, listen);
+      listener.value.max_connections = static_cast<uint32_t>(
+          std::min<uint64_t>(service.max_connections, UINT32_MAX));
+    }
+  }
+  return listeners;
+}
+
+void PacketServices::Apply(const config::Config& config,
+                           const std::map<std::string, uint32_t>& ids) {
+  if (!HasPacketService(config)) {
+    Stop();
+    return;
+  }
+  const absl::Status started = Start(config, ids);
+  if (!started.ok()) Note({std::string(started.message())});
+}
+
+absl::Status PacketServices::Start(const config::Config& config,
+                                   const std::map<std::string, uint32_t>& ids) {
+  RETURN_IF_ERROR(datapath_->OpenPacket(config.packet->max_flows));
+  datapath::PacketPath& path = *datapath_->packet();
+  idle_seconds_.clear();
+  for (const auto& [name, service] : config.services) {
+    idle_seconds_[ids.at(name)] =
+        static_cast<uint32_t>(absl::ToInt64Seconds(service.idle_timeout));
+  }
+  path.KillIf([&](const hg_flow& flow) {
+    return !idle_seconds_.contains(flow.service);
+  });
+  if (first_) CountAdopted();
+  first_ = false;
+  datapath::PacketPath::Setup setup;
+  for (const IpAddress& source : config.packet->source) {
+    setup.sources.push_back(source.bytes());
+  }
+  setup.first_port = config.packet->first_port;
+  setup.last_port = config.packet->last_port;
+  setup.listeners = Listeners(config, ids);
+  RETURN_IF_ERROR(path.Configure(setup));
+  Note(path.Attach(
+      {config.packet->interfaces.begin(), config.packet->interfaces.end()}));
+  timer_.Set(kSweepInterval);
+  return absl::OkStatus();
+}
+
+void PacketServices::Stop() {
+  if (datapath_->packet() == nullptr) return;
+  datapath_->packet()->KillIf([](const hg_flow&) { return true; });
+  datapath_->ClosePacket();
+  timer_.Cancel();
+  problem_.clear();
+  log::Info("the packet path is closed: no service uses it");
+}
+
+// The daemon that was killed had connections of its own, too, which are gone.
+void PacketServices::CountAdopted() {
+  std::map<uint32_t, uint64_t> services, backends;
+  uint64_t flows = 0;
+  datapath_->packet()->Recount([&](const hg_flow& flow) {
+    ++services[flow.service];
+    ++backends[flow.backend];
+    ++flows;
+  });
+  for (const auto& [name, id] : datapath_->adopted().services) {
+    datapath::Set(datapath_->service_stats(id).connections_active,
+                  services[id]);
+  }
+  for (const auto& [id, backend] : datapath_->adopted().backends) {
+    datapath::Set(datapath_->backend_stats(id).connections_active,
+                  backends[id]);
+  }
+  if (!datapath_->adopted().services.empty()) {
+    log::Info("the packet path goes on with %d connections of the last run",
+              flows);
+  }
+}
+
+void PacketServices::Sweep() {
+  datapath::PacketPath& path = *datapath_->packet();
+  path.Sweep([this](uint32_t service) {
+    const auto found = idle_seconds_.find(service);
+    return found == idle_seconds_.end() ? 0 : found->second;
+  });
+  Note(path.Reattach());
+  timer_.Set(kSweepInterval);
+}
+
+// Where one of the interfaces has no hook, replies would miss their way: then
+// that side's new connections are spliced, if they come by it.
+void PacketServices::Note(const std::vector<std::string>& problems) {
+  std::string problem;
+  if (!problems.empty()) {
+    problem = absl::StrCat("datapath packet: ", absl::StrJoin(problems, "; "),
+                           active() ? "" : "; its services are spliced");
+  }
+  if (problem == problem_) return;
+  problem_ = problem;
+  if (problem.empty()) {
+    log::Info("the packet path is attached to all its interfaces");
+  } else {
+    log::Warning("%s", problem);
+  }
+}
+
+std::vector<datapath::PacketPath::Flow> PacketServices::Flows() const {
+  if (datapath_->packet() == nullptr) return {};
+  return datapath_->packet()->Flows();
+}
+
+void PacketServices::AddBytes(uint32_t service, hg_service_stats& stats) const {
+  if (datapath_->packet() == nullptr) return;
+  const hg_packet_bytes bytes = datapath_->packet()->Bytes(service);
+  stats.bytes_in += bytes.in;
+  stats.bytes_out += bytes.out;
+}
+
+uint64_t PacketServices::ConnectionId(uint32_t flow) { return kFlowIds + flow; }
+bool PacketServices::IsFlow(uint64_t connection) {
+  return connection >= kFlowIds;
+}
+
+bool PacketServices::Kill(uint64_t connection) {
+  return datapath_->packet() != nullptr && IsFlow(connection) &&
+         datapath_->packet()->Kill(
+             static_cast<uint32_t>(connection - kFlowIds));
+}
+
+void PacketServices::ResetBackend(uint32_t backend) {
+  if (datapath_->packet() == nullptr) return;
+  datapath_->packet()->KillIf(
+      [backend](const hg_flow& flow) { return flow.backend == backend; });
+}
+
+}  // namespace headgate::control

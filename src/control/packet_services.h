@@ -1,0 +1,66 @@
+// The services that the packet path carries. Their listeners are bound as any
+// other's: where the path's hook is attached, no packet gets that far, and
+// where it is not, or not any more, new connections are spliced. On the control
+// thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "config/types.h"
+#include "datapath/datapath.h"
+#include "net/event_loop.h"
+
+namespace headgate::control {
+
+class PacketServices {
+ public:
+  PacketServices(EventLoop* loop, datapath::Datapath* datapath);
+
+  // FailedPrecondition: `config` cannot be served here, and how to mend it.
+  static absl::Status Check(const config::Config& config);
+
+  // Brings the path in line with `config`; `ids` by service name. Connections
+  // of services that are not in it any more end.
+  void Apply(const config::Config& config,
+             const std::map<std::string, uint32_t>& ids);
+
+  bool active() const;
+  // Why services with datapath: packet are spliced; empty: they are not, or
+  // there is none.
+  const std::string& problem() const { return problem_; }
+
+  std::vector<datapath::PacketPath::Flow> Flows() const;
+  // Adds what the path has moved.
+  void AddBytes(uint32_t service, hg_service_stats& stats) const;
+
+  // Connection ids for conn list and conn kill, beside the workers'.
+  static uint64_t ConnectionId(uint32_t flow);
+  static bool IsFlow(uint64_t connection);
+  bool Kill(uint64_t connection);
+  void ResetBackend(uint32_t backend);
+
+ private:
+  std::vector<datapath::PacketPath::Listener> Listeners(
+      const config::Config& config,
+      const std::map<std::string, uint32_t>& ids) const;
+  absl::Status Start(const config::Config& config,
+                     const std::map<std::string, uint32_t>& ids);
+  void Stop();
+  void CountAdopted();
+  void Sweep();
+  void Note(const std::vector<std::string>& problems);
+
+  EventLoop* loop_;
+  datapath::Datapath* datapath_;
+  std::string problem_;
+  bool first_ = true;  // What was adopted is not counted yet.
+  std::map<uint32_t, uint32_t> idle_seconds_;  // By service id.
+  Timer timer_;
+};
+
+}  // namespace headgate::control
