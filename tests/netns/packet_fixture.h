@@ -1,0 +1,174 @@
+// A lab whose edge carries services by the packet path.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <linux/ethtool.h>
+#include <linux/sockios.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/substitute.h"
+#include "support/daemon.h"
+#include "support/lab.h"
+#include "support/load.h"
+#include "support/process.h"
+#include "support/server.h"
+#include "support/session.h"
+#include "support/stream.h"
+#include "support/tcp.h"
+#include "support/wait.h"
+
+namespace headgate::testing {
+
+struct PacketOptions {
+  std::string packet = "";   // Lines of the packet section.
+  std::string service = "";  // Lines of both services.
+  std::string backends = R"(      - {name: one, address: "198.18.2.11:25"})";
+  std::string health =
+      "{type: tcp, interval: 500ms, timeout: 200ms, rise: 1, fall: 1}";
+};
+
+inline std::string PacketConfig(const PacketOptions& options = {}) {
+  return absl::Substitute(R"(
+metrics: {listen: 127.0.0.1:9140}
+packet:
+  interfaces: [e0, e1]
+  source: [198.18.2.1, "2001:db8:2::1"]
+$0
+pools:
+  nodes:
+    backends:
+$2
+  nodes6:
+    backends:
+      - {name: six, address: "[2001:db8:2::11]:25"}
+services:
+  mail:
+    listen: [198.18.1.1:25]
+    datapath: packet
+    pool: nodes
+    health: $3
+$1
+  mail6:
+    listen: ["[2001:db8:1::1]:25"]
+    datapath: packet
+    pool: nodes6
+    health: $3
+$1
+)",
+                          options.packet, options.service, options.backends,
+                          options.health);
+}
+
+class PacketLab : public ::testing::Test {
+ protected:
+  static constexpr char kGreeting[] = "220 ready\r\n";
+
+  PacketLab() {
+    // Out of the range that the load generators need.
+    Shell(
+        "ip netns exec edge sysctl -qw "
+        "net.ipv4.ip_local_reserved_ports=10240-32767");
+  }
+
+  void Start(const PacketOptions& options = {}) {
+    daemon_ = std::make_unique<Daemon>(PacketConfig(options));
+  }
+  static std::unique_ptr<Server> Node(const std::string& host = "198.18.2.11",
+                                      ServerOptions options = {
+                                          .greeting = kGreeting,
+                                          .echo = true}) {
+    return std::make_unique<Server>(
+        std::vector<Endpoint>{At(absl::StrCat(host, ":25"))},
+        std::move(options));
+  }
+  static UniqueFd ListenAt(const std::string& endpoint) {
+    return RunIn(kBackend, [&] { return Listen(At(endpoint)); });
+  }
+  LoadReport Load(size_t total, size_t concurrency = 8) const {
+    return RunLoad({.target = vip_,
+                    .total = total,
+                    .concurrency = concurrency,
+                    .send = "EHLO",
+                    .expect = absl::StrCat(kGreeting, "EHLO")});
+  }
+  // Streams over IPv4 and IPv6, each digest equal. The servers of the test
+  // have to be gone.
+  void ExpectStreams(size_t count, uint64_t max_size = 5 << 20) const {
+    for (const Endpoint& vip : {vip_, vip6_}) {
+      StreamPlan plan;
+      plan.target = vip;
+      plan.listen = {
+          At(vip.address.is_v4() ? "198.18.2.11:25" : "[2001:db8:2::11]:25")};
+      plan.count = count;
+      plan.large = 1;
+      plan.max_size = max_size;
+      const StreamReport report = RunStreams(plan);
+      EXPECT_EQ(report.first_error, "") << vip.ToString();
+      EXPECT_EQ(report.equal, count) << vip.ToString();
+    }
+  }
+  double Metric(const std::string& series) const {
+    const MetricMap metrics = daemon_->Metrics();
+    const auto found = metrics.find(series);
+    return found == metrics.end() ? -1 : found->second;
+  }
+  double Drops(const std::string& reason) const {
+    return Metric(
+        absl::StrCat("headgate_drops_total{reason=\"", reason, "\"}"));
+  }
+  bool OnPacketPath() const {
+    return daemon_->Json({"status"})["datapaths"]["packet"].get<bool>();
+  }
+  bool WaitActive(int64_t connections) const {
+    return WaitUntil(absl::Seconds(10), [&] {
+      return daemon_->ActiveConnections() == connections;
+    });
+  }
+  // An nftables rule set in a namespace, both families.
+  static void Nft(const std::string& netns, const std::string& hook,
+                  const std::string& rules) {
+    Shell(absl::Substitute(
+        R"(ip netns exec $0 nft 'table inet lose_$1 {
+             set seen { type inet_service . tcp_flag; flags dynamic;
+                        size 65535; }
+             chain lose { type filter hook $1 priority 0
+               $2
+             }; }')",
+        netns, hook, rules));
+  }
+  // TCP segments that a receiver found to have a wrong checksum.
+  static int64_t ChecksumErrors(const std::string& netns) {
+    const ProcessResult result =
+        RunCommand({"ip", "netns", "exec", netns, "nstat", "-az", "-j",
+                    "TcpInCsumErrors"});
+    return nlohmann::json::parse(result.out)["kernel"]["TcpInCsumErrors"]
+        .get<int64_t>();
+  }
+  // ETHTOOL_STXCSUM, ETHTOOL_SGSO, ETHTOOL_SGRO, ETHTOOL_STSO.
+  static void SetOffload(const std::string& netns, const std::string& device,
+                         uint32_t command, bool on) {
+    const int result = RunIn(netns, [&] {
+      const UniqueFd fd(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+      ethtool_value value{command, on ? 1U : 0U};
+      ifreq request{};
+      device.copy(request.ifr_name, sizeof request.ifr_name - 1);
+      request.ifr_data = reinterpret_cast<char*>(&value);
+      return ::ioctl(fd.get(), SIOCETHTOOL, &request);
+    });
+    ASSERT_EQ(result, 0) << device << " " << command;
+  }
+
+  Lab lab_;
+  std::unique_ptr<Daemon> daemon_;
+  const Endpoint vip_ = At("198.18.1.1:25");
+  const Endpoint vip6_ = At("[2001:db8:1::1]:25");
+};
+
+}  // namespace headgate::testing

@@ -1,0 +1,255 @@
+// Streams over the packet path, byte for byte: offloads on and off, packet
+// sizes, and what is lost on the way.
+#include <signal.h>
+
+#include <cstdlib>
+#include <thread>
+
+#include "packet_fixture.h"
+
+namespace headgate::testing {
+namespace {
+
+class PacketStreamTest : public PacketLab {
+ protected:
+  // Both ends of both links.
+  struct Device {
+    const char* netns;
+    const char* name;
+  };
+  static constexpr Device kDevices[] = {
+      {kClient, "c0"}, {kEdge, "e0"}, {kEdge, "e1"}, {kBackend, "b0"}};
+
+  // The streams' listeners come and go.
+  void Start() { PacketLab::Start({.health = "{type: none}"}); }
+  static void SetMtu(int mtu) {
+    for (const Device& device : kDevices) {
+      Shell(absl::StrCat("ip -n ", device.netns, " link set ", device.name,
+                         " mtu ", mtu));
+    }
+  }
+  void ExpectNoChecksumErrors() const {
+    EXPECT_EQ(ChecksumErrors(kClient), 0);
+    EXPECT_EQ(ChecksumErrors(kBackend), 0);
+  }
+};
+
+TEST_F(PacketStreamTest, EverySha256IsEqual) {
+  Start();
+  ExpectStreams(100, 50 << 20);
+  ExpectNoChecksumErrors();
+}
+
+TEST_F(PacketStreamTest, B4_WithoutTransmitOffloads) {
+  // What leaves a device is then summed in software, and verified.
+  for (const Device& device : kDevices) {
+    SetOffload(device.netns, device.name, ETHTOOL_STXCSUM, false);
+    SetOffload(device.netns, device.name, ETHTOOL_SGSO, false);
+  }
+  Start();
+  ExpectStreams(60);
+  ExpectNoChecksumErrors();
+}
+
+TEST_F(PacketStreamTest, B1_WithReceiveOffload) {
+  for (const Device& device : kDevices) {
+    SetOffload(device.netns, device.name, ETHTOOL_SGRO, true);
+  }
+  Start();
+  ExpectStreams(60);
+}
+
+TEST_F(PacketStreamTest, B11_PacketsOfAnySize) {
+  Start();
+  for (const int mtu : {1280, 1492, 9000}) {
+    SCOPED_TRACE(mtu);
+    SetMtu(mtu);
+    ExpectStreams(20);
+  }
+  EXPECT_EQ(Drops("too_big"), 0);
+}
+
+// Ends whose links have other sizes: MSS tells neither of the other's.
+TEST_F(PacketStreamTest, B11_AWayOutThatIsSmaller) {
+  Start();
+  Shell("ip -n edge link set e0 mtu 1400");
+  ExpectStreams(20);
+  Shell("ip -n edge link set e0 mtu 1500; ip -n edge link set e1 mtu 1400");
+  ExpectStreams(20);
+  EXPECT_EQ(Drops("too_big"), 0);
+}
+
+TEST_F(PacketStreamTest, B2_WithoutTimestamps) {
+  for (const char* netns : {kClient, kBackend}) {
+    Shell(absl::StrCat("ip netns exec ", netns,
+                       " sysctl -qw net.ipv4.tcp_timestamps=0"));
+  }
+  Start();
+  ExpectStreams(40);
+}
+
+TEST_F(PacketStreamTest, WithoutSackOrWindowScaling) {
+  for (const char* key : {"tcp_sack", "tcp_window_scaling"}) {
+    Shell(absl::StrCat("ip netns exec client sysctl -qw net.ipv4.", key, "=0"));
+    if (daemon_ == nullptr) Start();
+    ExpectStreams(20);
+  }
+}
+
+TEST_F(PacketStreamTest, WithEcn) {
+  for (const char* netns : {kClient, kBackend}) {
+    Shell(absl::StrCat("ip netns exec ", netns,
+                       " sysctl -qw net.ipv4.tcp_ecn=1"));
+  }
+  Start();
+  ExpectStreams(20);
+}
+
+// ---- loss
+// --------------------------------------------------------------------
+
+TEST_F(PacketStreamTest, B9_OneInTenIsLostBothWays) {
+  Start();
+  const std::string rule =
+      "tcp sport 25 numgen random mod 10 == 0 drop; "
+      "tcp dport 25 numgen random mod 10 == 0 drop;";
+  Nft(kClient, "input", rule);
+  Nft(kBackend, "input", rule);
+  ExpectStreams(10, 200 << 10);
+}
+
+TEST_F(PacketStreamTest, B7_TheHeaderIsLost) {
+  const auto server = Node();
+  Start();
+  // Of each connection the first three segments with data: the header, and
+  // what heals it.
+  Shell(R"(ip netns exec backend nft 'table ip lose {
+             set once { type inet_service; flags dynamic; size 9999; }
+             set twice { type inet_service; flags dynamic; size 9999; }
+             chain in { type filter hook input priority 0
+               tcp dport 25 ip length > 60 tcp flags & psh == psh \
+                 tcp sport != @once add @once { tcp sport } drop
+               tcp dport 25 ip length > 60 tcp flags & psh == psh \
+                 tcp sport != @twice add @twice { tcp sport } drop
+             }; }')");
+  const LoadReport report = Load(8);
+  EXPECT_EQ(report.ok, 8u) << report.ToString();
+  EXPECT_GE(report.Percentile(0.5), absl::Milliseconds(150))
+      << "nothing was lost";
+  EXPECT_EQ(server->TakeAccepted().size(), 8u);
+}
+
+// Then the client's first data come in the place of the handshake's ACK, and
+// their header ahead of them.
+TEST_F(PacketStreamTest, B6_DataInThePlaceOfTheHandshakesAck) {
+  const UniqueFd listener = ListenAt("198.18.2.11:25");
+  Start();
+  Shell(R"(ip netns exec client nft 'table ip lose {
+             set once { type inet_service; flags dynamic; size 9999; }
+             chain out { type filter hook output priority 0
+               tcp dport 25 tcp flags == ack tcp sport != @once \
+                 add @once { tcp sport } drop
+             }; }')");
+  for (const size_t size : {10UL, 1448UL, 100000UL}) {
+    SCOPED_TRACE(size);
+    TcpSocket client = TcpSocket::Connect(kClient, vip_);
+    const std::string bytes(size, 'd');
+    ASSERT_TRUE(client.Send(bytes));
+    Session session = AcceptSession(std::move(client), listener);
+    EXPECT_EQ(session.backend.Receive(size), bytes);
+    ASSERT_TRUE(session.backend.Send("answer"));
+    EXPECT_EQ(session.client.Receive(6), "answer");
+  }
+  EXPECT_GE(Metric("headgate_packets_forwarded_total{as=\"header_ahead\"}"), 3);
+}
+
+TEST_F(PacketStreamTest, B8_TheHandshakesAckIsLostAtTheBackend) {
+  const auto server = Node();
+  Start();
+  // With it goes the header; the SYN-ACK comes again, to an ACK that is its.
+  Shell(R"(ip netns exec backend nft 'table ip lose {
+             set once { type inet_service; flags dynamic; size 9999; }
+             chain in { type filter hook input priority 0
+               tcp dport 25 tcp flags & (syn | ack) == ack tcp sport != @once \
+                 add @once { tcp sport } drop
+             }; }')");
+  TcpSocket client = TcpSocket::Connect(kClient, vip_);
+  EXPECT_EQ(client.Receive(11), kGreeting);
+}
+
+// ---- ICMP
+// --------------------------------------------------------------------
+
+TEST_F(PacketStreamTest, B11_AnUnreachableBackendsIcmpReachesTheClient) {
+  Start();
+  Shell(R"(ip netns exec backend nft 'table inet no {
+             chain in { type filter hook input priority 0
+               tcp dport 25 reject with icmpx port-unreachable
+             }; }')");
+  for (const Endpoint& vip : {vip_, vip6_}) {
+    TcpSocket client = TcpSocket::Connect(kClient, vip);
+    EXPECT_EQ(client.error(), ECONNREFUSED) << vip.ToString();
+  }
+  // One that finds its socket in use (connect() has not returned) is kept as a
+  // soft error: then the second one counts (tcp_v4_err()).
+  EXPECT_GE(Metric("headgate_packets_forwarded_total{as=\"icmp_error\"}"), 2);
+}
+
+// A router on the way to the backend has a smaller way out, which neither end
+// knows of.
+TEST_F(PacketStreamTest, B11_ARouterOnTheWayAsksForSmallerPackets) {
+  Shell(R"(
+    ip netns add far
+    ip -n far link set lo up
+    ip link add name f0 netns far type veth peer name b1 netns backend
+    ip -n backend addr add 198.18.3.1/24 dev b1
+    ip -n far addr add 198.18.3.11/24 dev f0
+    ip -n backend link set b1 mtu 1280 up
+    ip -n far link set f0 up
+    ip -n far route add default via 198.18.3.1
+    ip netns exec backend sysctl -qw net.ipv4.ip_forward=1
+    ip -n edge route add 198.18.3.0/24 via 198.18.2.11)");
+  PacketLab::Start(
+      {.backends = R"(      - {name: one, address: "198.18.3.11:25"})",
+       .health = "{type: none}"});
+  {
+    const UniqueFd listener =
+        RunIn("far", [] { return Listen(At("198.18.3.11:25")); });
+    Session session = OpenSession(vip_, listener);
+    const std::string bytes(500000, 'u');
+    ASSERT_TRUE(session.client.Send(bytes));
+    EXPECT_EQ(session.backend.Receive(bytes.size()), bytes);
+  }
+  EXPECT_GE(Metric("headgate_packets_forwarded_total{as=\"icmp_error\"}"), 1);
+  Shell("ip netns del far");
+}
+
+// ---- kill -9
+// -----------------------------------------------------------------
+
+TEST_F(PacketStreamTest, StreamsOutliveTheDaemon) {
+  Start();
+  StreamPlan plan;
+  plan.target = vip_;
+  plan.listen = {At("198.18.2.11:25")};
+  plan.count = std::getenv("HG_SOAK") != nullptr ? 1000 : 200;
+  plan.chaos.pauses = 0.1;
+  StreamReport report;
+  std::thread streams([&] { report = RunStreams(plan); });
+  ASSERT_TRUE(
+      WaitUntil(kTcpTimeout, [&] { return daemon_->ActiveConnections() > 0; }));
+  for (int i = 0; i < 3; ++i) {
+    ::kill(daemon_->pid(), SIGKILL);
+    EXPECT_EQ(daemon_->WaitExit(), 128 + SIGKILL);
+    daemon_ = std::make_unique<Daemon>(PacketConfig({.health = "{type: none}"}),
+                                       DaemonOptions{.keep_state = true});
+    EXPECT_TRUE(daemon_->LogHas("the packet path goes on"));
+  }
+  streams.join();
+  EXPECT_EQ(report.first_error, "");
+  EXPECT_EQ(report.equal, plan.count);
+  EXPECT_TRUE(WaitActive(0));
+}
+
+}  // namespace
+}  // namespace headgate::testing

@@ -1,0 +1,267 @@
+// The packet path by the real daemon: whole connections that no socket on the
+// edge has, with the header in front.
+#include <signal.h>
+
+#include "packet_fixture.h"
+
+namespace headgate::testing {
+namespace {
+
+class PacketTest : public PacketLab {};
+
+TEST_F(PacketTest, ASilentClientIsGreeted) {
+  const auto server = Node();
+  const auto server6 = Node("[2001:db8:2::11]");
+  Start();
+  ASSERT_TRUE(OnPacketPath());
+  for (const Endpoint& vip : {vip_, vip6_}) {
+    TcpSocket client = TcpSocket::Connect(kClient, vip);
+    EXPECT_EQ(client.Receive(11), kGreeting) << vip.ToString();
+  }
+}
+
+TEST_F(PacketTest, ConnectionsAreSeen) {
+  const UniqueFd listener = ListenAt("198.18.2.11:25");
+  Start();
+  Session session = OpenSession(vip_, listener);  // Compares the header.
+  ASSERT_TRUE(session.Exchange(1000));
+  const nlohmann::json list = daemon_->Json({"conn", "list"}).at("connections");
+  ASSERT_EQ(list.size(), 1u) << list;
+  EXPECT_EQ(list[0]["service"], "mail");
+  EXPECT_EQ(list[0]["backend"], "one");
+  EXPECT_EQ(list[0]["datapath"], "packet");
+  EXPECT_EQ(list[0]["client"], LocalEndpoint(session.client.fd()).ToString());
+  EXPECT_EQ(list[0]["bytes_in"], 1000);
+  EXPECT_EQ(list[0]["bytes_out"], 1000);
+  const nlohmann::json service = daemon_->Service("mail");
+  EXPECT_EQ(service["datapath"], "packet");
+  EXPECT_EQ(service["connections_active"], 1);
+  EXPECT_EQ(service["bytes_in_total"], 1000);
+  EXPECT_EQ(Metric("headgate_connections_active{service=\"mail\"}"), 1);
+  EXPECT_GE(Metric("headgate_packets_forwarded_total{as=\"header\"}"), 1);
+  const nlohmann::json flow = daemon_->Json({"flow", "list"}).at("flows").at(0);
+  EXPECT_EQ(flow["client"], list[0]["client"]);
+  EXPECT_EQ(flow["listen"], "198.18.1.1:25");
+  EXPECT_EQ(flow["source"], PeerEndpoint(session.backend.fd()).ToString());
+  EXPECT_EQ(flow["backend"], "198.18.2.11:25");
+  EXPECT_EQ(flow["state"], "established");
+  EXPECT_EQ(flow["header"], "acknowledged");
+  session.client.Close();
+  EXPECT_TRUE(session.backend.ReceivesEnd());
+  session.backend.Close();
+  EXPECT_TRUE(WaitActive(0));
+}
+
+TEST_F(PacketTest, KilledConnectionsAreResetAtBothEnds) {
+  const UniqueFd listener = ListenAt("198.18.2.11:25");
+  Start();
+  Session session = OpenSession(vip_, listener);
+  ASSERT_TRUE(session.Exchange(1000));
+  const nlohmann::json list = daemon_->Json({"conn", "list"}).at("connections");
+  ASSERT_EQ(list.size(), 1u) << list;
+  EXPECT_EQ(daemon_->Ctl({"conn", "kill", list[0]["id"].dump()}).exit_code, 0);
+  EXPECT_TRUE(session.client.ReceivesReset());
+  EXPECT_TRUE(session.backend.ReceivesReset());
+  EXPECT_TRUE(WaitActive(0));
+}
+
+TEST_F(PacketTest, ABackendThatGoesDownResetsItsConnections) {
+  UniqueFd listener = ListenAt("198.18.2.11:25");
+  Start({.service = "    on_backend_down: reset"});
+  Session session = OpenSession(vip_, listener);
+  ASSERT_TRUE(session.Exchange(1000));
+  listener.reset();
+  EXPECT_TRUE(session.client.ReceivesReset());
+  EXPECT_TRUE(session.backend.ReceivesReset());
+}
+
+TEST_F(PacketTest, ADrainedBackendKeepsItsConnectionsAndGetsNoNewOnes) {
+  const auto one = Node(), two = Node("198.18.2.12");
+  Start({.backends = R"(      - {name: one, address: "198.18.2.11:25"}
+      - {name: two, address: "198.18.2.12:25"})"});
+  TcpSocket held = TcpSocket::Connect(kClient, vip_);
+  ASSERT_EQ(held.Receive(11), kGreeting);
+  const std::string of = one->open() == 1 ? "one" : "two";
+  EXPECT_EQ(daemon_->Ctl({"backend", "drain", "mail/" + of}).exit_code, 0);
+  const size_t before = (of == "one" ? one : two)->accepted();
+  EXPECT_EQ(Load(20).ok, 20u);
+  EXPECT_EQ((of == "one" ? one : two)->accepted(), before);
+  EXPECT_TRUE(held.Send("still"));
+  EXPECT_EQ(held.Receive(5), "still");
+}
+
+TEST_F(PacketTest, B20_WithoutABackendClientsAreResetAtOnce) {
+  Start();  // Nobody listens: checks find it down.
+  ASSERT_TRUE(daemon_->WaitBackendState("mail", "one", "down"));
+  const absl::Time start = absl::Now();
+  TcpSocket client = TcpSocket::Connect(kClient, vip_);
+  EXPECT_FALSE(client.valid());
+  EXPECT_EQ(client.error(), ECONNREFUSED);
+  EXPECT_LT(absl::Now() - start, absl::Milliseconds(200));
+  EXPECT_EQ(Drops("no_backend"), 1);
+}
+
+// The SYN's retransmission, a second later, goes to the other.
+TEST_F(PacketTest, ABackendThatRefusesOrIsSilentIsReplaced) {
+  const auto two = Node("198.18.2.12");
+  Start({.service = "    balance: first",
+         .backends = R"(      - {name: one, address: "198.18.2.11:25"}
+      - {name: two, address: "198.18.2.12:25"})",
+         .health = "{type: none}"});
+  const LoadReport refused = Load(4);
+  EXPECT_EQ(refused.ok, 4u) << refused.ToString();
+  EXPECT_GE(refused.answered.front(), absl::Milliseconds(900));
+  EXPECT_LT(refused.Percentile(1), absl::Seconds(2));
+  EXPECT_EQ(Drops("refused"), 4);
+  lab_.BlackHole("198.18.2.11");
+  const LoadReport silent = Load(4);
+  EXPECT_EQ(silent.ok, 4u) << silent.ToString();
+  EXPECT_LT(silent.Percentile(1), absl::Seconds(2));
+  EXPECT_EQ(daemon_->Backend("mail", "two")["connections_total"], 8);
+}
+
+TEST_F(PacketTest, B16_AClientUsesItsPortAgainAtOnce) {
+  const auto server = Node();
+  Start();
+  for (int i = 0; i < 50; ++i) {
+    TcpSocket client = TcpSocket::Connect(kClient, vip_, 20001);
+    ASSERT_EQ(client.Receive(11), kGreeting) << i;
+    client.Reset();
+  }
+  EXPECT_TRUE(WaitActive(0));
+}
+
+TEST_F(PacketTest, B17_WithoutASourcePortASynIsCounted) {
+  const auto server = Node();
+  Start({.packet = "  ports: 20000-20009"});
+  std::vector<TcpSocket> held;
+  for (int i = 0; i < 10; ++i) {
+    held.push_back(TcpSocket::Connect(kClient, vip_));
+    if (!held.back().valid()) break;
+    EXPECT_EQ(held.back().Receive(11), kGreeting);
+  }
+  const UniqueFd more = RunIn(kClient, [&] { return StartConnect({}, vip_); });
+  EXPECT_TRUE(WaitUntil(absl::Seconds(5),
+                        [&] { return Drops("no_source_port") >= 1; }));
+  for (TcpSocket& socket : held) {
+    EXPECT_TRUE(socket.Send("x") && socket.Receive(1) == "x");
+  }
+}
+
+TEST_F(PacketTest, AFullTableRecyclesTheClosedAndRefusesTheRest) {
+  const auto server = Node();
+  Start({.packet = "  max_flows: 1024"});
+  // Four tables full, one after the other: each takes the oldest closed.
+  const LoadReport report = Load(4096, 64);
+  EXPECT_EQ(report.ok, 4096u) << report.ToString();
+  EXPECT_EQ(Drops("flow_table_full"), 0);
+  std::vector<TcpSocket> held;
+  for (int i = 0; i < 1024; ++i) {
+    held.push_back(TcpSocket::Connect(kClient, vip_));
+    ASSERT_EQ(held.back().Receive(11), kGreeting) << i;
+  }
+  const UniqueFd more = RunIn(kClient, [&] { return StartConnect({}, vip_); });
+  EXPECT_TRUE(WaitUntil(absl::Seconds(5),
+                        [&] { return Drops("flow_table_full") >= 1; }));
+  EXPECT_TRUE(held.front().Send("x") && held.front().Receive(1) == "x");
+}
+
+TEST_F(PacketTest, MaxConnectionsHold) {
+  const auto server = Node();
+  Start({.service = "    max_connections: 2"});
+  TcpSocket one = TcpSocket::Connect(kClient, vip_);
+  TcpSocket two = TcpSocket::Connect(kClient, vip_);
+  ASSERT_EQ(one.Receive(11), kGreeting);
+  ASSERT_EQ(two.Receive(11), kGreeting);
+  const UniqueFd three = RunIn(kClient, [&] { return StartConnect({}, vip_); });
+  EXPECT_TRUE(
+      WaitUntil(absl::Seconds(5), [&] { return Drops("service_full") >= 1; }));
+  one.Reset();
+  EXPECT_TRUE(WaitUntil(absl::Seconds(10), [&] {
+    return server->accepted() >= 3;  // The SYN came again.
+  }));
+}
+
+TEST_F(PacketTest, WithoutForwardingItIsSplicedAndSaysWhy) {
+  const auto server = Node();
+  Shell("ip netns exec edge sysctl -qw net.ipv4.conf.e0.forwarding=0");
+  Start();
+  EXPECT_EQ(Load(5).ok, 5u);
+  const nlohmann::json status = daemon_->Json({"status"});
+  EXPECT_NE(status.dump().find("net.ipv4.conf.e0.forwarding=1"),
+            std::string::npos)
+      << status;
+  EXPECT_TRUE(daemon_->LogHas("net.ipv4.conf.e0.forwarding=1"));
+  // It is tried again.
+  Shell("ip netns exec edge sysctl -qw net.ipv4.conf.e0.forwarding=1");
+  EXPECT_TRUE(WaitUntil(absl::Seconds(5), [&] {
+    return daemon_->LogHas("attached to all its interfaces");
+  }));
+  TcpSocket client = TcpSocket::Connect(kClient, vip_);
+  EXPECT_EQ(client.Receive(11), kGreeting);
+  EXPECT_EQ(daemon_->Json({"conn", "list"})["connections"][0]["datapath"],
+            "packet");
+}
+
+TEST_F(PacketTest, PortsOfTheKernelAreRefused) {
+  Shell("ip netns exec edge sysctl -qw net.ipv4.ip_local_reserved_ports=''");
+  Daemon daemon(PacketConfig(), {.wait_until_ready = false});
+  EXPECT_EQ(daemon.WaitExit(), 1);
+  EXPECT_TRUE(
+      daemon.LogHas("sysctl -w net.ipv4.ip_local_reserved_ports=10240-32767"));
+}
+
+TEST_F(PacketTest, AReloadKeepsConnections) {
+  const UniqueFd listener = ListenAt("198.18.2.11:25");
+  Start();
+  Session session = OpenSession(vip_, listener);
+  daemon_->Reload(PacketConfig({.service = "    max_connections: 100"}));
+  ASSERT_TRUE(
+      WaitUntil(kTcpTimeout, [&] { return daemon_->LogHas("reloaded"); }));
+  EXPECT_TRUE(session.Exchange(1000));
+}
+
+// ---- kill -9
+// -----------------------------------------------------------------
+
+TEST_F(PacketTest, ConnectionsOutliveTheDaemonAndTheNextOneAdoptsThem) {
+  const auto server = Node();
+  Start();
+  std::vector<TcpSocket> held;
+  for (int i = 0; i < 20; ++i) {
+    held.push_back(TcpSocket::Connect(kClient, vip_));
+    ASSERT_EQ(held.back().Receive(11), kGreeting);
+  }
+  ::kill(daemon_->pid(), SIGKILL);
+  EXPECT_EQ(daemon_->WaitExit(), 128 + SIGKILL);
+  for (TcpSocket& socket : held) {
+    EXPECT_TRUE(socket.Send("x") && socket.Receive(1) == "x");
+  }
+  EXPECT_EQ(Load(20).ok, 20u) << "new ones, without a daemon";
+  daemon_ = std::make_unique<Daemon>(PacketConfig(),
+                                     DaemonOptions{.keep_state = true});
+  EXPECT_TRUE(daemon_->LogHas("goes on with 20 connections"));
+  EXPECT_TRUE(WaitActive(20));
+  for (TcpSocket& socket : held) {
+    EXPECT_TRUE(socket.Send("y") && socket.Receive(1) == "y");
+  }
+  EXPECT_EQ(daemon_->Backend("mail", "one")["connections_active"], 20);
+  held.clear();
+  EXPECT_TRUE(WaitActive(0));
+  EXPECT_EQ(Load(20).ok, 20u);
+}
+
+TEST_F(PacketTest, StoppedInOrderItLeavesNothing) {
+  const auto server = Node();
+  Start();
+  EXPECT_EQ(Load(1).ok, 1u);
+  daemon_->Stop();
+  const ProcessResult programs =
+      RunCommand({"ip", "netns", "exec", "edge", "bpftool", "net", "show"});
+  EXPECT_EQ(programs.out.find("packet_ingress"), std::string::npos)
+      << programs.out;
+  EXPECT_FALSE(TcpSocket::Connect(kClient, vip_).valid());
+}
+
+}  // namespace
+}  // namespace headgate::testing
