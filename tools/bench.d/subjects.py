@@ -195,6 +195,25 @@ class Relay(Splice):
     title = "Headgate (relay)"
 
 
+class Packet(Splice):
+    name = "packet"
+    title = "Headgate (packet)"
+
+    def lay_network(self):
+        super().lay_network()
+        # The packet path's own.
+        run(*_inside(self.edge, "sysctl", "-qw",
+                     "net.ipv4.ip_local_reserved_ports=1024-65535"))
+
+    def _config(self):
+        return super()._config() + f"""
+packet:
+  interfaces: [client, server]
+  source: [{self.server_net}.1]
+  ports: 1024-65535
+"""
+
+
 class HaProxy(Forwarder):
     name = "haproxy"
     title = "HAProxy"
@@ -274,4 +293,4 @@ table ip bench {{
         return run("nft", "--version").strip()
 
 
-ALL = (Splice, Relay, HaProxy, Nginx, Dnat, Subject)
+ALL = (Splice, Relay, Packet, HaProxy, Nginx, Dnat, Subject)
