@@ -194,6 +194,8 @@ std::string TcpSocket::Receive(size_t size, absl::Duration patience) {
 bool TcpSocket::ReceivesEnd() { return Receive(1).empty() && error_ == 0; }
 
 bool TcpSocket::ReceivesReset() {
+  // It may have come before Connect() looked.
+  if (!valid()) return error_ == ECONNRESET;
   return Receive(1).empty() && error_ == ECONNRESET;
 }
 
