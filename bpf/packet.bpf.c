@@ -151,7 +151,7 @@ static __noinline int carry_header(struct __sk_buff *skb, struct packet *p,
 	const struct hg_packet_local *listen = local_address(flow->listen);
 	__u32 at = (p->l4 & 0xff) + TCP_BASE + (p->options & 63);
 	__u32 header = flow->header & 63;
-	__u8 flags = TCP_ACK | TCP_PSH;
+	__u8 flags = (p->flags & (TCP_ECE | TCP_CWR)) | TCP_ACK | TCP_PSH;
 
 	if (!listen || header < 28)
 		return HG_PACKET_FAILED;
@@ -202,7 +202,9 @@ static __noinline int forward_syn(struct __sk_buff *skb, struct packet *p,
 		__u32 end = (p->l4 & 0xff) + TCP_BASE + (p->options & 63);
 
 		p->end = end;
-		if (bpf_skb_change_tail(skb, end - 2, 0) ||
+		/* Longer for once: what grows has no CHECKSUM_COMPLETE left. */
+		if (bpf_skb_change_tail(skb, end, 0) ||
+		    bpf_skb_change_tail(skb, end + 2, 0) ||
 		    bpf_skb_change_tail(skb, end, 0) ||
 		    seal(skb, p, to, (__u8 *)&s->request))
 			return HG_PACKET_FAILED;
@@ -296,6 +298,8 @@ static __noinline int open_flow(struct __sk_buff *skb, struct packet *p,
 	stats = bpf_map_lookup_elem(&service_stats, &service);
 	if (!stats)
 		return drop(HG_PACKET_FAILED);
+	if (p->ttl <= 1)
+		return drop(HG_PACKET_TTL);
 	if (listener->max_connections &&
 	    stats->connections_active >= listener->max_connections)
 		return drop(HG_PACKET_SERVICE_FULL);
@@ -381,7 +385,7 @@ static __always_inline void note_from_client(struct hg_flow *flow, __u32 number,
 		flow->bytes_in += payload;
 		count_bytes(flow->service, payload, 0);
 	}
-	if (p->flags & TCP_FIN)
+	if ((p->flags & TCP_FIN) && segment_end(p) == flow->next_in)
 		set_flags(flow, HG_FLOW_FIN_IN);
 	if ((flow->flags & HG_FLOW_FIN_OUT) && (p->flags & TCP_ACK) &&
 	    p->ack == flow->next_out)
@@ -404,9 +408,11 @@ static __noinline int from_client(struct __sk_buff *skb, struct packet *p,
 {
 	struct rewrite to = {};
 	__u32 seq;
-	int exit, alone;
+	int exit, alone, behind = skb->mark == HG_PACKET_MARK_BEHIND;
 
 	touch(flow);
+	if (behind)
+		skb->mark = 0;
 	if (p->flags & TCP_SYN) {
 		if (flow->state == HG_FLOW_SYN_SENT)
 			move_to_another(flow, number, p->v6, s);
@@ -419,7 +425,7 @@ static __noinline int from_client(struct __sk_buff *skb, struct packet *p,
 	}
 	if (flow->state == HG_FLOW_SYN_SENT && !(p->flags & TCP_RST))
 		return drop(HG_PACKET_EARLY);
-	if (p->flags & TCP_ACK)
+	if ((p->flags & (TCP_ACK | TCP_RST)) == TCP_ACK)
 		establish(flow);
 
 	if (!header_is_due(flow, p)) {
@@ -432,8 +438,7 @@ static __noinline int from_client(struct __sk_buff *skb, struct packet *p,
 			    HG_PACKET_FORWARDED);
 	}
 	alone = !p->payload && !(p->flags & TCP_FIN);
-	if (!alone && skb->mark == HG_PACKET_MARK_BEHIND) {
-		skb->mark = 0;
+	if (!alone && behind) {
 		note_from_client(flow, number, p);
 		exit = to_backend(p, flow, p->seq + flow->header, &to);
 		if (!exit)
@@ -469,7 +474,9 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 	__u32 new_bytes;
 
 	if (p->flags & TCP_SYN) {
-		flow->next_out = p->seq + 1;
+		/* A late one is behind what has come since. */
+		if (flow->state == HG_FLOW_SYN_SENT)
+			flow->next_out = p->seq + 1;
 		move_state(flow, HG_FLOW_SYN_SENT, HG_FLOW_SYN_RECEIVED);
 		return;
 	}
@@ -481,7 +488,7 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 		flow->bytes_out += payload;
 		count_bytes(flow->service, 0, payload);
 	}
-	if (p->flags & TCP_FIN)
+	if ((p->flags & TCP_FIN) && segment_end(p) == flow->next_out)
 		set_flags(flow, HG_FLOW_FIN_OUT);
 	if (p->flags & TCP_ACK) {
 		if (acks_header(flow, p->ack))
@@ -520,9 +527,12 @@ static __noinline int from_backend(struct __sk_buff *skb, struct packet *p,
 	touch(flow);
 	if (keeps_refusal(flow, p))
 		return drop(HG_PACKET_REFUSED);
+	/* It has an old connection on that port, and challenges the SYN: the
+	 * RST clears the way for the next one (RFC 9293, 3.5.1).
+	 */
 	if (flow->state == HG_FLOW_SYN_SENT &&
 	    (p->flags & (TCP_SYN | TCP_RST)) == 0)
-		return drop(HG_PACKET_EARLY);
+		return refuse(skb, p, s, HG_PACKET_EARLY);
 	if (p->ttl <= 1)
 		return drop(HG_PACKET_TTL);
 	to.source = local_address(flow->listen);
@@ -568,6 +578,12 @@ static __always_inline int begins_anew(const struct hg_flow *flow,
 	       (flow->state != HG_FLOW_ESTABLISHED && p->seq != flow->isn);
 }
 
+/* IPv6 with addresses that stand for IPv4: the kernel takes none, either. */
+static __always_inline int is_forged(const struct packet *p)
+{
+	return p->v6 && (is_mapped(&p->source) || is_mapped(&p->destination));
+}
+
 static __always_inline int handle_tcp(struct __sk_buff *skb, struct packet *p,
 				      const struct hg_packet_address *local,
 				      struct packet_scratch *s)
@@ -597,6 +613,8 @@ static __always_inline int handle_tcp(struct __sk_buff *skb, struct packet *p,
 		return drop(HG_PACKET_FRAGMENT);
 	if (p->extended)
 		return drop(HG_PACKET_EXTENSION);
+	if (is_forged(p) || !(p->flags & (TCP_SYN | TCP_ACK | TCP_RST)))
+		return drop(HG_PACKET_MALFORMED);
 	if (value) {
 		number = *value / 2;
 		flow = bpf_map_lookup_elem(&packet_flows, &number);

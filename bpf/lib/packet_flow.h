@@ -28,12 +28,16 @@ static __always_inline int header_is_due(const struct hg_flow *flow,
 /* A client's sequence number as the backend counts. A RST at isn + 1 must be
  * exact (RFC 5961): beyond the header, if that arrived; the backend's challenge
  * to a wrong guess brings a second one, after the first has closed the flow.
+ * A keepalive probe at isn stays there: its byte, if it has one, must not fall
+ * into a header that has not arrived.
  */
 static __always_inline __u32 seq_to_backend(const struct hg_flow *flow,
 					    const struct packet *p)
 {
 	__u32 sent = HG_FLOW_HEADER_SENT | HG_FLOW_HEADER_ACKED;
 
+	if (p->seq == flow->isn && !(flow->flags & HG_FLOW_HEADER_ACKED))
+		return p->seq;
 	if (p->seq == flow->isn + 1 && !(flow->flags & HG_FLOW_HEADER_ACKED) &&
 	    (!(flow->flags & sent) || flow->state == HG_FLOW_CLOSED))
 		return p->seq;

@@ -21,6 +21,8 @@ enum {
 	TCP_RST = 4,
 	TCP_PSH = 8,
 	TCP_ACK = 16,
+	TCP_ECE = 64,
+	TCP_CWR = 128,
 
 	TCP_BASE = sizeof(struct tcphdr),
 	TCP_MAX_OPTIONS = 40,
@@ -56,6 +58,13 @@ static __always_inline void map_v4(struct hg_packet_local *to, __be32 address)
 	words[1] = 0;
 	words[2] = bpf_htonl(0xffff);
 	words[3] = address;
+}
+
+static __always_inline int is_mapped(const struct hg_packet_local *a)
+{
+	const __u32 *words = (const __u32 *)a->address;
+
+	return !words[0] && !words[1] && words[2] == bpf_htonl(0xffff);
 }
 
 static __always_inline int is_linear(struct __sk_buff *skb, __u32 need)

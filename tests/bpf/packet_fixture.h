@@ -1,0 +1,507 @@
+// The packet path's program on frames by BPF_PROG_RUN, in a network of two
+// interfaces, `in0` towards clients and `out0` towards backends; neighbours
+// are permanent, so frames leave complete.
+//
+// What the program sends ahead of a frame (bpf_clone_redirect) takes the real
+// way, over in0 and the program attached there, and is seen leaving at out0.
+#pragma once
+
+#include <bpf/bpf.h>
+#include <gtest/gtest.h>
+#include <linux/bpf.h>
+#include <linux/if_packet.h>
+#include <net/ethernet.h>
+#include <net/if.h>
+#include <sys/socket.h>
+
+#include <cstring>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "datapath/datapath.h"
+#include "packet_frames.h"
+#include "support/wait.h"
+
+namespace headgate::datapath {
+
+inline constexpr Mac kIn0 = {2, 0, 0, 0, 0, 1};
+inline constexpr Mac kOut0 = {2, 0, 0, 0, 0, 2};
+inline constexpr Mac kClientMac = {2, 0, 0, 0, 0, 0x0a};
+inline constexpr Mac kBackendMac = {2, 0, 0, 0, 0, 0x0b};
+
+enum Verdict { kNotOurs = -1, kDropped = 2, kSent = 7 };  // TC_ACT_...
+
+using Exits = std::map<std::string, uint64_t>;  // By name; none is 0.
+
+inline Exits Once(hg_packet_exit exit) { return {{PacketExitName(exit), 1}}; }
+
+inline std::string Hex(const Bytes& bytes) {
+  std::string text;
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    absl::StrAppend(&text, i % 16 == 0 ? "\n" : " ",
+                    absl::Hex(bytes[i], absl::kZeroPad2));
+  }
+  return text;
+}
+
+// One connection, in the words of its ends.
+struct Conn {
+  bool v6 = false;
+  PacketAddress client{}, vip{}, source{}, backend{};
+  uint16_t client_port = 0, vip_port = 25;
+  uint16_t source_port = 0, backend_port = 30125;
+  uint32_t isn = 0x11223344, server_isn = 0x55667788;
+
+  uint32_t header() const { return v6 ? 52 : 28; }
+
+  // At this distance from the first byte of either stream.
+  Segment FromClient(uint8_t flags, int64_t seq, int64_t ack,
+                     const Bytes& payload = {}) const {
+    Segment s;
+    s.v6 = v6;
+    s.to = kIn0;
+    s.from = kClientMac;
+    s.source = client;
+    s.destination = vip;
+    s.source_port = client_port;
+    s.destination_port = vip_port;
+    s.seq = static_cast<uint32_t>(isn + 1 + seq);
+    s.ack = static_cast<uint32_t>(server_isn + 1 + ack);
+    s.flags = flags;
+    s.payload = payload;
+    return s;
+  }
+  // `ack` from the first byte of the header.
+  Segment FromBackend(uint8_t flags, int64_t seq, int64_t ack,
+                      const Bytes& payload = {}) const {
+    Segment s = FromClient(flags, 0, 0, payload);
+    s.to = kOut0;
+    s.from = kBackendMac;
+    s.source = backend;
+    s.destination = source;
+    s.source_port = backend_port;
+    s.destination_port = source_port;
+    s.seq = static_cast<uint32_t>(server_isn + 1 + seq);
+    s.ack = static_cast<uint32_t>(isn + 1 + ack);
+    return s;
+  }
+  Segment Syn(const Bytes& options = Mss(1400)) const {
+    Segment s = FromClient(kSyn, -1, 0);
+    s.ack = 0;
+    s.options = options;
+    return s;
+  }
+  Segment SynAck(const Bytes& options = Mss(1400)) const {
+    Segment s = FromBackend(kSyn | kAck, -1, 0);
+    s.options = options;
+    return s;
+  }
+
+  // What becomes of a client's segment when its numbers move on by `shift`.
+  Segment ToBackend(Segment s, uint32_t shift) const {
+    s.to = kBackendMac;
+    s.from = kOut0;
+    s.source = source;
+    s.destination = backend;
+    s.source_port = source_port;
+    s.destination_port = backend_port;
+    s.seq += shift;
+    s.ttl -= 1;
+    return s;
+  }
+  Segment ToClient(Segment s, uint32_t shift) const {
+    s.to = kClientMac;
+    s.from = kIn0;
+    s.source = vip;
+    s.destination = client;
+    s.source_port = vip_port;
+    s.destination_port = client_port;
+    s.ack -= shift;
+    s.ttl -= 1;
+    return s;
+  }
+  // The PROXY header, by the specification's section 2.2.
+  Bytes Header() const {
+    Bytes header = {0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d, 0x0a,
+                    0x51, 0x55, 0x49, 0x54, 0x0a, 0x21};
+    header.push_back(v6 ? 0x21 : 0x11);
+    Put16(header, v6 ? 36 : 12);
+    Append(header, OnTheWire(client, v6));
+    Append(header, OnTheWire(vip, v6));
+    Put16(header, client_port);
+    Put16(header, vip_port);
+    return header;
+  }
+  // The segment that carries the header in place of what `s` carries.
+  Segment HeaderFor(const Segment& s) const {
+    Segment to = ToBackend(s, 0);
+    to.payload = Header();
+    to.padding.clear();
+    to.flags = static_cast<uint8_t>((s.flags & (kEce | kCwr)) | kAck | kPsh);
+    return to;
+  }
+};
+
+// The RST that answers `s` (RFC 9293, 3.10.7.1).
+inline Segment ResetFor(const Segment& s) {
+  Segment r = s;
+  std::swap(r.to, r.from);
+  std::swap(r.source, r.destination);
+  std::swap(r.source_port, r.destination_port);
+  r.options.clear();
+  r.payload.clear();
+  r.padding.clear();
+  r.window = 0;
+  r.urgent = 0;
+  r.ae = false;
+  r.ttl = 64;
+  if (s.flags & kAck) {
+    r.flags = kRst;
+    r.seq = s.ack;
+    r.ack = 0;
+  } else {
+    r.flags = kRst | kAck;
+    r.seq = 0;
+    r.ack = static_cast<uint32_t>(s.seq + s.payload.size() +
+                                  ((s.flags & kSyn) ? 1 : 0) +
+                                  ((s.flags & kFin) ? 1 : 0));
+  }
+  return r;
+}
+
+struct Outcome {
+  int verdict = 0;
+  Bytes frame;
+  uint32_t mark = 0;
+  Exits exits;
+};
+
+class PacketProgramTest : public ::testing::Test {
+ protected:
+  static constexpr char kPins[] = "/sys/fs/bpf/packet_program_test";
+  static constexpr uint16_t kFirstPort = 20000, kLastPort = 60999;
+  static constexpr uint32_t kService4 = 1, kService6 = 2, kPlain = 3;
+
+  static void SetUpTestSuite() {
+    static const bool network = MakeNetwork();
+    ASSERT_TRUE(network);
+    auto opened = Datapath::Open({kPins, 1, 1024});
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    datapath_ = *std::move(opened);
+    OpenTable(4096);
+  }
+  static void TearDownTestSuite() {
+    if (program_ >= 0) close(program_);
+    if (capture_ >= 0) close(capture_);
+    program_ = capture_ = -1;
+    datapath_.reset();
+  }
+  void SetUp() override {
+    ASSERT_GE(program_, 0);
+    Serve({1});
+    Configure();
+  }
+  void TearDown() override {
+    packet().KillIf([](const hg_flow&) { return true; });
+    for (const uint32_t id : {kService4, kService6, kPlain}) {
+      Clear(datapath_->service_stats(id));
+    }
+  }
+
+  static PacketPath& packet() { return *datapath_->packet(); }
+
+  // ---- the network ----------------------------------------------------------
+
+  static bool Shell(const std::string& command) {
+    return system(command.c_str()) == 0;  // NOLINT(cert-env33-c)
+  }
+  static bool MakeNetwork() {
+    return Shell(R"(set -e
+sysctl -qw net.ipv4.conf.all.forwarding=1 net.ipv6.conf.all.forwarding=1
+ip link add in0 address 02:00:00:00:00:01 type veth peer name in1
+ip link add out0 address 02:00:00:00:00:02 type veth peer name out1
+for each in in0 in1 out0 out1; do
+  sysctl -qw net.ipv6.conf.$each.accept_dad=0
+  ip link set $each addrgenmode none up
+done
+sysctl -qw net.ipv6.conf.in1.disable_ipv6=1 net.ipv6.conf.out1.disable_ipv6=1
+ip address add 198.18.0.1/24 dev in0
+ip address add 2001:db8::1/64 dev in0 nodad
+ip address add 198.18.2.1/24 dev out0
+ip address add 2001:db8:2::1/64 dev out0 nodad
+for client in 198.18.0.10 2001:db8::a; do
+  ip neighbour add $client lladdr 02:00:00:00:00:0a dev in0 nud permanent
+done
+for n in 11 12 13 14; do for net in 198.18.2. 2001:db8:2::; do
+  ip neighbour add $net$n lladdr 02:00:00:00:00:0b dev out0 nud permanent
+done; done
+ip route add 198.19.0.0/16 via 198.18.0.10
+ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
+)");
+  }
+
+  // A new table, of this many flows.
+  static void OpenTable(uint32_t flows) {
+    if (program_ >= 0) close(program_);
+    program_ = -1;
+    datapath_->ClosePacket();
+    const absl::Status opened = datapath_->OpenPacket(flows);
+    ASSERT_TRUE(opened.ok()) << opened;
+    ASSERT_TRUE(packet().Attach({"in0"}).empty());
+    program_ = AttachedProgram();
+    ASSERT_GE(program_, 0);
+    if (capture_ < 0) OpenCapture();
+  }
+  static int AttachedProgram() {
+    const int link =
+        bpf_obj_get(absl::StrCat(kPins, "/packet_link_in0").c_str());
+    bpf_link_info info{};
+    __u32 size = sizeof info;
+    if (link < 0 || bpf_obj_get_info_by_fd(link, &info, &size) != 0) return -1;
+    close(link);
+    return bpf_prog_get_fd_by_id(info.prog_id);
+  }
+  static void OpenCapture() {
+    capture_ = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK, htons(ETH_P_ALL));
+    sockaddr_ll at{};
+    at.sll_family = AF_PACKET;
+    at.sll_protocol = htons(ETH_P_ALL);
+    at.sll_ifindex = static_cast<int>(if_nametoindex("out0"));
+    ASSERT_EQ(bind(capture_, reinterpret_cast<sockaddr*>(&at), sizeof at), 0);
+  }
+
+  // ---- what is configured ---------------------------------------------------
+
+  // Backends n of the services are 198.18.2.(10 + n) and 2001:db8:2::(10 + n).
+  static PacketAddress BackendAddress(uint32_t n, bool v6) {
+    return v6 ? Parse(absl::StrCat("2001:db8:2::", 10 + n))
+              : Parse(absl::StrCat("198.18.2.", 10 + n));
+  }
+  static void Serve(const std::vector<uint32_t>& backends) {
+    for (const uint32_t service : {kService4, kService6, kPlain}) {
+      hg_service value{};
+      std::strcpy(value.name, absl::StrCat("service", service).c_str());
+      value.balance = HG_BALANCE_ROUND_ROBIN;
+      for (const uint32_t n : backends) {
+        const uint32_t id = service * 10 + n;
+        value.backends[value.backend_count++] = id;
+        hg_backend backend{};
+        backend.service = service;
+        backend.weight = 1;
+        backend.health = HG_HEALTH_UP;
+        backend.port = 30125;
+        const PacketAddress address = BackendAddress(n, service == kService6);
+        std::copy(address.begin(), address.end(), backend.address);
+        ASSERT_TRUE(datapath_->PutBackend(id, backend).ok());
+      }
+      ASSERT_TRUE(datapath_->PutService(service, value).ok());
+    }
+  }
+  static PacketPath::Setup DefaultSetup(uint32_t max_connections = 0) {
+    PacketPath::Setup setup;
+    setup.sources = {Parse("198.18.2.1"), Parse("2001:db8:2::1")};
+    setup.first_port = kFirstPort;
+    setup.last_port = kLastPort;
+    for (const char* vip : {"198.18.1.1", "198.18.1.2"}) {
+      setup.listeners.push_back(
+          {Parse(vip), 25, {kService4, 28, max_connections, 0}});
+    }
+    for (const char* vip : {"2001:db8:1::1", "2001:db8:1::"}) {
+      setup.listeners.push_back(
+          {Parse(vip), 25, {kService6, 52, max_connections, 0}});
+    }
+    setup.listeners.push_back({Parse("198.18.1.1"), 26, {kPlain, 0, 0, 0}});
+    return setup;
+  }
+  static void Configure(const PacketPath::Setup& setup = DefaultSetup()) {
+    const absl::Status configured = packet().Configure(setup);
+    ASSERT_TRUE(configured.ok()) << configured;
+  }
+
+  // ---- frames ---------------------------------------------------------------
+
+  static Exits Counted() {
+    const std::vector<uint64_t> counts = packet().Exits();
+    Exits exits;
+    for (size_t i = 0; i < counts.size(); ++i) {
+      if (counts[i] > 0)
+        exits[PacketExitName(static_cast<hg_packet_exit>(i))] = counts[i];
+    }
+    return exits;
+  }
+  static Exits Since(const Exits& before) {
+    Exits now = Counted();
+    for (const auto& [exit, count] : before) {
+      if ((now[exit] -= count) == 0) now.erase(exit);
+    }
+    return now;
+  }
+
+  static Outcome RunOnce(const Bytes& frame, const char* interface,
+                         uint32_t mark = 0) {
+    Outcome outcome;
+    outcome.frame.resize(frame.size() + 256);
+    __sk_buff context{};
+    context.ifindex = if_nametoindex(interface);
+    context.mark = mark;
+    LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = frame.data(),
+                .data_out = outcome.frame.data(),
+                .data_size_in = static_cast<uint32_t>(frame.size()),
+                .data_size_out = static_cast<uint32_t>(outcome.frame.size()),
+                .ctx_in = &context, .ctx_out = &context,
+                .ctx_size_in = sizeof context, .ctx_size_out = sizeof context);
+    EXPECT_EQ(bpf_prog_test_run_opts(program_, &options), 0)
+        << strerror(errno) << Hex(frame);
+    outcome.verdict = static_cast<int>(options.retval);
+    outcome.frame.resize(options.data_size_out);
+    outcome.mark = context.mark;
+    return outcome;
+  }
+  static Outcome Run(const Bytes& frame, const char* interface,
+                     uint32_t mark = 0) {
+    const Exits before = Counted();
+    Outcome outcome = RunOnce(frame, interface, mark);
+    outcome.exits = Since(before);
+    return outcome;
+  }
+  static Outcome Run(const Segment& segment, uint32_t mark = 0) {
+    return Run(Build(segment), segment.to == kIn0 ? "in0" : "out0", mark);
+  }
+
+  // The next frame that left by out0 in earnest.
+  static std::optional<Bytes> Captured() {
+    Bytes frame(65536);
+    ssize_t size = -1;
+    headgate::testing::WaitUntil(absl::Seconds(5), [&] {
+      size = recv(capture_, frame.data(), frame.size(), 0);
+      return size >= 0;
+    });
+    if (size < 0) return std::nullopt;
+    frame.resize(static_cast<size_t>(size));
+    return frame;
+  }
+  static void ForgetCaptured() {
+    char byte = 0;
+    while (recv(capture_, &byte, 1, 0) >= 0) continue;
+  }
+
+  static void ExpectFrame(const Bytes& got, const Segment& wanted) {
+    const Bytes built = Build(wanted);
+    EXPECT_EQ(got, built) << "got" << Hex(got) << "\nwanted" << Hex(built);
+  }
+  static void ExpectSent(const Segment& in, const Segment& out,
+                         hg_packet_exit exit = HG_PACKET_FORWARDED) {
+    const Outcome outcome = Run(in);
+    EXPECT_EQ(outcome.verdict, kSent);
+    EXPECT_EQ(outcome.exits, Once(exit));
+    ExpectFrame(outcome.frame, out);
+  }
+  static void ExpectDropped(const Segment& in, hg_packet_exit exit) {
+    const Outcome outcome = Run(in);
+    EXPECT_EQ(outcome.verdict, kDropped);
+    EXPECT_EQ(outcome.exits, Once(exit));
+  }
+  static void ExpectReset(const Segment& in, hg_packet_exit exit) {
+    ExpectSent(in, ResetFor(in), exit);
+  }
+  static void ExpectNotOurs(const Bytes& frame) {
+    const Outcome outcome = Run(frame, "in0");
+    EXPECT_EQ(outcome.verdict, kNotOurs);
+    EXPECT_EQ(outcome.exits, Exits{});
+    EXPECT_EQ(outcome.frame, frame);
+  }
+
+  // ---- connections ----------------------------------------------------------
+
+  static Conn NewConn(bool v6, uint32_t isn = 0x11223344) {
+    static uint16_t port = 1024;
+    Conn conn;
+    conn.v6 = v6;
+    conn.client = Parse(v6 ? "2001:db8::a" : "198.18.0.10");
+    conn.vip = Parse(v6 ? "2001:db8:1::1" : "198.18.1.1");
+    conn.client_port = ++port;
+    conn.isn = isn;
+    return conn;
+  }
+  // Reads from a SYN that left which backend and source port were chosen.
+  static void Learn(const Bytes& frame, Conn* conn) {
+    const size_t size = conn->v6 ? 16 : 4;
+    const size_t at = conn->v6 ? 14 + 8 : 14 + 12;
+    const size_t tcp = conn->v6 ? 14 + 40 : 14 + 20;
+    ASSERT_GE(frame.size(), tcp + 20);
+    const auto from = frame.begin() + static_cast<long>(at);
+    const auto to = from + static_cast<long>(size);
+    conn->source = conn->backend = Parse("0.0.0.0");
+    std::copy(from, to, conn->source.end() - static_cast<long>(size));
+    std::copy(to, to + static_cast<long>(size),
+              conn->backend.end() - static_cast<long>(size));
+    conn->source_port = static_cast<uint16_t>(Get16(frame, tcp));
+    conn->backend_port = static_cast<uint16_t>(Get16(frame, tcp + 2));
+    EXPECT_EQ(conn->source, Parse(conn->v6 ? "2001:db8:2::1" : "198.18.2.1"));
+    EXPECT_GE(conn->source_port, kFirstPort);
+    EXPECT_LE(conn->source_port, kLastPort);
+  }
+  // Its SYN goes to a backend, unchanged in what is checked here.
+  static void Open(Conn* conn) { Open(conn, conn->Syn()); }
+  static void Open(Conn* conn, const Segment& syn) {
+    const Outcome outcome = Run(syn);
+    ASSERT_EQ(outcome.verdict, kSent)
+        << ::testing::PrintToString(outcome.exits);
+    EXPECT_EQ(outcome.exits, Once(HG_PACKET_FORWARDED));
+    Learn(outcome.frame, conn);
+    ExpectFrame(outcome.frame, conn->ToBackend(syn, 0));
+  }
+  // The backend has answered.
+  static Conn Answered(bool v6, uint32_t isn = 0x11223344) {
+    Conn conn = NewConn(v6, isn);
+    Open(&conn);
+    ExpectSent(conn.SynAck(), conn.ToClient(conn.SynAck(), 0));
+    return conn;
+  }
+  // The client has, with the header; the backend has not acknowledged it.
+  static Conn Greeted(bool v6, uint32_t isn = 0x11223344) {
+    Conn conn = Answered(v6, isn);
+    const Segment ack = conn.FromClient(kAck, 0, 0);
+    ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+    return conn;
+  }
+  static Conn Established(bool v6, uint32_t isn = 0x11223344) {
+    Conn conn = Greeted(v6, isn);
+    const Segment ack = conn.FromBackend(kAck, 0, conn.header());
+    ExpectSent(ack, conn.ToClient(ack, conn.header()));
+    return conn;
+  }
+  static void ExpectFromClient(const Conn& conn, const Segment& in) {
+    ExpectSent(in, conn.ToBackend(in, conn.header()));
+  }
+  static void ExpectFromBackend(const Conn& conn, const Segment& in) {
+    ExpectSent(in, conn.ToClient(in, conn.header()));
+  }
+  static bool IsLive(const Conn& conn) {
+    for (const PacketPath::Flow& flow : packet().Flows()) {
+      if (flow.state.client_port == conn.client_port) return true;
+    }
+    return false;
+  }
+
+  static inline std::unique_ptr<Datapath> datapath_;
+  static inline int program_ = -1;
+  static inline int capture_ = -1;
+};
+
+inline std::string FamilyName(const ::testing::TestParamInfo<bool>& info) {
+  return info.param ? "V6" : "V4";
+}
+
+// Of both families.
+class PacketFamilyTest : public PacketProgramTest,
+                         public ::testing::WithParamInterface<bool> {
+ protected:
+  static bool v6() { return GetParam(); }
+};
+
+}  // namespace headgate::datapath

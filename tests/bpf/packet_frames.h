@@ -1,0 +1,198 @@
+// Frames, built from their fields independently of the code under test: own
+// layout, own checksums.
+#pragma once
+
+#include <arpa/inet.h>
+
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "datapath/packet.h"
+
+namespace headgate::datapath {
+
+using Bytes = std::vector<uint8_t>;
+using Mac = std::array<uint8_t, 6>;
+
+enum TcpFlag : uint8_t {
+  kFin = 1,
+  kSyn = 2,
+  kRst = 4,
+  kPsh = 8,
+  kAck = 16,
+  kUrg = 32,
+  kEce = 64,
+  kCwr = 128,
+};
+
+inline PacketAddress Parse(const std::string& text) {
+  PacketAddress address{};
+  if (text.find(':') != std::string::npos) {
+    inet_pton(AF_INET6, text.c_str(), address.data());
+    return address;
+  }
+  address[10] = address[11] = 0xff;
+  inet_pton(AF_INET, text.c_str(), address.data() + 12);
+  return address;
+}
+
+// Numbers in host order.
+struct Segment {
+  bool v6 = false;
+  Mac to{}, from{};
+  PacketAddress source{}, destination{};
+  uint16_t source_port = 0, destination_port = 0;
+  uint32_t seq = 0, ack = 0;
+  uint8_t flags = 0;
+  bool ae = false;  // Accurate ECN, RFC 9768.
+  uint16_t window = 4321, urgent = 0;
+  Bytes options;
+  Bytes payload;
+  uint8_t ttl = 61, tos = 0;
+  uint16_t id = 7, fragment = 0x4000;  // IPv4: DF.
+  uint32_t label = 0x12345;            // IPv6
+  Bytes ip_options;                    // IPv4
+  uint8_t next_header = 6;             // IPv6
+  Bytes extensions;                    // IPv6
+  Bytes padding;                       // Behind the IP packet.
+};
+
+inline void Put16(Bytes& to, uint32_t value) {
+  to.push_back(static_cast<uint8_t>(value >> 8));
+  to.push_back(static_cast<uint8_t>(value));
+}
+inline void Put32(Bytes& to, uint32_t value) {
+  Put16(to, value >> 16);
+  Put16(to, value & 0xffff);
+}
+inline void Append(Bytes& to, const Bytes& more) {
+  to.insert(to.end(), more.begin(), more.end());
+}
+inline void Set16(Bytes& in, size_t at, uint32_t value) {
+  in[at] = static_cast<uint8_t>(value >> 8);
+  in[at + 1] = static_cast<uint8_t>(value);
+}
+inline uint32_t Get16(const Bytes& in, size_t at) {
+  return static_cast<uint32_t>(in[at] << 8 | in[at + 1]);
+}
+
+// RFC 1071.
+inline uint16_t InternetChecksum(const Bytes& data) {
+  uint64_t sum = 0;
+  for (size_t i = 0; i < data.size(); ++i) {
+    sum += i % 2 == 0 ? static_cast<uint64_t>(data[i]) << 8 : data[i];
+  }
+  while (sum > 0xffff) sum = (sum >> 16) + (sum & 0xffff);
+  return static_cast<uint16_t>(~sum);
+}
+
+inline Bytes OnTheWire(const PacketAddress& address, bool v6) {
+  return Bytes(address.begin() + (v6 ? 0 : 12), address.end());
+}
+
+inline Bytes TcpOf(const Segment& s) {
+  Bytes tcp;
+  Put16(tcp, s.source_port);
+  Put16(tcp, s.destination_port);
+  Put32(tcp, s.seq);
+  Put32(tcp, s.ack);
+  tcp.push_back(
+      static_cast<uint8_t>((5 + s.options.size() / 4) << 4 | (s.ae ? 1 : 0)));
+  tcp.push_back(s.flags);
+  Put16(tcp, s.window);
+  Put16(tcp, 0);
+  Put16(tcp, s.urgent);
+  Append(tcp, s.options);
+  Append(tcp, s.payload);
+  Bytes summed = OnTheWire(s.source, s.v6);
+  Append(summed, OnTheWire(s.destination, s.v6));
+  Put32(summed, static_cast<uint32_t>(tcp.size()));
+  Put32(summed, 6);
+  Append(summed, tcp);
+  Set16(tcp, 16, InternetChecksum(summed));
+  return tcp;
+}
+
+inline Bytes Build(const Segment& s) {
+  const Bytes tcp = TcpOf(s);
+  Bytes frame(s.to.begin(), s.to.end());
+  frame.insert(frame.end(), s.from.begin(), s.from.end());
+  Put16(frame, s.v6 ? 0x86dd : 0x0800);
+  Bytes ip;
+  if (s.v6) {
+    Put32(ip, 6U << 28 | static_cast<uint32_t>(s.tos) << 20 | s.label);
+    Put16(ip, static_cast<uint32_t>(s.extensions.size() + tcp.size()));
+    ip.push_back(s.next_header);
+    ip.push_back(s.ttl);
+  } else {
+    ip.push_back(static_cast<uint8_t>(0x45 + s.ip_options.size() / 4));
+    ip.push_back(s.tos);
+    Put16(ip, static_cast<uint32_t>(20 + s.ip_options.size() + tcp.size()));
+    Put16(ip, s.id);
+    Put16(ip, s.fragment);
+    ip.push_back(s.ttl);
+    ip.push_back(6);
+    Put16(ip, 0);
+  }
+  Append(ip, OnTheWire(s.source, s.v6));
+  Append(ip, OnTheWire(s.destination, s.v6));
+  Append(ip, s.v6 ? s.extensions : s.ip_options);
+  if (!s.v6) Set16(ip, 10, InternetChecksum(ip));
+  Append(frame, ip);
+  Append(frame, tcp);
+  Append(frame, s.padding);
+  return frame;
+}
+
+// ---- TCP options ------------------------------------------------------------
+
+inline Bytes Nops(size_t count) { return Bytes(count, 1); }
+inline Bytes Mss(uint32_t mss) {
+  Bytes option = {2, 4};
+  Put16(option, mss);
+  return option;
+}
+inline Bytes Timestamps(uint32_t value = 0x01020304, uint32_t echo = 0x0a0b) {
+  Bytes option = {1, 1, 8, 10};
+  Put32(option, value);
+  Put32(option, echo);
+  return option;
+}
+using Edges = std::vector<std::pair<uint32_t, uint32_t>>;
+inline Bytes Sack(const Edges& blocks) {
+  Bytes option = {1, 1, 5, static_cast<uint8_t>(2 + 8 * blocks.size())};
+  for (const auto& [left, right] : blocks) {
+    Put32(option, left);
+    Put32(option, right);
+  }
+  return option;
+}
+inline Bytes Concat(std::initializer_list<Bytes> parts) {
+  Bytes all;
+  for (const Bytes& part : parts) Append(all, part);
+  return all;
+}
+
+// As much of what usual stacks send as `size` has room for, NOPs for the rest.
+inline Bytes OptionsOf(size_t size) {
+  Bytes options;
+  if (size >= 12) options = Timestamps();
+  Edges blocks;
+  while (options.size() + 4 + 8 * (blocks.size() + 1) <= size) {
+    const auto n = static_cast<uint32_t>(blocks.size());
+    blocks.push_back({1000 + 100 * n, 1050 + 100 * n});
+  }
+  if (!blocks.empty()) Append(options, Sack(blocks));
+  Append(options, Nops(size - options.size()));
+  return options;
+}
+
+inline Bytes Text(const std::string& text) {
+  return Bytes(text.begin(), text.end());
+}
+
+}  // namespace headgate::datapath

@@ -1,0 +1,424 @@
+// What follows the handshake, frame by frame: numbers, options, ends, and what
+// is refused.
+#include <functional>
+
+#include "packet_fixture.h"
+
+namespace headgate::datapath {
+namespace {
+
+using PacketStreamTest = PacketFamilyTest;
+INSTANTIATE_TEST_SUITE_P(Both, PacketStreamTest, ::testing::Bool(), FamilyName);
+
+// ---- SACK -------------------------------------------------------------------
+
+// What `edges` from the backend, from the header's first byte, are for the
+// client, from the stream's.
+void ExpectEdges(const Conn& conn, const Edges& edges, const Edges& wanted,
+                 const std::function<void(Segment, Segment)>& check) {
+  const auto at = [&](const Edges& offsets) {
+    Edges numbers;
+    for (const auto& [left, right] : offsets) {
+      numbers.push_back({conn.isn + 1 + left, conn.isn + 1 + right});
+    }
+    return Sack(numbers);
+  };
+  Segment in = conn.FromBackend(kAck, 0, conn.header());
+  in.options = at(edges);
+  Segment out = conn.ToClient(in, conn.header());
+  out.options = at(wanted);
+  check(in, out);
+  // Behind timestamps, as usual.
+  if (edges.size() > 3) return;
+  in.options = Concat({Timestamps(), in.options});
+  out.options = Concat({Timestamps(), out.options});
+  check(in, out);
+}
+
+TEST_P(PacketStreamTest, B9_SackEdgesMove) {
+  for (const uint32_t isn : {0x11223344U, 0xffffff00U, 0xfffffff0U}) {
+    const Conn conn = Established(v6(), isn);
+    const uint32_t n = conn.header();
+    ExpectFromClient(conn, conn.FromClient(kAck, 0, 0, Bytes(1000, 1)));
+    const auto check = [](const Segment& in, const Segment& out) {
+      ExpectSent(in, out);
+    };
+    ExpectEdges(conn, {{n + 100, n + 200}}, {{100, 200}}, check);
+    ExpectEdges(conn, {{n + 300, n + 400}, {n + 100, n + 200}},
+                {{300, 400}, {100, 200}}, check);
+    ExpectEdges(conn,
+                {{n + 500, n + 600}, {n + 300, n + 400}, {n + 100, n + 200}},
+                {{500, 600}, {300, 400}, {100, 200}}, check);
+    ExpectEdges(conn,
+                {{n + 700, n + 800},
+                 {n + 500, n + 600},
+                 {n + 300, n + 400},
+                 {n + 100, n + 200}},
+                {{700, 800}, {500, 600}, {300, 400}, {100, 200}}, check);
+  }
+}
+
+TEST_P(PacketStreamTest, B9_ADuplicateOfTheHeaderIsNoneOfTheClients) {
+  for (const uint32_t isn : {0x11223344U, 0xfffffff0U}) {
+    const Conn conn = Established(v6(), isn);
+    const uint32_t n = conn.header();
+    const auto check = [](const Segment& in, const Segment& out) {
+      ExpectSent(in, out);
+    };
+    ExpectEdges(conn, {{0, n}}, {{0, 0}}, check);
+    ExpectEdges(conn, {{0, n + 50}}, {{0, 50}}, check);
+    ExpectEdges(conn, {{n - 1, n + 50}, {n + 100, n + 200}},
+                {{0, 50}, {100, 200}}, check);
+  }
+}
+
+TEST_P(PacketStreamTest, TheClientsSackIsOfTheBackendsOwnNumbers) {
+  const Conn conn = Established(v6());
+  Segment in = conn.FromClient(kAck, 0, 0);
+  in.options = Sack({{conn.server_isn + 100, conn.server_isn + 200}});
+  ExpectFromClient(conn, in);
+}
+
+// ---- flags and probes -------------------------------------------------------
+
+TEST_P(PacketStreamTest, B13_ProbesAreMovedAlike) {
+  const Conn conn = Established(v6());
+  ExpectFromClient(conn, conn.FromClient(kAck, 0, 0, Bytes(100, 1)));
+  ExpectFromBackend(conn, conn.FromBackend(kAck, 0, conn.header() + 100));
+  for (const size_t garbage : {0U, 1U}) {  // Keepalives.
+    ExpectFromClient(conn, conn.FromClient(kAck, 99, 0, Bytes(garbage, 0)));
+    ExpectFromBackend(conn, conn.FromBackend(kAck, -1, conn.header() + 100,
+                                             Bytes(garbage, 0)));
+  }
+  Segment closed = conn.FromBackend(kAck, 0, conn.header() + 100);
+  closed.window = 0;
+  ExpectFromBackend(conn, closed);
+  ExpectFromClient(conn, conn.FromClient(kAck, 100, 0, Text("p")));
+}
+
+// The one byte that a probe may have must not fall into the header.
+TEST_P(PacketStreamTest, B13_AKeepaliveBeforeAnyByteStaysBeforeTheHeader) {
+  for (const bool sent : {false, true}) {
+    const Conn conn = sent ? Greeted(v6()) : Answered(v6());
+    for (const size_t garbage : {0U, 1U}) {
+      const Segment probe = conn.FromClient(kAck, -1, 0, Bytes(garbage, 0));
+      ExpectSent(probe, conn.ToBackend(probe, 0));
+    }
+  }
+  const Conn conn = Established(v6());
+  ExpectFromClient(conn, conn.FromClient(kAck, -1, 0));
+}
+
+TEST_P(PacketStreamTest, B13_UrgentDataAndEcnAreKept) {
+  const Conn conn = Established(v6());
+  for (const uint8_t flags : {kUrg, kEce, kCwr, kPsh}) {
+    for (const uint8_t tos : Bytes{0, 1, 2, 3, 0xb8}) {
+      Segment in = conn.FromClient(kAck | flags, 5, 5, Text("abc"));
+      in.urgent = 2;
+      in.tos = tos;
+      in.ae = true;
+      ExpectFromClient(conn, in);
+      Segment back = conn.FromBackend(kAck | flags, 5, 60, Text("abc"));
+      back.urgent = 2;
+      back.tos = tos;
+      ExpectFromBackend(conn, back);
+    }
+  }
+}
+
+TEST_P(PacketStreamTest, TheTtlFallsByOneAndEndsAtOne) {
+  const Conn conn = Established(v6());
+  for (const uint8_t ttl : Bytes{255, 64, 2}) {
+    Segment in = conn.FromClient(kAck, 0, 0, Text("x"));
+    in.ttl = ttl;
+    ExpectFromClient(conn, in);
+    Segment back = conn.FromBackend(kAck, 0, conn.header() + 1);
+    back.ttl = ttl;
+    ExpectFromBackend(conn, back);
+  }
+  for (const uint8_t ttl : Bytes{1, 0}) {
+    Segment in = conn.FromClient(kAck, 0, 0, Text("x"));
+    in.ttl = ttl;
+    ExpectDropped(in, HG_PACKET_TTL);
+    Segment back = conn.FromBackend(kAck, 0, conn.header() + 1);
+    back.ttl = ttl;
+    ExpectDropped(back, HG_PACKET_TTL);
+    Segment syn = NewConn(v6()).Syn();
+    syn.ttl = ttl;
+    ExpectDropped(syn, HG_PACKET_TTL);
+  }
+}
+
+// ---- ends -------------------------------------------------------------------
+
+TEST_P(PacketStreamTest, B13_TheClientEndsFirst) {
+  const Conn conn = Established(v6());
+  const uint32_t n = conn.header();
+  ExpectFromClient(conn, conn.FromClient(kFin | kAck, 0, 0));
+  ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n + 1));
+  EXPECT_TRUE(IsLive(conn)) << "half closed";
+  ExpectFromBackend(conn, conn.FromBackend(kAck | kPsh, 0, n + 1, Text("bye")));
+  ExpectFromClient(conn, conn.FromClient(kAck, 1, 3));
+  ExpectFromBackend(conn, conn.FromBackend(kFin | kAck, 3, n + 1));
+  EXPECT_TRUE(IsLive(conn));
+  ExpectFromClient(conn, conn.FromClient(kAck, 1, 4));
+  EXPECT_FALSE(IsLive(conn));
+  // In TIME_WAIT, the last ACK and the FIN may come again.
+  ExpectFromBackend(conn, conn.FromBackend(kFin | kAck, 3, n + 1));
+  ExpectFromClient(conn, conn.FromClient(kAck, 1, 4));
+}
+
+TEST_P(PacketStreamTest, B13_TheBackendEndsFirst) {
+  const Conn conn = Established(v6());
+  const uint32_t n = conn.header();
+  ExpectFromBackend(conn, conn.FromBackend(kFin | kAck, 0, n, Text("421")));
+  ExpectFromClient(conn, conn.FromClient(kAck, 0, 4));
+  EXPECT_TRUE(IsLive(conn)) << "half closed";
+  ExpectFromClient(conn, conn.FromClient(kAck, 0, 4, Text("more")));
+  ExpectFromBackend(conn, conn.FromBackend(kAck, 4, n + 4));
+  ExpectFromClient(conn, conn.FromClient(kFin | kAck, 4, 4));
+  EXPECT_TRUE(IsLive(conn));
+  ExpectFromBackend(conn, conn.FromBackend(kAck, 4, n + 5));
+  EXPECT_FALSE(IsLive(conn));
+}
+
+TEST_P(PacketStreamTest, B13_BothEndAtOnce) {
+  const Conn conn = Established(v6());
+  const uint32_t n = conn.header();
+  ExpectFromClient(conn, conn.FromClient(kFin | kAck, 0, 0));
+  ExpectFromBackend(conn, conn.FromBackend(kFin | kAck, 0, n));
+  EXPECT_TRUE(IsLive(conn));
+  ExpectFromClient(conn, conn.FromClient(kAck, 1, 1));
+  EXPECT_TRUE(IsLive(conn));
+  ExpectFromBackend(conn, conn.FromBackend(kAck, 1, n + 1));
+  EXPECT_FALSE(IsLive(conn));
+}
+
+TEST_P(PacketStreamTest, B13_AFinThatIsNotNextEndsNothing) {
+  const Conn conn = Established(v6());
+  const uint32_t n = conn.header();
+  const int64_t far = 1LL << 31;
+  ExpectFromClient(conn, conn.FromClient(kFin | kAck, far, 0));
+  ExpectFromBackend(conn, conn.FromBackend(kFin | kAck, far, n));
+  ExpectFromClient(conn, conn.FromClient(kAck, 0, 0));
+  ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n));
+  EXPECT_TRUE(IsLive(conn));
+}
+
+TEST_P(PacketStreamTest, B13_AResetPassesInEveryState) {
+  const auto from_client = [&](const Conn& conn, uint32_t seq, uint32_t shift) {
+    for (const uint8_t flags : {uint8_t{kRst}, uint8_t{kRst | kAck}}) {
+      const Segment rst = conn.FromClient(flags, seq, 0);
+      ExpectSent(rst, conn.ToBackend(rst, shift));
+      EXPECT_FALSE(IsLive(conn));
+      if (shift != 0) return;
+    }
+  };
+  const uint32_t n = v6() ? 52 : 28;
+  Conn conn = NewConn(v6());
+  Open(&conn);
+  from_client(conn, 0, 0);
+  from_client(Answered(v6()), 0, 0);
+  from_client(Greeted(v6()), 0, n);
+  from_client(Established(v6()), 0, n);
+  from_client(Established(v6()), 700, n);
+  for (conn = Established(v6()); IsLive(conn);) {
+    const Segment rst = conn.FromBackend(kRst, 0, 0);
+    ExpectSent(rst, conn.ToClient(rst, 0));
+  }
+  for (conn = Answered(v6()); IsLive(conn);) {
+    const Segment rst = conn.FromBackend(kRst | kAck, 0, 0);
+    ExpectSent(rst, conn.ToClient(rst, 0));
+  }
+}
+
+TEST_P(PacketStreamTest, AResetHandshakeIsNoConnection) {
+  const uint32_t service = v6() ? kService6 : kService4;
+  const auto& stats = datapath_->service_stats(service);
+  const Conn conn = Answered(v6());
+  const Segment rst = conn.FromClient(kRst | kAck, 0, 0);
+  ExpectSent(rst, conn.ToBackend(rst, 0));
+  EXPECT_EQ(Read(stats.connections_total), 0U);
+  Established(v6());
+  EXPECT_EQ(Read(stats.connections_total), 1U);
+  EXPECT_EQ(Read(stats.connections_active), 1U);
+}
+
+TEST_P(PacketStreamTest, BytesAreCountedOnce) {
+  const uint32_t service = v6() ? kService6 : kService4;
+  const hg_packet_bytes before = packet().Bytes(service);
+  const Conn conn = Established(v6());
+  const uint32_t n = conn.header();
+  for (int i = 0; i < 2; ++i) {
+    ExpectFromClient(conn, conn.FromClient(kAck, 0, 0, Bytes(100, 1)));
+    ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n + 100, Bytes(500, 1)));
+    // Late, and no beginning any more.
+    ExpectSent(conn.SynAck(), conn.ToClient(conn.SynAck(), 0));
+  }
+  ExpectFromClient(conn, conn.FromClient(kFin | kAck, 100, 500));
+  ExpectFromBackend(conn, conn.FromBackend(kFin | kAck, 500, n + 101));
+  const hg_packet_bytes after = packet().Bytes(service);
+  EXPECT_EQ(after.in - before.in, 100U);
+  EXPECT_EQ(after.out - before.out, 500U);
+}
+
+// ---- what is refused --------------------------------------------------------
+
+TEST_P(PacketStreamTest, SegmentsOfNoConnectionAreReset) {
+  const Conn conn = NewConn(v6());
+  ExpectReset(conn.FromClient(kAck, 5, 7, Text("hello")), HG_PACKET_NO_FLOW);
+  ExpectReset(conn.FromClient(kFin | kAck, 5, 7), HG_PACKET_NO_FLOW);
+  ExpectReset(conn.FromClient(kSyn | kAck, 5, 7), HG_PACKET_NO_FLOW);
+  ExpectDropped(conn.FromClient(kRst, 5, 7), HG_PACKET_STRAY_RST);
+  ExpectDropped(conn.FromClient(kSyn | kRst, 5, 7), HG_PACKET_STRAY_RST);
+  // At the ports that backends see, too.
+  Conn unknown = conn;
+  unknown.source = Parse(v6() ? "2001:db8:2::1" : "198.18.2.1");
+  unknown.backend = BackendAddress(1, v6());
+  unknown.source_port = kFirstPort;
+  ExpectReset(unknown.FromBackend(kAck, 5, 7, Bytes(1000, 3)),
+              HG_PACKET_NO_FLOW);
+  Segment syn = unknown.FromBackend(kSyn, 5, 7);
+  syn.options = OptionsOf(40);
+  syn.padding = Bytes(6, 0);
+  ExpectReset(syn, HG_PACKET_NO_FLOW);
+  unknown.source_port = kFirstPort - 1;  // The host's own.
+  ExpectNotOurs(Build(unknown.FromBackend(kAck, 5, 7)));
+}
+
+TEST_P(PacketStreamTest, B20_WithNoBackendASynIsReset) {
+  hg_service none{};
+  ASSERT_TRUE(datapath_->PutService(v6() ? kService6 : kService4, none).ok());
+  Segment syn = NewConn(v6()).Syn(OptionsOf(12));
+  ExpectReset(syn, HG_PACKET_NO_BACKEND);
+  syn.payload = Text("odd");
+  ExpectReset(syn, HG_PACKET_NO_BACKEND);
+  syn.padding = Bytes(3, 0x99);
+  ExpectReset(syn, HG_PACKET_NO_BACKEND);
+}
+
+TEST_P(PacketStreamTest, DataBeforeTheBackendsAnswerAreDropped) {
+  Conn conn = NewConn(v6());
+  Open(&conn);
+  ExpectDropped(conn.FromClient(kAck, 0, 0, Text("x")), HG_PACKET_EARLY);
+  EXPECT_TRUE(IsLive(conn));
+}
+
+// Left from before a restart, say: its ACK would never reach the client as an
+// answer, and the same SYN would come again for ever.
+TEST_P(PacketStreamTest, B16_ABackendsOldConnectionIsResetForTheNewOne) {
+  Conn conn = NewConn(v6());
+  Open(&conn);
+  ExpectReset(conn.FromBackend(kAck, 5000, 7000), HG_PACKET_EARLY);
+  EXPECT_TRUE(IsLive(conn));
+  ExpectSent(conn.Syn(), conn.ToBackend(conn.Syn(), 0));
+  ExpectSent(conn.SynAck(), conn.ToClient(conn.SynAck(), 0));
+}
+
+TEST_P(PacketStreamTest, SegmentsWithoutAnyMeaningAreDropped) {
+  const Conn conn = Answered(v6());
+  for (const uint8_t flags : Bytes{0, kFin, kPsh, kFin | kPsh | kUrg}) {
+    ExpectDropped(conn.FromClient(flags, 0, 0), HG_PACKET_MALFORMED);
+    ExpectDropped(conn.FromBackend(flags, 0, 0), HG_PACKET_MALFORMED);
+  }
+}
+
+TEST_P(PacketStreamTest, B14_FragmentsAndExtensionHeadersAreDropped) {
+  const Conn conn = Established(v6());
+  for (Segment in : {conn.FromClient(kAck, 0, 0, Text("x")),
+                     conn.FromBackend(kAck, 0, conn.header())}) {
+    if (!v6()) {
+      for (const uint16_t fragment :
+           std::vector<uint16_t>{0x2000, 0x2010, 0x0010}) {
+        in.fragment = fragment;
+        ExpectDropped(in, HG_PACKET_FRAGMENT);
+      }
+      continue;
+    }
+    for (const uint8_t kind : Bytes{0, 43, 60}) {
+      in.next_header = kind;
+      in.extensions = Concat({{6, 0}, Bytes(6, 0)});
+      ExpectDropped(in, HG_PACKET_EXTENSION);
+      in.extensions = Concat({{6, 2}, Bytes(22, 0)});
+      ExpectDropped(in, HG_PACKET_EXTENSION);
+    }
+    in.next_header = 44;
+    in.extensions = {6, 0, 0, 1, 0, 0, 0, 1};
+    ExpectDropped(in, HG_PACKET_FRAGMENT);
+  }
+}
+
+TEST_P(PacketStreamTest, B14_IpOptionsStay) {
+  if (v6()) GTEST_SKIP() << "has none";
+  for (const size_t size : {4U, 8U, 40U}) {
+    Conn conn = NewConn(false);
+    Segment syn = conn.Syn();
+    syn.ip_options = Bytes(size, 1);
+    const Outcome outcome = Run(syn);
+    ASSERT_EQ(outcome.verdict, kSent);
+    conn.source = Parse("198.18.2.1");
+    conn.backend = BackendAddress(1, false);
+    conn.source_port =
+        static_cast<uint16_t>(Get16(outcome.frame, 14 + 20 + size));
+    ExpectFrame(outcome.frame, conn.ToBackend(syn, 0));
+    ExpectSent(conn.SynAck(), conn.ToClient(conn.SynAck(), 0));
+    Segment ack = conn.FromClient(kAck, 0, 0);
+    ack.ip_options = Bytes(size, 1);
+    ack.options = OptionsOf(40);
+    ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+  }
+}
+
+TEST_P(PacketStreamTest, EthernetPaddingIsNoData) {
+  for (const size_t size : {1U, 6U, 40U}) {
+    const Conn conn = Answered(v6());
+    Segment ack = conn.FromClient(kAck, 0, 0);
+    ack.padding = Bytes(size, 0xee);
+    ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+    ExpectFromBackend(conn, conn.FromBackend(kAck, 0, conn.header()));
+    ExpectFromClient(conn, ack);
+  }
+}
+
+TEST_P(PacketStreamTest, LengthsThatDoNotFitAreDropped) {
+  const Conn conn = Established(v6());
+  const Segment in = conn.FromClient(kAck, 0, 0, Text("0123456789"));
+  const Bytes whole = Build(in);
+  const size_t ip = v6() ? 40 : 20;
+  const auto dropped = [&](const Bytes& frame) {
+    const Outcome outcome = Run(frame, "in0");
+    EXPECT_EQ(outcome.verdict, kDropped) << Hex(frame);
+    EXPECT_EQ(outcome.exits, Once(HG_PACKET_MALFORMED));
+  };
+  for (size_t size = 14 + ip; size < whole.size(); ++size) {
+    dropped(Bytes(whole.begin(), whole.begin() + static_cast<long>(size)));
+  }
+  for (uint8_t doff = 0; doff < 16; ++doff) {
+    if (doff >= 5 && doff <= 7) continue;  // 10 bytes are 2 more words.
+    Bytes frame = whole;
+    frame[14 + ip + 12] = static_cast<uint8_t>(doff << 4);
+    dropped(frame);
+  }
+  Bytes frame = whole;  // The IP packet ends within TCP's header.
+  Set16(frame, v6() ? 18 : 16, v6() ? 19 : 39);
+  dropped(frame);
+}
+
+TEST_P(PacketStreamTest, OtherProtocolsAndAddressesAreTheHosts) {
+  const Conn conn = Established(v6());
+  Segment other = conn.FromClient(kAck, 0, 0);
+  other.destination = Parse(v6() ? "2001:db8::1" : "198.18.0.1");
+  ExpectNotOurs(Build(other));
+  Segment port = conn.FromClient(kAck, 0, 0);
+  port.destination_port = 22;
+  ExpectNotOurs(Build(port));
+  Bytes udp = Build(conn.FromClient(kAck, 0, 0));
+  udp[v6() ? 20 : 23] = 17;
+  ExpectNotOurs(udp);
+  Bytes tagged = Build(conn.FromClient(kAck, 0, 0));
+  tagged.insert(tagged.begin() + 12, {0x81, 0x00, 0x00, 0x05});
+  ExpectNotOurs(tagged);
+}
+
+}  // namespace
+}  // namespace headgate::datapath

@@ -1,0 +1,186 @@
+// The flow table: who gets a place in it, and what never mixes.
+#include <set>
+
+#include "packet_fixture.h"
+
+namespace headgate::datapath {
+namespace {
+
+class PacketTableTest : public PacketProgramTest {
+ protected:
+  void TearDown() override {
+    PacketProgramTest::TearDown();
+    OpenTable(4096);
+  }
+  static void OpenSmallTable(uint32_t flows) {
+    OpenTable(flows);
+    Configure();
+  }
+  static void Close(const Conn& conn) {
+    const Segment rst = conn.FromClient(kRst, 0, 0);
+    ExpectSent(rst, conn.ToBackend(rst, conn.header()));
+  }
+};
+
+TEST_F(PacketTableTest, AFullTableRefusesAndCounts) {
+  OpenSmallTable(3);
+  const Conn first = Established(false), second = Established(true),
+             third = Established(false);
+  for (int i = 0; i < 5; ++i) {
+    ExpectDropped(NewConn(i % 2 == 0).Syn(), HG_PACKET_TABLE_FULL);
+  }
+  // Those that have a place are not touched.
+  for (const Conn& conn : {first, second, third}) {
+    ExpectFromClient(conn, conn.FromClient(kAck, 0, 0, Text("x")));
+  }
+}
+
+TEST_F(PacketTableTest, InAFullTableTheOneClosedFirstGives) {
+  OpenSmallTable(3);
+  const Conn first = Established(false), second = Established(false),
+             third = Established(false);
+  Close(second);
+  Close(first);
+  const Conn fourth = Established(false);
+  ExpectReset(second.FromClient(kAck, 0, 0), HG_PACKET_NO_FLOW);
+  ExpectReset(second.FromBackend(kAck, 0, 28), HG_PACKET_NO_FLOW);
+  ExpectFromClient(first, first.FromClient(kAck, 1, 0));
+  ExpectFromClient(third, third.FromClient(kAck, 1, 0));
+  const Conn fifth = Established(false);
+  ExpectReset(first.FromClient(kAck, 0, 0), HG_PACKET_NO_FLOW);
+  ExpectDropped(NewConn(false).Syn(), HG_PACKET_TABLE_FULL);
+  for (const Conn& conn : {third, fourth, fifth}) {
+    ExpectFromClient(conn, conn.FromClient(kAck, 1, 0));
+    ExpectFromBackend(conn, conn.FromBackend(kAck, 1, 29));
+  }
+}
+
+TEST_F(PacketTableTest, ASynThatGoesNowhereHoldsNoPlace) {
+  OpenSmallTable(1);
+  Segment syn = NewConn(false).Syn();
+  syn.ttl = 1;
+  ExpectDropped(syn, HG_PACKET_TTL);
+  ExpectDropped(NewConn(false).Syn(Concat({{19, 18}, Bytes(16, 9), Nops(2)})),
+                HG_PACKET_SIGNED);
+  Established(false);
+}
+
+TEST_F(PacketTableTest, B16_APortIsUsedAgainAtOnce) {
+  for (const bool v6 : {false, true}) {
+    const Conn old = Established(v6);
+    ExpectFromClient(old, old.FromClient(kFin | kAck, 0, 0));
+    ExpectFromBackend(old, old.FromBackend(kFin | kAck, 0, old.header() + 1));
+    ExpectFromClient(old, old.FromClient(kAck, 1, 1));
+    Conn again = old;
+    again.isn += 1000000;
+    Open(&again);
+    if (again.source_port != old.source_port) {
+      ExpectReset(old.FromBackend(kFin | kAck, 0, old.header() + 1),
+                  HG_PACKET_NO_FLOW);
+    }
+    ExpectSent(again.SynAck(), again.ToClient(again.SynAck(), 0));
+    const Segment ack = again.FromClient(kAck, 0, 0);
+    ExpectSent(ack, again.HeaderFor(ack), HG_PACKET_HEADER);
+  }
+}
+
+// The client has lost all memory of it: the backend's challenge makes it end
+// the old connection, and its next SYN begins a new one (RFC 9293, 3.5.1).
+TEST_F(PacketTableTest, B16_ASynIntoALiveConnectionIsTheBackendsToChallenge) {
+  const Conn old = Established(false);
+  Conn again = old;
+  again.isn += 5000;
+  ExpectSent(again.Syn(), old.ToBackend(again.Syn(), old.header()));
+  const Segment challenge = old.FromBackend(kAck, 0, old.header());
+  ExpectFromBackend(old, challenge);
+  const Segment rst = old.FromClient(kRst, 0, 0);
+  ExpectSent(rst, old.ToBackend(rst, old.header()));
+  Open(&again);
+}
+
+TEST_F(PacketTableTest, ANewAttemptFromTheSamePortReplacesAnUnfinishedOne) {
+  const Conn old = Answered(false);
+  Conn again = old;
+  again.isn += 5000;
+  Open(&again);
+  ExpectSent(again.SynAck(), again.ToClient(again.SynAck(), 0));
+}
+
+TEST_F(PacketTableTest, B19_TwoServicesOfOneClientsPortDoNotMix) {
+  Conn first = NewConn(false);
+  Conn second = first;
+  second.vip = Parse("198.18.1.2");
+  second.isn = 0xabcdef01;
+  second.server_isn = 0x777;
+  Conn plain = first;
+  plain.vip_port = 26;
+  Open(&first);
+  Open(&second);
+  Open(&plain);
+  EXPECT_EQ((std::set<uint16_t>{first.source_port, second.source_port,
+                                plain.source_port}
+                 .size()),
+            3U);
+  for (const Conn& conn : {first, second}) {
+    ExpectSent(conn.SynAck(), conn.ToClient(conn.SynAck(), 0));
+    const Segment ack = conn.FromClient(kAck, 0, 0);
+    ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+    ExpectFromBackend(conn, conn.FromBackend(kAck, 0, conn.header()));
+  }
+  Close(first);
+  ExpectFromClient(second, second.FromClient(kAck, 0, 0, Text("x")));
+}
+
+TEST_F(PacketTableTest, MaxConnectionsBoundsThem) {
+  Configure(DefaultSetup(2));
+  const Conn first = Established(false);
+  Established(false);
+  ExpectDropped(NewConn(false).Syn(), HG_PACKET_SERVICE_FULL);
+  Established(true);  // Another service.
+  Close(first);
+  Established(false);
+  ExpectDropped(NewConn(false).Syn(), HG_PACKET_SERVICE_FULL);
+}
+
+TEST_F(PacketTableTest, B17_EveryPortIsUsedOnceAndThenRefused) {
+  PacketPath::Setup setup = DefaultSetup();
+  setup.first_port = 30000;
+  setup.last_port = 30007;
+  Configure(setup);
+  std::set<uint16_t> ports;
+  int refused = 0;
+  for (int i = 0; i < 8 + 4; ++i) {
+    Conn conn = NewConn(false);
+    const Outcome outcome = Run(conn.Syn());
+    if (outcome.verdict == kDropped) {
+      EXPECT_EQ(outcome.exits, Once(HG_PACKET_NO_PORT));
+      ++refused;
+      continue;
+    }
+    Learn(outcome.frame, &conn);
+    EXPECT_TRUE(ports.insert(conn.source_port).second) << conn.source_port;
+  }
+  // A search is at random, 64 times: it may miss the last ones.
+  EXPECT_GE(ports.size(), 6U);
+  EXPECT_EQ(ports.size() + static_cast<size_t>(refused), 12U);
+  EXPECT_GE(*ports.begin(), 30000);
+  EXPECT_LE(*ports.rbegin(), 30007);
+}
+
+TEST_F(PacketTableTest, ARouteThatIsGoneIsCounted) {
+  const Conn conn = Established(false);
+  const Segment data = conn.FromClient(kAck, 0, 0, Text("x"));
+  ASSERT_TRUE(Shell("sysctl -qw net.ipv4.conf.in0.forwarding=0"));
+  ExpectDropped(data, HG_PACKET_NOT_FORWARDING);
+  ASSERT_TRUE(Shell("sysctl -qw net.ipv4.conf.in0.forwarding=1"));
+  ASSERT_TRUE(Shell("ip route add unreachable 198.18.2.11"));
+  ExpectDropped(data, HG_PACKET_NO_ROUTE);
+  ASSERT_TRUE(Shell("ip route del unreachable 198.18.2.11"));
+  ExpectFromClient(conn, data);
+  ASSERT_TRUE(Shell("ip link set out0 mtu 1280"));
+  ExpectDropped(conn.FromClient(kAck, 0, 0, Bytes(1400, 1)), HG_PACKET_TOO_BIG);
+  ASSERT_TRUE(Shell("ip link set out0 mtu 1500"));
+}
+
+}  // namespace
+}  // namespace headgate::datapath
