@@ -195,4 +195,137 @@ inline Bytes Text(const std::string& text) {
   return Bytes(text.begin(), text.end());
 }
 
+// ---- connections ------------------------------------------------------------
+
+// Of the interfaces towards clients and backends, and of these.
+inline constexpr Mac kIn0 = {2, 0, 0, 0, 0, 1};
+inline constexpr Mac kOut0 = {2, 0, 0, 0, 0, 2};
+inline constexpr Mac kClientMac = {2, 0, 0, 0, 0, 0x0a};
+inline constexpr Mac kBackendMac = {2, 0, 0, 0, 0, 0x0b};
+
+// One connection, in the words of its ends.
+struct Conn {
+  bool v6 = false;
+  PacketAddress client{}, vip{}, source{}, backend{};
+  uint16_t client_port = 0, vip_port = 25;
+  uint16_t source_port = 0, backend_port = 30125;
+  uint32_t isn = 0x11223344, server_isn = 0x55667788;
+
+  uint32_t header() const { return v6 ? 52 : 28; }
+
+  // At this distance from the first byte of either stream.
+  Segment FromClient(uint8_t flags, int64_t seq, int64_t ack,
+                     const Bytes& payload = {}) const {
+    Segment s;
+    s.v6 = v6;
+    s.to = kIn0;
+    s.from = kClientMac;
+    s.source = client;
+    s.destination = vip;
+    s.source_port = client_port;
+    s.destination_port = vip_port;
+    s.seq = static_cast<uint32_t>(isn + 1 + seq);
+    s.ack = static_cast<uint32_t>(server_isn + 1 + ack);
+    s.flags = flags;
+    s.payload = payload;
+    return s;
+  }
+  // `ack` from the first byte of the header.
+  Segment FromBackend(uint8_t flags, int64_t seq, int64_t ack,
+                      const Bytes& payload = {}) const {
+    Segment s = FromClient(flags, 0, 0, payload);
+    s.to = kOut0;
+    s.from = kBackendMac;
+    s.source = backend;
+    s.destination = source;
+    s.source_port = backend_port;
+    s.destination_port = source_port;
+    s.seq = static_cast<uint32_t>(server_isn + 1 + seq);
+    s.ack = static_cast<uint32_t>(isn + 1 + ack);
+    return s;
+  }
+  Segment Syn(const Bytes& options = Mss(1400)) const {
+    Segment s = FromClient(kSyn, -1, 0);
+    s.ack = 0;
+    s.options = options;
+    return s;
+  }
+  Segment SynAck(const Bytes& options = Mss(1400)) const {
+    Segment s = FromBackend(kSyn | kAck, -1, 0);
+    s.options = options;
+    return s;
+  }
+
+  // What becomes of a client's segment when its numbers move on by `shift`.
+  Segment ToBackend(Segment s, uint32_t shift) const {
+    s.to = kBackendMac;
+    s.from = kOut0;
+    s.source = source;
+    s.destination = backend;
+    s.source_port = source_port;
+    s.destination_port = backend_port;
+    s.seq += shift;
+    s.ttl -= 1;
+    return s;
+  }
+  Segment ToClient(Segment s, uint32_t shift) const {
+    s.to = kClientMac;
+    s.from = kIn0;
+    s.source = vip;
+    s.destination = client;
+    s.source_port = vip_port;
+    s.destination_port = client_port;
+    s.ack -= shift;
+    s.ttl -= 1;
+    return s;
+  }
+  // The PROXY header, by the specification's section 2.2.
+  Bytes Header() const {
+    Bytes header = {0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d, 0x0a,
+                    0x51, 0x55, 0x49, 0x54, 0x0a, 0x21};
+    header.push_back(v6 ? 0x21 : 0x11);
+    Put16(header, v6 ? 36 : 12);
+    Append(header, OnTheWire(client, v6));
+    Append(header, OnTheWire(vip, v6));
+    Put16(header, client_port);
+    Put16(header, vip_port);
+    return header;
+  }
+  // The segment that carries the header in place of what `s` carries.
+  Segment HeaderFor(const Segment& s) const {
+    Segment to = ToBackend(s, 0);
+    to.payload = Header();
+    to.padding.clear();
+    to.flags = static_cast<uint8_t>((s.flags & (kEce | kCwr)) | kAck | kPsh);
+    return to;
+  }
+};
+
+// The RST that answers `s` (RFC 9293, 3.10.7.1).
+inline Segment ResetFor(const Segment& s) {
+  Segment r = s;
+  std::swap(r.to, r.from);
+  std::swap(r.source, r.destination);
+  std::swap(r.source_port, r.destination_port);
+  r.options.clear();
+  r.payload.clear();
+  r.padding.clear();
+  r.window = 0;
+  r.urgent = 0;
+  r.ae = false;
+  r.ttl = 64;
+  if (s.flags & kAck) {
+    r.flags = kRst;
+    r.seq = s.ack;
+    r.ack = 0;
+  } else {
+    r.flags = kRst | kAck;
+    r.seq = 0;
+    r.ack = static_cast<uint32_t>(s.seq + s.payload.size() +
+                                  ((s.flags & kSyn) ? 1 : 0) +
+                                  ((s.flags & kFin) ? 1 : 0));
+  }
+  return r;
+}
+
 }  // namespace headgate::datapath

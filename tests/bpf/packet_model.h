@@ -1,0 +1,331 @@
+// The packet path's rules once more, in userspace and in other words: what must
+// become of a segment, given all that came before. Random choices (backend,
+// source port) are read from what the program did and checked for sense.
+#pragma once
+
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "packet_fixture.h"
+
+namespace headgate::datapath {
+
+struct Prediction {
+  Verdict verdict = kDropped;
+  Exits exits;
+  std::optional<Segment> out;     // The frame itself.
+  std::optional<Segment> behind;  // Sent after it.
+  // The program chooses the backend's side: tell it what left.
+  std::function<std::string(const Bytes& frame)> learn;
+};
+
+class PacketModel {
+ public:
+  enum State { kSynSent = 1, kSynReceived, kEstablished, kClosed };
+  struct Flow {
+    Conn conn;  // Whose `isn` is the client's.
+    State state = kSynSent;
+    bool has_leg = false;
+    bool sent = false, acked = false;  // The header.
+    bool fin_in = false, fin_out = false;
+    bool fin_in_acked = false, fin_out_acked = false;
+    uint32_t next_in = 0, next_out = 0;
+    uint64_t bytes_in = 0;
+  };
+  using Key = std::tuple<PacketAddress, uint16_t, PacketAddress, uint16_t>;
+
+  explicit PacketModel(uint32_t mtu) : mtu_(mtu) {}
+
+  // Of a flow whose backend it does not know, for its SYN was dropped, it can
+  // tell what becomes of SYNs only.
+
+  Prediction FromClient(const Segment& s) {
+    if ((s.flags & (kSyn | kAck | kRst)) == 0) return Drop("malformed");
+    const Key key{s.source, s.source_port, s.destination, s.destination_port};
+    const bool opens = (s.flags & (kSyn | kAck | kRst)) == kSyn;
+    auto found = flows_.find(key);
+    if (found != flows_.end() && opens) {
+      const Flow& flow = found->second;
+      if (flow.state == kClosed ||
+          (flow.state != kEstablished && s.seq != flow.conn.isn)) {
+        flows_.erase(found);
+        found = flows_.end();
+      }
+    }
+    if (found != flows_.end()) return ClientOf(found->second, s);
+    if (!opens) return Refuse(s, "no_flow");
+    if (s.ttl <= 1) return Drop("ttl");
+    Flow& flow = flows_[key];
+    ++opened_;
+    flow.conn.v6 = s.v6;
+    flow.conn.client = s.source;
+    flow.conn.client_port = s.source_port;
+    flow.conn.vip = s.destination;
+    flow.conn.vip_port = s.destination_port;
+    flow.conn.isn = s.seq;
+    flow.next_in = s.seq + 1;
+    Prediction syn = SynOf(flow, s, 0);
+    if (syn.verdict == kDropped) flow.state = kClosed;
+    return syn;
+  }
+
+  Prediction FromBackend(const Segment& s) {
+    if ((s.flags & (kSyn | kAck | kRst)) == 0) return Drop("malformed");
+    for (auto& [key, flow] : flows_) {
+      if (flow.has_leg && flow.conn.backend == s.source &&
+          flow.conn.backend_port == s.source_port &&
+          flow.conn.source == s.destination &&
+          flow.conn.source_port == s.destination_port) {
+        return BackendOf(flow, s);
+      }
+    }
+    return Refuse(s, "no_flow");
+  }
+
+  const std::map<Key, Flow>& flows() const { return flows_; }
+  uint64_t opened() const { return opened_; }
+  uint64_t connections() const { return connections_; }
+
+ private:
+  static Prediction Drop(const std::string& exit) {
+    return {kDropped, {{exit, 1}}, {}, {}, {}};
+  }
+  static Prediction Send(const Segment& out,
+                         const std::string& exit = "forwarded") {
+    return {kSent, {{exit, 1}}, out, {}, {}};
+  }
+  static Prediction Refuse(const Segment& s, const std::string& exit) {
+    if (s.flags & kRst) return Drop("stray_rst");
+    return Send(ResetFor(s), exit);
+  }
+  static bool Less(uint32_t a, uint32_t b) { return b - a - 1 < 0x7fffffff; }
+  static uint32_t End(const Segment& s) {
+    return static_cast<uint32_t>(s.seq + s.payload.size() +
+                                 ((s.flags & kFin) ? 1 : 0));
+  }
+
+  // Calls `visit` with each option's kind and bytes, until one is malformed.
+  static void ForEachOption(
+      Bytes& options,
+      const std::function<void(uint8_t, size_t at, size_t size)>& visit) {
+    for (size_t at = 0; at < options.size();) {
+      if (options[at] == 0) return;
+      if (options[at] == 1) {
+        ++at;
+        continue;
+      }
+      if (at + 1 >= options.size()) return;
+      const size_t size = options[at + 1];
+      if (size < 2 || at + size > options.size()) return;
+      visit(options[at], at, size);
+      at += size;
+    }
+  }
+
+  // Nothing: it is signed.
+  std::optional<Bytes> SynOptions(const Segment& s) const {
+    Bytes options = s.options;
+    bool is_signed = false;
+    const uint32_t most = mtu_ - (s.v6 ? 60 : 40);
+    ForEachOption(options, [&](uint8_t kind, size_t at, size_t size) {
+      if (kind == 19 || kind == 29) is_signed = true;
+      if (kind == 2 && size == 4 && Get16(options, at + 2) > most) {
+        Set16(options, at + 2, most);
+      }
+      if (kind == 30 || kind == 34 || kind == 254) {
+        std::fill_n(options.begin() + static_cast<long>(at), size, uint8_t{1});
+      }
+    });
+    if (is_signed) return std::nullopt;
+    return options;
+  }
+  static std::optional<Bytes> AckOptions(const Flow& flow, const Segment& s) {
+    Bytes options = s.options;
+    bool is_signed = false;
+    ForEachOption(options, [&](uint8_t kind, size_t at, size_t size) {
+      if (kind == 19 || kind == 29) is_signed = true;
+      if (kind != 5) return;
+      const size_t end = std::min(size, size_t{2 + 4 * 8});
+      for (size_t i = 2; i + 4 <= end; i += 4) {
+        const uint32_t edge =
+            Get16(options, at + i) << 16 | Get16(options, at + i + 2);
+        const uint32_t moved = AckOf(flow, edge);
+        Set16(options, at + i, moved >> 16);
+        Set16(options, at + i + 2, moved & 0xffff);
+      }
+    });
+    if (is_signed) return std::nullopt;
+    return options;
+  }
+  static uint32_t AckOf(const Flow& flow, uint32_t ack) {
+    const uint32_t first = flow.conn.isn + 1;
+    if (flow.bytes_in >= 1U << 30) return ack - flow.conn.header();
+    if (Less(ack, first)) return ack;
+    return Less(ack, first + flow.conn.header()) ? first
+                                                 : ack - flow.conn.header();
+  }
+
+  // The SYN of a flow whose backend is to be chosen, anew or for the first
+  // time.
+  Prediction SynOf(Flow& flow, const Segment& s, uint32_t shift) {
+    const std::optional<PacketAddress> old =
+        flow.has_leg ? std::optional(flow.conn.backend) : std::nullopt;
+    flow.has_leg = false;
+    if (s.ttl <= 1) return Drop("ttl");
+    const std::optional<Bytes> options = SynOptions(s);
+    if (!options) return Drop("tcp_signature");
+    Prediction syn{kSent, {{"forwarded", 1}}, {}, {}, {}};
+    Segment out = s;
+    out.options = *options;
+    out.payload.clear();
+    out.seq += shift;
+    syn.learn = [this, &flow, out, old](const Bytes& frame) {
+      return Learn(flow, out, old, frame);
+    };
+    return syn;
+  }
+  std::string Learn(Flow& flow, const Segment& out,
+                    const std::optional<PacketAddress>& old,
+                    const Bytes& frame) {
+    const size_t size = flow.conn.v6 ? 16 : 4;
+    const size_t at = flow.conn.v6 ? 22 : 26, tcp = at + 2 * size;
+    if (frame.size() < tcp + 20) return "too short";
+    Conn leg = flow.conn;
+    leg.source = leg.backend = Parse(flow.conn.v6 ? "::" : "0.0.0.0");
+    std::copy_n(frame.begin() + static_cast<long>(at), size,
+                leg.source.end() - static_cast<long>(size));
+    std::copy_n(frame.begin() + static_cast<long>(at + size), size,
+                leg.backend.end() - static_cast<long>(size));
+    leg.source_port = static_cast<uint16_t>(Get16(frame, tcp));
+    leg.backend_port = static_cast<uint16_t>(Get16(frame, tcp + 2));
+    if (old && leg.backend == *old) return "did not move to another backend";
+    for (const auto& [key, other] : flows_) {
+      if (&other != &flow && other.has_leg &&
+          other.conn.backend == leg.backend &&
+          other.conn.source == leg.source &&
+          other.conn.source_port == leg.source_port) {
+        return "the port is another's";
+      }
+    }
+    flow.conn = leg;
+    flow.has_leg = true;
+    if (Build(leg.ToBackend(out, 0)) == frame) return "";
+    return "not the SYN that was to leave";
+  }
+
+  Prediction ClientOf(Flow& flow, const Segment& s) {
+    const uint32_t n = flow.conn.header();
+    const uint32_t first = flow.conn.isn + 1;
+    if (s.flags & kSyn) {
+      const uint32_t shift = s.seq == first - 1 ? 0 : ShiftOf(flow, s);
+      if (flow.state == kSynSent || !flow.has_leg) return SynOf(flow, s, shift);
+      if (s.ttl <= 1) return Drop("ttl");
+      const std::optional<Bytes> options = SynOptions(s);
+      if (!options) return Drop("tcp_signature");
+      Segment out = s;
+      out.options = *options;
+      out.payload.clear();
+      return Send(flow.conn.ToBackend(out, shift));
+    }
+    if (flow.state == kSynSent && !(s.flags & kRst)) {
+      return Drop("before_handshake");
+    }
+    if (flow.state == kSynReceived && (s.flags & kAck) && !(s.flags & kRst)) {
+      flow.state = kEstablished;
+      ++connections_;
+    }
+    if (s.seq != first || flow.acked || (s.flags & kRst)) {
+      const uint32_t shift = ShiftOf(flow, s);
+      NoteClient(flow, s);
+      return Forward(flow, s, shift);
+    }
+    const bool alone = s.payload.empty() && !(s.flags & kFin);
+    flow.sent = true;
+    if (alone && s.ttl <= 1) return Drop("ttl");
+    if (alone) return Send(flow.conn.HeaderFor(s), "header");
+    NoteClient(flow, s);
+    if (s.ttl <= 1) return {kDropped, {{"ttl", 2}}, {}, {}, {}};
+    Prediction ahead = Send(flow.conn.HeaderFor(s), "header_ahead");
+    ahead.exits["forwarded"] = 1;
+    ahead.behind = flow.conn.ToBackend(s, n);
+    return ahead;
+  }
+  static uint32_t ShiftOf(const Flow& flow, const Segment& s) {
+    const uint32_t isn = flow.conn.isn;
+    if (flow.acked) return flow.conn.header();
+    if (s.seq == isn) return 0;
+    // A RST at the first byte: where the backend is, as far as is known.
+    if (s.seq == isn + 1 && (!flow.sent || flow.state == kClosed)) return 0;
+    return flow.conn.header();
+  }
+  static Prediction Forward(Flow& flow, const Segment& s, uint32_t shift) {
+    if (s.ttl <= 1) return Drop("ttl");
+    return Send(flow.conn.ToBackend(s, shift));
+  }
+  static void NoteClient(Flow& flow, const Segment& s) {
+    const uint32_t ahead = End(s) - flow.next_in;
+    if (ahead != 0 && ahead <= 1U << 30) {
+      flow.next_in = End(s);
+      flow.bytes_in += ahead - ((s.flags & kFin) ? 1 : 0);
+    }
+    if ((s.flags & kFin) && End(s) == flow.next_in) flow.fin_in = true;
+    if (flow.fin_out && (s.flags & kAck) && s.ack == flow.next_out) {
+      flow.fin_out_acked = true;
+    }
+    CloseIfOver(flow, s);
+  }
+  static void CloseIfOver(Flow& flow, const Segment& s) {
+    if ((s.flags & kRst) || (flow.fin_in_acked && flow.fin_out_acked)) {
+      flow.state = kClosed;
+    }
+  }
+
+  Prediction BackendOf(Flow& flow, const Segment& s) {
+    if (flow.state == kSynSent && (s.flags & kRst)) return Drop("refused");
+    if (flow.state == kSynSent && !(s.flags & kSyn)) {
+      return Refuse(s, "before_handshake");
+    }
+    if (s.ttl <= 1) return Drop("ttl");
+    const uint32_t ack = (s.flags & kAck) ? AckOf(flow, s.ack) : s.ack;
+    if (s.flags & kSyn) {
+      if (flow.state == kSynSent) {
+        flow.state = kSynReceived;
+        flow.next_out = s.seq + 1;
+      }
+    } else {
+      NoteBackend(flow, s, ack);
+    }
+    Segment out = flow.conn.ToClient(s, 0);
+    out.ack = ack;
+    const std::optional<Bytes> options =
+        (s.flags & kSyn) ? SynOptions(s) : AckOptions(flow, s);
+    if (!options) return Drop("tcp_signature");
+    out.options = *options;
+    if (s.flags & kSyn) out.payload.clear();
+    return Send(out);
+  }
+  static void NoteBackend(Flow& flow, const Segment& s, uint32_t ack) {
+    const uint32_t ahead = End(s) - flow.next_out;
+    if (ahead != 0 && ahead <= 1U << 30) flow.next_out = End(s);
+    if ((s.flags & kFin) && End(s) == flow.next_out) flow.fin_out = true;
+    if (s.flags & kAck) {
+      if (!Less(s.ack, flow.conn.isn + 1 + flow.conn.header())) {
+        flow.acked = true;
+      }
+      if (flow.fin_in && ack == flow.next_in) flow.fin_in_acked = true;
+    }
+    CloseIfOver(flow, s);
+  }
+
+  const uint32_t mtu_;
+  std::map<Key, Flow> flows_;
+  uint64_t opened_ = 0;
+  uint64_t connections_ = 0;
+};
+
+}  // namespace headgate::datapath
