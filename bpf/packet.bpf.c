@@ -155,6 +155,8 @@ static __noinline int carry_header(struct __sk_buff *skb, struct packet *p,
 
 	if (!listen || header < 28)
 		return HG_PACKET_FAILED;
+	if (!p->payload && !is_intact(skb, p, to, (__u8 *)&s->request))
+		return HG_PACKET_MALFORMED;
 	p->end = at + header;
 	build_header(flow, listen, s->header);
 	if (bpf_skb_change_tail(skb, at, 0) ||

@@ -134,6 +134,12 @@ static __noinline int rewrite(struct __sk_buff *skb, const struct packet *p,
 		return HG_PACKET_FAILED;
 	if (bpf_l4_csum_replace(skb, check, 0, fields, 0))
 		return HG_PACKET_FAILED;
+	/* IPv6 has no sum of its own that the hop limit would cancel out in:
+	 * CHECKSUM_COMPLETE has to learn of it.
+	 */
+	if (p->v6)
+		bpf_csum_update(skb, sum_difference(bpf_htons(p->ttl),
+						    bpf_htons(to->ttl)));
 	return 0;
 }
 
@@ -175,6 +181,25 @@ static __always_inline int is_partial(struct __sk_buff *skb, __u32 check)
 	    bpf_skb_load_bytes(skb, check, &is, 2))
 		return -1;
 	return was == is;
+}
+
+/* Whether the checksum of a segment without payload is right, or hardware's to
+ * complete. What is sealed looks right whatever it was before.
+ */
+static __noinline int is_intact(struct __sk_buff *skb, const struct packet *p,
+				const struct rewrite *to, __u8 *buffer)
+{
+	__u32 l4 = p->l4 & 0xff;
+	__u32 length = TCP_BASE + (p->options & 60);
+	__u64 sum = sum_address(to->source, p->v6) +
+		    sum_address(to->destination, p->v6) + bpf_htons(length) +
+		    bpf_htons(IPPROTO_TCP);
+
+	if (bpf_skb_load_bytes(skb, l4, buffer, length))
+		return 0;
+	sum += (__u32)bpf_csum_diff(NULL, 0, (__be32 *)buffer, length, 0);
+	return fold(sum) == 0xffff ||
+	       is_partial(skb, l4 + offsetof(struct tcphdr, check)) == 1;
 }
 
 /* Lengths and checksum of a segment that was made shorter or longer: of 0 to

@@ -47,6 +47,7 @@ struct Outcome {
   int verdict = 0;
   Bytes frame;
   uint32_t mark = 0;
+  uint32_t gso_size = 0;
   Exits exits;
 };
 
@@ -217,12 +218,13 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
     return std::strcmp(interface, "in0") == 0 ? in : out;
   }
   static Outcome RunOnce(const Bytes& frame, const char* interface,
-                         uint32_t mark = 0) {
+                         uint32_t mark = 0, uint32_t gso_size = 0) {
     Outcome outcome;
     outcome.frame.resize(frame.size() + 256);
     __sk_buff context{};
     context.ifindex = IndexOf(interface);
     context.mark = mark;
+    context.gso_size = gso_size;
     LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = frame.data(),
                 .data_out = outcome.frame.data(),
                 .data_size_in = static_cast<uint32_t>(frame.size()),
@@ -234,6 +236,7 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
     outcome.verdict = static_cast<int>(options.retval);
     outcome.frame.resize(options.data_size_out);
     outcome.mark = context.mark;
+    outcome.gso_size = context.gso_size;
     return outcome;
   }
   static Outcome Run(const Bytes& frame, const char* interface,

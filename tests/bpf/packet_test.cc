@@ -298,6 +298,62 @@ TEST_P(PacketTest, DataBehindAHeaderThatWasAcknowledgedMeanwhilePass) {
   ExpectFrame(outcome.frame, conn.ToBackend(data, conn.header()));
 }
 
+// How the header goes ahead of one, the tests with real senders show: the
+// kernel does not clone what BPF_PROG_RUN makes, which has no gso_type.
+TEST_P(PacketTest, B1_AFrameOfManySegmentsKeepsThem) {
+  const Conn conn = Established(v6());
+  const Segment data = conn.FromClient(kAck | kPsh, 0, 0, Bytes(3000, 0x16));
+  const Outcome passed = RunOnce(Build(data), "in0", 0, 1000);
+  EXPECT_EQ(passed.verdict, kSent);
+  EXPECT_EQ(passed.gso_size, 1000U);
+  ExpectFrame(passed.frame, conn.ToBackend(data, conn.header()));
+}
+
+// With a sum by the hardware of the frame that came in: it has to be that of
+// the frame that leaves, or the next stack drops it.
+TEST_P(PacketTest, B5_TheHardwaresSumFollowsTheFrame) {
+  const Conn conn = Established(v6());
+  for (const size_t options : {0U, 12U, 24U}) {
+    for (const bool client : {true, false}) {
+      Segment data = client ? conn.FromClient(kAck, 0, 0, Bytes(701, 0x16))
+                            : conn.FromBackend(kAck, 0, 500, Bytes(701, 0x61));
+      data.options = OptionsOf(options);
+      const Bytes frame = Build(data);
+      Bytes out(frame.size());
+      __sk_buff context{};
+      context.ifindex = IndexOf(client ? "in0" : "out0");
+      LIBBPF_OPTS(bpf_test_run_opts, run, .data_in = frame.data(),
+                  .data_out = out.data(),
+                  .data_size_in = static_cast<uint32_t>(frame.size()),
+                  .data_size_out = static_cast<uint32_t>(out.size()),
+                  .ctx_in = &context, .ctx_size_in = sizeof context,
+                  .flags = 1U << 2);  // BPF_F_TEST_SKB_CHECKSUM_COMPLETE
+      const int error = bpf_prog_test_run_opts(program_, &run);
+      if (error == -EINVAL) GTEST_SKIP() << "the kernel cannot check";
+      EXPECT_EQ(error, 0) << "EBADMSG: it does not";
+      EXPECT_EQ(run.retval, static_cast<uint32_t>(kSent));
+    }
+  }
+}
+
+TEST_P(PacketTest, B4_WhatCameDamagedNeverLooksRight) {
+  const Conn conn = Answered(v6());
+  const Segment ack = conn.FromClient(kAck, 0, 0);
+  Bytes damaged = Build(ack);
+  damaged[damaged.size() - 9] ^= 0x10;  // Of the acknowledgement.
+  const Outcome outcome = Run(damaged, "in0");
+  EXPECT_EQ(outcome.verdict, kDropped);
+  EXPECT_EQ(outcome.exits, Once(HG_PACKET_MALFORMED));
+  ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+  ExpectFromBackend(conn, conn.FromBackend(kAck, 0, conn.header()));
+  const Segment data = conn.FromClient(kAck, 0, 0, Text("damaged"));
+  damaged = Build(data);
+  damaged.back() ^= 0x10;
+  Bytes wanted = Build(conn.ToBackend(data, conn.header()));
+  wanted.back() ^= 0x10;
+  EXPECT_EQ(Run(damaged, "in0").frame, wanted) << "the receiver's to drop";
+}
+
 TEST_P(PacketTest, B10_NumbersWrap) {
   for (uint32_t i = 0; i < 80; ++i) {
     const uint32_t isn = 0xfffffff0 - 40 + i;
