@@ -298,8 +298,7 @@ TEST_P(PacketTest, DataBehindAHeaderThatWasAcknowledgedMeanwhilePass) {
   ExpectFrame(outcome.frame, conn.ToBackend(data, conn.header()));
 }
 
-// How the header goes ahead of one, the tests with real senders show: the
-// kernel does not clone what BPF_PROG_RUN makes, which has no gso_type.
+// How the header goes ahead of one: packet_offload_test.cc.
 TEST_P(PacketTest, B1_AFrameOfManySegmentsKeepsThem) {
   const Conn conn = Established(v6());
   const Segment data = conn.FromClient(kAck | kPsh, 0, 0, Bytes(3000, 0x16));

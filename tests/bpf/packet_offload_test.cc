@@ -1,0 +1,112 @@
+// Frames as real senders leave them to the hardware: checksums to complete, and
+// many segments in one. They come in by the wire, through AF_PACKET with a
+// virtio_net_hdr, for BPF_PROG_RUN cannot make them.
+#include "packet_fixture.h"
+
+namespace headgate::datapath {
+namespace {
+
+// As in linux/virtio_net.h, which is no C++.
+struct VirtioNetHeader {
+  static constexpr uint8_t kNeedsChecksum = 1, kGsoV4 = 1, kGsoV6 = 4;
+  uint8_t flags = kNeedsChecksum, gso_type = 0;
+  uint16_t hdr_len = 0, gso_size = 0, csum_start = 0, csum_offset = 16;
+};
+static_assert(sizeof(VirtioNetHeader) == 10);
+
+class PacketOffloadTest : public PacketFamilyTest {
+ protected:
+  static size_t TcpAt(bool v6) { return v6 ? 54 : 34; }
+
+  // With the pseudo-header's sum only (CHECKSUM_PARTIAL).
+  static Bytes Partial(const Segment& s) {
+    Bytes frame = Build(s);
+    const size_t tcp = TcpAt(s.v6);
+    Bytes pseudo = OnTheWire(s.source, s.v6);
+    Append(pseudo, OnTheWire(s.destination, s.v6));
+    Put32(pseudo,
+          static_cast<uint32_t>(20 + s.options.size() + s.payload.size()));
+    Put32(pseudo, 6);
+    Set16(frame, tcp + 16, static_cast<uint16_t>(~InternetChecksum(pseudo)));
+    return frame;
+  }
+
+  // In by in0; gso_size 0: one segment.
+  static void Send(const Segment& s, uint16_t gso_size) {
+    const UniqueFd fd(socket(AF_PACKET, SOCK_RAW, 0));
+    const int on = 1;
+    ASSERT_EQ(setsockopt(fd.get(), SOL_PACKET, PACKET_VNET_HDR, &on, sizeof on),
+              0);
+    VirtioNetHeader head;
+    head.csum_start = static_cast<uint16_t>(TcpAt(s.v6));
+    if (gso_size != 0) {
+      head.gso_type = s.v6 ? VirtioNetHeader::kGsoV6 : VirtioNetHeader::kGsoV4;
+      head.gso_size = gso_size;
+      head.hdr_len = static_cast<uint16_t>(TcpAt(s.v6) + 20 + s.options.size());
+    }
+    Bytes packet(sizeof head);
+    std::memcpy(packet.data(), &head, sizeof head);
+    Append(packet, Partial(s));
+    sockaddr_ll to{};
+    to.sll_family = AF_PACKET;
+    to.sll_ifindex = static_cast<int>(if_nametoindex("in1"));
+    ASSERT_EQ(sendto(fd.get(), packet.data(), packet.size(), 0,
+                     reinterpret_cast<sockaddr*>(&to), sizeof to),
+              static_cast<ssize_t>(packet.size()))
+        << strerror(errno);
+  }
+  static void ExpectLeft(const Segment& wanted) {
+    const std::optional<Bytes> frame = Captured();
+    ASSERT_TRUE(frame.has_value());
+    const Bytes built = Partial(wanted);
+    EXPECT_TRUE(*frame == built) << Hex(*frame) << "\nwanted" << Hex(built);
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Both, PacketOffloadTest, ::testing::Bool(),
+                         FamilyName);
+
+TEST_P(PacketOffloadTest, B5_AChecksumThatIsTheHardwaresStaysIts) {
+  Conn conn = NewConn(v6());
+  Open(&conn);
+  ForgetCaptured();
+  Segment syn = conn.Syn(Concat({Mss(9000), {34, 4, 1, 2}}));
+  syn.payload = Text("odd");
+  Send(syn, 0);
+  Segment wanted = conn.ToBackend(syn, 0);
+  wanted.options = Concat({Mss(v6() ? 1440 : 1460), Nops(4)});
+  wanted.payload.clear();
+  ExpectLeft(wanted);
+  ExpectSent(conn.SynAck(), conn.ToClient(conn.SynAck(), 0));
+  for (const size_t options : {0U, 12U, 40U}) {
+    Segment ack = conn.FromClient(kAck, 0, 0);
+    ack.options = OptionsOf(options);
+    Send(ack, 0);
+    ExpectLeft(conn.HeaderFor(ack));
+  }
+  ExpectFromBackend(conn, conn.FromBackend(kAck, 0, conn.header()));
+  const Segment data = conn.FromClient(kAck, 0, 0, Bytes(701, 0x16));
+  Send(data, 0);
+  ExpectLeft(conn.ToBackend(data, conn.header()));
+}
+
+// A ClientHello of more than a segment, and the handshake's ACK lost.
+TEST_P(PacketOffloadTest, B1_TheHeaderGoesAheadOfAFrameOfManySegments) {
+  for (const uint16_t gso_size : std::vector<uint16_t>{0, 1000, 1400}) {
+    const Conn conn = Answered(v6());
+    ForgetCaptured();
+    Segment data = conn.FromClient(kAck | kPsh, 0, 0,
+                                   Bytes(gso_size == 0 ? 1400 : 30000, 0x16));
+    data.options = Timestamps();
+    for (int i = 0; i < 2; ++i) {
+      Send(data, gso_size);
+      ExpectLeft(conn.HeaderFor(data));
+      ExpectLeft(conn.ToBackend(data, conn.header()));
+    }
+    ExpectFromBackend(conn, conn.FromBackend(kAck, 0, conn.header()));
+    Send(data, gso_size);
+    ExpectLeft(conn.ToBackend(data, conn.header()));
+  }
+}
+
+}  // namespace
+}  // namespace headgate::datapath
