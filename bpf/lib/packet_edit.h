@@ -138,8 +138,8 @@ static __noinline int rewrite(struct __sk_buff *skb, const struct packet *p,
 	 * CHECKSUM_COMPLETE has to learn of it.
 	 */
 	if (p->v6)
-		bpf_csum_update(skb, sum_difference(bpf_htons(p->ttl),
-						    bpf_htons(to->ttl)));
+		bpf_csum_update(
+		    skb, sum_difference(bpf_htons(p->ttl), bpf_htons(to->ttl)));
 	return 0;
 }
 
