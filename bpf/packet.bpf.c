@@ -586,6 +586,35 @@ static __always_inline int is_forged(const struct packet *p)
 	return p->v6 && (is_mapped(&p->source) || is_mapped(&p->destination));
 }
 
+/* A connection that was spliced before the hook was attached goes on. */
+static __noinline int has_socket(struct __sk_buff *skb, const struct packet *p)
+{
+	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock *socket;
+	int connected;
+
+	if (p->v6) {
+		__builtin_memcpy(tuple.ipv6.saddr, p->source.address, 16);
+		__builtin_memcpy(tuple.ipv6.daddr, p->destination.address, 16);
+		tuple.ipv6.sport = bpf_htons(p->source_port);
+		tuple.ipv6.dport = bpf_htons(p->destination_port);
+	} else {
+		tuple.ipv4.saddr = ((const __u32 *)p->source.address)[3];
+		tuple.ipv4.daddr = ((const __u32 *)p->destination.address)[3];
+		tuple.ipv4.sport = bpf_htons(p->source_port);
+		tuple.ipv4.dport = bpf_htons(p->destination_port);
+	}
+	socket = bpf_skc_lookup_tcp(skb, &tuple,
+				    p->v6 ? sizeof(tuple.ipv6)
+					  : sizeof(tuple.ipv4),
+				    BPF_F_CURRENT_NETNS, 0);
+	if (!socket)
+		return 0;
+	connected = socket->state != BPF_TCP_LISTEN;
+	bpf_sk_release(socket);
+	return connected;
+}
+
 static __always_inline int handle_tcp(struct __sk_buff *skb, struct packet *p,
 				      const struct hg_packet_address *local,
 				      struct packet_scratch *s)
@@ -629,8 +658,13 @@ static __always_inline int handle_tcp(struct __sk_buff *skb, struct packet *p,
 		forget_flow(flow, number);
 		listener = bpf_map_lookup_elem(&packet_listeners, &at);
 	}
-	if (!listener || (p->flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN)
+	if (!listener)
 		return refuse(skb, p, s, HG_PACKET_NO_FLOW);
+	if ((p->flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN) {
+		if (has_socket(skb, p))
+			return NOT_OURS;
+		return refuse(skb, p, s, HG_PACKET_NO_FLOW);
+	}
 	return open_flow(skb, p, listener, local->id, s);
 }
 

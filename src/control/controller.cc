@@ -159,8 +159,8 @@ absl::StatusOr<Controller::Applied> Controller::Apply(config::Config next,
       PutService(service, next.pools.at(service.pool));
     }
     config_ = std::move(next);
+    ApplyPacket();  // Before somebody connects who would be spliced.
     listeners_.Set(WantedListeners(config_));
-    ApplyPacket();
     SampleSourcePorts();
     WatchTraffic();
     ++generation_;

@@ -192,6 +192,8 @@ TEST_F(PacketTest, WithoutForwardingItIsSplicedAndSaysWhy) {
             std::string::npos)
       << status;
   EXPECT_TRUE(daemon_->LogHas("net.ipv4.conf.e0.forwarding=1"));
+  TcpSocket spliced = TcpSocket::Connect(kClient, vip_);
+  ASSERT_EQ(spliced.Receive(11), kGreeting);
   // It is tried again.
   Shell("ip netns exec edge sysctl -qw net.ipv4.conf.e0.forwarding=1");
   EXPECT_TRUE(WaitUntil(absl::Seconds(5), [&] {
@@ -199,8 +201,12 @@ TEST_F(PacketTest, WithoutForwardingItIsSplicedAndSaysWhy) {
   }));
   TcpSocket client = TcpSocket::Connect(kClient, vip_);
   EXPECT_EQ(client.Receive(11), kGreeting);
-  EXPECT_EQ(daemon_->Json({"conn", "list"})["connections"][0]["datapath"],
-            "packet");
+  const nlohmann::json list = daemon_->Json({"conn", "list"}).at("connections");
+  ASSERT_EQ(list.size(), 2u) << list;
+  EXPECT_EQ(list[1]["datapath"], "packet");
+  // And who was spliced before stays it.
+  EXPECT_TRUE(spliced.Send("still"));
+  EXPECT_EQ(spliced.Receive(5), "still");
 }
 
 TEST_F(PacketTest, PortsOfTheKernelAreRefused) {
