@@ -204,18 +204,10 @@ PacketPath::~PacketPath() {
 
 // ---- addresses and listeners ------------------------------------------------
 
-// The id that it has, or one that nobody has.
-uint32_t PacketPath::IdOf(const PacketAddress& address,
-                          const std::set<uint32_t>& taken) {
-  uint32_t free = 0;
-  for (uint32_t id = 1; id < HG_MAX_PACKET_ADDRESSES; ++id) {
-    hg_packet_local local{};
-    bpf_map__lookup_elem(skeleton_->maps.packet_local, &id, sizeof id, &local,
-                         sizeof local, 0);
-    if (std::equal(address.begin(), address.end(), local.address)) return id;
-    if (free == 0 && !taken.contains(id)) free = id;
-  }
-  return free;
+bool PacketPath::IsV4(const PacketAddress& address) {
+  return std::all_of(address.begin(), address.begin() + 10,
+                     [](uint8_t byte) { return byte == 0; }) &&
+         address[10] == 0xff && address[11] == 0xff;
 }
 
 std::set<uint32_t> PacketPath::AddressesInUse() const {
@@ -229,72 +221,120 @@ std::set<uint32_t> PacketPath::AddressesInUse() const {
   return ids;
 }
 
-absl::Status PacketPath::Configure(const Setup& setup) {
-  auto& maps = skeleton_->maps;
-  std::set<PacketAddress> sources(setup.sources.begin(), setup.sources.end());
-  std::set<PacketAddress> wanted = sources;
-  for (const Listener& listener : setup.listeners) {
-    wanted.insert(listener.address);
-  }
-  std::set<uint32_t> taken = AddressesInUse();
+std::map<PacketAddress, uint32_t> PacketPath::KnownAddresses() const {
   std::map<PacketAddress, uint32_t> ids;
-  hg_packet_config config{};
-  config.first_port = setup.first_port;
-  config.last_port = setup.last_port;
+  hg_packet_local at{}, *before = nullptr;
+  while (bpf_map__get_next_key(skeleton_->maps.packet_addresses, before, &at,
+                               sizeof at) == 0) {
+    hg_packet_address value{};
+    bpf_map__lookup_elem(skeleton_->maps.packet_addresses, &at, sizeof at,
+                         &value, sizeof value, 0);
+    PacketAddress address{};
+    std::copy(std::begin(at.address), std::end(at.address), address.begin());
+    ids[address] = value.id;
+    before = &at;
+  }
+  return ids;
+}
+
+// An address that connections have keeps its id, wanted or not; any other that
+// is not wanted is somebody else's from now on.
+absl::StatusOr<std::map<PacketAddress, uint32_t>> PacketPath::TakeIds(
+    const std::set<PacketAddress>& wanted) {
+  const std::set<uint32_t> in_use = AddressesInUse();
+  std::map<PacketAddress, uint32_t> ids = KnownAddresses();
+  std::erase_if(ids, [&](const auto& known) {
+    if (wanted.contains(known.first) || in_use.contains(known.second)) {
+      return false;
+    }
+    bpf_map__delete_elem(skeleton_->maps.packet_addresses, known.first.data(),
+                         sizeof(hg_packet_local), 0);
+    return true;
+  });
+  std::set<uint32_t> taken = in_use;
+  for (const auto& [address, id] : ids) taken.insert(id);
+  uint32_t next = 1;
   for (const PacketAddress& address : wanted) {
-    const uint32_t id = IdOf(address, taken);
-    if (id == 0) {
+    if (ids.contains(address)) continue;
+    while (taken.contains(next)) ++next;
+    if (next >= HG_MAX_PACKET_ADDRESSES) {
       return absl::ResourceExhaustedError(absl::StrCat(
           "the packet path has room for ", HG_MAX_PACKET_ADDRESSES - 1,
           " listen and source addresses, those of live connections included"));
     }
-    taken.insert(id);
-    ids[address] = id;
-    hg_packet_local local{};
-    std::copy(address.begin(), address.end(), local.address);
+    ids[address] = next;
+    taken.insert(next);
+  }
+  return ids;
+}
+
+absl::Status PacketPath::Configure(const Setup& setup) {
+  const std::set<PacketAddress> sources(setup.sources.begin(),
+                                        setup.sources.end());
+  std::set<PacketAddress> wanted = sources;
+  for (const Listener& listener : setup.listeners) {
+    wanted.insert(listener.address);
+  }
+  ASSIGN_OR_RETURN(const auto ids, TakeIds(wanted));
+  hg_packet_config config{};
+  config.first_port = setup.first_port;
+  config.last_port = setup.last_port;
+  for (const PacketAddress& address : wanted) {
+    const uint32_t id = ids.at(address);
     hg_packet_address value{id, 0, 0};
     if (sources.contains(address)) {
       value.first_port = setup.first_port;
       value.last_port = setup.last_port;
-      const bool v4 = std::all_of(address.begin(), address.begin() + 10,
-                                  [](uint8_t byte) { return byte == 0; }) &&
-                      address[10] == 0xff;
-      uint32_t& count = config.source_count[v4 ? 0 : 1];
-      config.sources[v4 ? 0 : 1][count++] = static_cast<uint8_t>(id);
+      const size_t family = IsV4(address) ? 0 : 1;
+      config.sources[family][config.source_count[family]++] =
+          static_cast<uint8_t>(id);
     }
-    bpf_map__update_elem(maps.packet_local, &id, sizeof id, &local,
-                         sizeof local, BPF_ANY);
-    if (bpf_map__update_elem(maps.packet_addresses, &local, sizeof local,
-                             &value, sizeof value, BPF_ANY) != 0) {
-      return ErrnoStatus(errno, "update packet_addresses");
-    }
+    RETURN_IF_ERROR(PutAddress(address, value));
   }
   forwards_v4_ = config.source_count[0] > 0;
   forwards_v6_ = config.source_count[1] > 0;
   const uint32_t zero = 0;
-  bpf_map__update_elem(maps.packet_config, &zero, sizeof zero, &config,
-                       sizeof config, BPF_ANY);
+  bpf_map__update_elem(skeleton_->maps.packet_config, &zero, sizeof zero,
+                       &config, sizeof config, BPF_ANY);
+  return PutListeners(setup.listeners, ids);
+}
 
-  std::set<std::pair<uint32_t, uint32_t>> listeners;
-  for (const Listener& listener : setup.listeners) {
+absl::Status PacketPath::PutAddress(const PacketAddress& address,
+                                    const hg_packet_address& value) {
+  hg_packet_local local{};
+  std::copy(address.begin(), address.end(), local.address);
+  if (bpf_map__update_elem(skeleton_->maps.packet_local, &value.id,
+                           sizeof value.id, &local, sizeof local,
+                           BPF_ANY) == 0 &&
+      bpf_map__update_elem(skeleton_->maps.packet_addresses, &local,
+                           sizeof local, &value, sizeof value, BPF_ANY) == 0) {
+    return absl::OkStatus();
+  }
+  return ErrnoStatus(errno, "update packet_addresses");
+}
+
+absl::Status PacketPath::PutListeners(
+    const std::vector<Listener>& listeners,
+    const std::map<PacketAddress, uint32_t>& ids) {
+  bpf_map* map = skeleton_->maps.packet_listeners;
+  std::set<std::pair<uint32_t, uint32_t>> wanted;
+  for (const Listener& listener : listeners) {
     const hg_packet_listener_key key{ids.at(listener.address), listener.port};
-    listeners.insert({key.address, key.port});
-    if (bpf_map__update_elem(maps.packet_listeners, &key, sizeof key,
-                             &listener.value, sizeof listener.value,
-                             BPF_ANY) != 0) {
+    wanted.insert({key.address, key.port});
+    if (bpf_map__update_elem(map, &key, sizeof key, &listener.value,
+                             sizeof listener.value, BPF_ANY) != 0) {
       return ErrnoStatus(errno, "update packet_listeners");
     }
   }
   // Of this run, or of the last one.
   std::vector<hg_packet_listener_key> gone;
   hg_packet_listener_key at{}, *before = nullptr;
-  while (bpf_map__get_next_key(maps.packet_listeners, before, &at, sizeof at) ==
-         0) {
-    if (!listeners.contains({at.address, at.port})) gone.push_back(at);
+  while (bpf_map__get_next_key(map, before, &at, sizeof at) == 0) {
+    if (!wanted.contains({at.address, at.port})) gone.push_back(at);
     before = &at;
   }
   for (const hg_packet_listener_key& key : gone) {
-    bpf_map__delete_elem(maps.packet_listeners, &key, sizeof key, 0);
+    bpf_map__delete_elem(map, &key, sizeof key, 0);
   }
   return absl::OkStatus();
 }

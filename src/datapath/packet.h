@@ -118,8 +118,15 @@ class PacketPath {
   absl::Status FillFreeNumbers();
   absl::Status AttachTo(const std::string& interface);
   void Detach(const std::string& interface);
-  uint32_t IdOf(const PacketAddress& address, const std::set<uint32_t>& taken);
+  static bool IsV4(const PacketAddress& address);
   std::set<uint32_t> AddressesInUse() const;
+  std::map<PacketAddress, uint32_t> KnownAddresses() const;
+  absl::StatusOr<std::map<PacketAddress, uint32_t>> TakeIds(
+      const std::set<PacketAddress>& wanted);
+  absl::Status PutAddress(const PacketAddress& address,
+                          const hg_packet_address& value);
+  absl::Status PutListeners(const std::vector<Listener>& listeners,
+                            const std::map<PacketAddress, uint32_t>& ids);
   bool IsOver(const hg_flow& flow, uint32_t now,
               const std::function<uint32_t(uint32_t)>& idle_seconds) const;
   void FreeClosed(uint32_t now);

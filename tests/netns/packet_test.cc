@@ -217,6 +217,26 @@ TEST_F(PacketTest, PortsOfTheKernelAreRefused) {
       daemon.LogHas("sysctl -w net.ipv4.ip_local_reserved_ports=10240-32767"));
 }
 
+// What is sent to an address that it had is somebody else's.
+TEST_F(PacketTest, ASourceThatIsTakenAwayIsLeftAlone) {
+  const auto server = Node();
+  Shell("ip -n edge addr add 198.18.2.2/24 dev e1");
+  Start();
+  const auto reach_old = [] {
+    return TcpSocket::Connect(kBackend, At("198.18.2.1:20000")).error();
+  };
+  EXPECT_EQ(reach_old(), ECONNREFUSED);
+  EXPECT_EQ(Drops("no_flow"), 1);
+  std::string config = PacketConfig();
+  config.replace(config.find("198.18.2.1,"), 10, "198.18.2.2");
+  daemon_->Reload(config);
+  ASSERT_TRUE(
+      WaitUntil(kTcpTimeout, [&] { return daemon_->LogHas("reloaded"); }));
+  EXPECT_EQ(reach_old(), ECONNREFUSED);
+  EXPECT_EQ(Drops("no_flow"), 1) << "it was not the kernel";
+  EXPECT_EQ(Load(5).ok, 5u);
+}
+
 TEST_F(PacketTest, AReloadKeepsConnections) {
   const UniqueFd listener = ListenAt("198.18.2.11:25");
   Start();
