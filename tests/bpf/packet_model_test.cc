@@ -243,7 +243,7 @@ class PacketModelTest : public PacketProgramTest {
     for (const auto& [key, flow] : model_->flows()) {
       if (flow.state == PacketModel::kClosed) continue;
       ASSERT_TRUE(live.contains(key));
-      const hg_flow& got = live[key];
+      const hg_flow got = live[key];
       live.erase(key);
       EXPECT_EQ(got.state, static_cast<uint32_t>(flow.state));
       EXPECT_EQ(got.isn, flow.conn.isn);
