@@ -32,7 +32,7 @@ uint32_t HeaderSize(const config::Service& service, const Endpoint& listen) {
 }  // namespace
 
 PacketServices::PacketServices(EventLoop* loop, datapath::Datapath* datapath)
-    : loop_(loop), datapath_(datapath), timer_(loop, [this] { Sweep(); }) {}
+    : datapath_(datapath), timer_(loop, [this] { Sweep(); }) {}
 
 absl::Status PacketServices::Check(const config::Config& config) {
   if (!HasPacketService(config)) return absl::OkStatus();

@@ -55,7 +55,6 @@ class PacketServices {
   void Sweep();
   void Note(const std::vector<std::string>& problems);
 
-  EventLoop* loop_;
   datapath::Datapath* datapath_;
   std::string problem_;
   bool first_ = true;  // What was adopted is not counted yet.

@@ -225,12 +225,16 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
     context.ifindex = IndexOf(interface);
     context.mark = mark;
     context.gso_size = gso_size;
-    LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = frame.data(),
-                .data_out = outcome.frame.data(),
-                .data_size_in = static_cast<uint32_t>(frame.size()),
-                .data_size_out = static_cast<uint32_t>(outcome.frame.size()),
-                .ctx_in = &context, .ctx_out = &context,
-                .ctx_size_in = sizeof context, .ctx_size_out = sizeof context);
+    bpf_test_run_opts options{};
+    options.sz = sizeof options;
+    options.data_in = frame.data();
+    options.data_out = outcome.frame.data();
+    options.data_size_in = static_cast<uint32_t>(frame.size());
+    options.data_size_out = static_cast<uint32_t>(outcome.frame.size());
+    options.ctx_in = &context;
+    options.ctx_out = &context;
+    options.ctx_size_in = sizeof context;
+    options.ctx_size_out = sizeof context;
     EXPECT_EQ(bpf_prog_test_run_opts(program_, &options), 0)
         << strerror(errno) << Hex(frame);
     outcome.verdict = static_cast<int>(options.retval);

@@ -145,12 +145,15 @@ double PacketSpeedTest::Repeat(Segment s, const char* interface) {
     Bytes out(frame.size() + 256);
     __sk_buff context{};
     context.ifindex = IndexOf(interface);
-    LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = frame.data(),
-                .data_out = out.data(),
-                .data_size_in = static_cast<uint32_t>(frame.size()),
-                .data_size_out = static_cast<uint32_t>(out.size()),
-                .ctx_in = &context, .ctx_size_in = sizeof context,
-                .repeat = kRuns);
+    bpf_test_run_opts options{};
+    options.sz = sizeof options;
+    options.data_in = frame.data();
+    options.data_out = out.data();
+    options.data_size_in = static_cast<uint32_t>(frame.size());
+    options.data_size_out = static_cast<uint32_t>(out.size());
+    options.ctx_in = &context;
+    options.ctx_size_in = sizeof context;
+    options.repeat = kRuns;
     EXPECT_EQ(bpf_prog_test_run_opts(program_, &options), 0);
     EXPECT_EQ(options.retval, static_cast<uint32_t>(kSent));
     EXPECT_EQ(out[14 + 8], 255 - kRuns) << "went all the way";
