@@ -6,6 +6,7 @@
 #define HG_LIB_PACKET_EDIT_H
 
 #include <stddef.h>
+#include <linux/pkt_cls.h>
 
 #include "bpf/lib/packet_flow.h"
 #include "bpf/lib/packet_maps.h"
@@ -376,6 +377,23 @@ static __always_inline int only_timestamps(struct __sk_buff *skb,
 
 /* ---- the way out --------------------------------------------------------- */
 
+static __always_inline void ask_route(const struct __sk_buff *skb,
+				      const struct packet *p,
+				      const struct rewrite *to,
+				      struct bpf_fib_lookup *fib)
+{
+	fib->family = p->v6 ? 10 : 2; /* AF_INET6, AF_INET */
+	fib->l4_protocol = IPPROTO_TCP;
+	fib->ifindex = skb->ifindex;
+	if (p->v6) {
+		__builtin_memcpy(fib->ipv6_src, to->source->address, 16);
+		__builtin_memcpy(fib->ipv6_dst, to->destination->address, 16);
+	} else {
+		fib->ipv4_src = ((const __u32 *)to->source->address)[3];
+		fib->ipv4_dst = ((const __u32 *)to->destination->address)[3];
+	}
+}
+
 /* Sends the packet where its destination is, as routes are now. */
 static __noinline int forward(struct __sk_buff *skb, const struct packet *p,
 			      const struct rewrite *to)
@@ -385,16 +403,7 @@ static __noinline int forward(struct __sk_buff *skb, const struct packet *p,
 	void *data_end;
 	long found;
 
-	fib.family = p->v6 ? 10 : 2; /* AF_INET6, AF_INET */
-	fib.l4_protocol = IPPROTO_TCP;
-	fib.ifindex = skb->ifindex;
-	if (p->v6) {
-		__builtin_memcpy(fib.ipv6_src, to->source->address, 16);
-		__builtin_memcpy(fib.ipv6_dst, to->destination->address, 16);
-	} else {
-		fib.ipv4_src = ((const __u32 *)to->source->address)[3];
-		fib.ipv4_dst = ((const __u32 *)to->destination->address)[3];
-	}
+	ask_route(skb, p, to, &fib);
 	found = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	if (found == BPF_FIB_LKUP_RET_SUCCESS) {
 		eth = (void *)(long)skb->data;
@@ -403,7 +412,7 @@ static __noinline int forward(struct __sk_buff *skb, const struct packet *p,
 			return HG_PACKET_FAILED;
 		__builtin_memcpy(eth->h_dest, fib.dmac, ETH_ALEN);
 		__builtin_memcpy(eth->h_source, fib.smac, ETH_ALEN);
-		return bpf_redirect(fib.ifindex, 0) == 7 /* TC_ACT_REDIRECT */
+		return bpf_redirect(fib.ifindex, 0) == TC_ACT_REDIRECT
 			   ? 0
 			   : HG_PACKET_FAILED;
 	}
@@ -413,7 +422,7 @@ static __noinline int forward(struct __sk_buff *skb, const struct packet *p,
 		next.nh_family = fib.family;
 		__builtin_memcpy(next.ipv6_nh, fib.ipv6_dst, 16);
 		return bpf_redirect_neigh(fib.ifindex, &next, sizeof(next),
-					  0) == 7
+					  0) == TC_ACT_REDIRECT
 			   ? 0
 			   : HG_PACKET_FAILED;
 	}
@@ -435,17 +444,8 @@ static __always_inline __u32 max_mss(struct __sk_buff *skb,
 	__u32 mtu = 0, way_back = 0;
 
 	bpf_check_mtu(skb, 0, &way_back, 0, 0);
-	fib.family = p->v6 ? 10 : 2;
-	fib.l4_protocol = IPPROTO_TCP;
-	fib.ifindex = skb->ifindex;
+	ask_route(skb, p, to, &fib);
 	fib.tot_len = 1; /* asks for the route's MTU */
-	if (p->v6) {
-		__builtin_memcpy(fib.ipv6_src, to->source->address, 16);
-		__builtin_memcpy(fib.ipv6_dst, to->destination->address, 16);
-	} else {
-		fib.ipv4_src = ((const __u32 *)to->source->address)[3];
-		fib.ipv4_dst = ((const __u32 *)to->destination->address)[3];
-	}
 	if (bpf_fib_lookup(skb, &fib, sizeof(fib), BPF_FIB_LOOKUP_SKIP_NEIGH) ==
 	    BPF_FIB_LKUP_RET_SUCCESS)
 		mtu = fib.mtu_result;

@@ -82,8 +82,7 @@ class PacketPath {
     PacketAddress source{};
     int64_t started_ns = 0;  // CLOCK_MONOTONIC
   };
-  std::vector<Flow> Flows() const;                         // But closed ones.
-  uint64_t flows_active() const { return flows_active_; }  // At the last sweep.
+  std::vector<Flow> Flows() const;  // But closed ones.
   uint32_t max_flows() const { return max_flows_; }
 
   // Frees what is over, and what has been idle for longer than `idle_seconds`
@@ -147,8 +146,6 @@ class PacketPath {
   std::map<std::string, Link> links_;
   std::set<std::string> wanted_;
   uint32_t cursor_ = 0;  // Of the sweep.
-  uint64_t seen_active_ = 0;
-  uint64_t flows_active_ = 0;
   bool forwards_v4_ = false;
   bool forwards_v6_ = false;
 };

@@ -148,13 +148,8 @@ void PacketPath::Sweep(
   for (uint32_t i = 0; i < count; ++i) {
     const uint32_t number = cursor_;
     cursor_ = (cursor_ + 1) % max_flows_;
-    if (cursor_ == 0) {
-      flows_active_ = seen_active_;
-      seen_active_ = 0;
-    }
     const uint32_t state = Peek(flows_[number].state);
     if (state == HG_FLOW_FREE || state == HG_FLOW_CLOSED) continue;
-    ++seen_active_;
     if (!IsOver(flows_[number], now, idle_seconds)) continue;
     // Its ends may live on: they learn of it by a RST.
     if (state == HG_FLOW_ESTABLISHED) Reset(number);

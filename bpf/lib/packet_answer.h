@@ -1,0 +1,160 @@
+/* How a packet leaves, each way counted, and what the packet path says of its
+ * own: RST segments, and the PROXY header.
+ */
+#ifndef HG_LIB_PACKET_ANSWER_H
+#define HG_LIB_PACKET_ANSWER_H
+
+#include "bpf/lib/packet_edit.h"
+
+enum {
+	TTL_OF_OURS = 64,
+};
+
+static __always_inline void count_exit(__u32 exit)
+{
+	struct hg_counter *counter = bpf_map_lookup_elem(&packet_exits, &exit);
+
+	if (counter)
+		counter->count++;
+}
+
+static __always_inline int drop(__u32 exit)
+{
+	count_exit(exit);
+	return TC_ACT_SHOT;
+}
+
+static __always_inline struct packet_scratch *scratch(void)
+{
+	__u32 key = 0;
+
+	return bpf_map_lookup_elem(&packet_scratch, &key);
+}
+
+static __always_inline const struct hg_packet_local *local_address(__u32 id)
+{
+	return bpf_map_lookup_elem(&packet_local, &id);
+}
+
+/* ---- our own answers ----------------------------------------------------- */
+
+static __always_inline int swap_macs(struct __sk_buff *skb)
+{
+	struct ethhdr *eth = (void *)(long)skb->data;
+	__u8 mac[ETH_ALEN];
+
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
+		return HG_PACKET_FAILED;
+	__builtin_memcpy(mac, eth->h_dest, ETH_ALEN);
+	__builtin_memcpy(eth->h_dest, eth->h_source, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, mac, ETH_ALEN);
+	return 0;
+}
+
+/* Doff and flags, and no more: window and urgent pointer are 0. */
+static __always_inline int write_flags(struct __sk_buff *skb,
+				       const struct packet *p, __u32 flags)
+{
+	__u8 tail[8] = {TCP_BASE / 4 << 4, flags};
+
+	return bpf_skb_store_bytes(skb, (p->l4 & 0xff) + 12, tail, 8, 0)
+		   ? HG_PACKET_FAILED
+		   : 0;
+}
+
+/* Turns the segment into the RST that answers it (RFC 9293, 3.10.7.1) and
+ * sends it back to where it came from.
+ */
+static __noinline int reset_sender(struct __sk_buff *skb, struct packet *p,
+				   __u8 *buffer)
+{
+	struct rewrite to = {};
+	int acked = (p->flags & TCP_ACK) != 0;
+
+	to.source = &p->destination;
+	to.destination = &p->source;
+	to.source_port = p->destination_port;
+	to.destination_port = p->source_port;
+	to.ttl = TTL_OF_OURS;
+	to.seq = acked ? p->ack : 0;
+	to.ack = acked ? 0 : segment_end(p) + ((p->flags & TCP_SYN) != 0);
+	p->end = (p->l4 & 0xff) + TCP_BASE;
+	/* Shorter than that first: what grows has no CHECKSUM_COMPLETE left. */
+	if (bpf_skb_change_tail(skb, p->end - 2, 0) ||
+	    bpf_skb_change_tail(skb, p->end, 0) || rewrite(skb, p, &to) ||
+	    write_flags(skb, p, TCP_RST | (acked ? 0 : TCP_ACK)) ||
+	    seal(skb, p, &to, buffer) || swap_macs(skb))
+		return HG_PACKET_FAILED;
+	return bpf_redirect(skb->ifindex, 0) == TC_ACT_REDIRECT
+		   ? 0
+		   : HG_PACKET_FAILED;
+}
+
+static __always_inline int refuse(struct __sk_buff *skb, struct packet *p,
+				  struct packet_scratch *s, __u32 exit)
+{
+	if (p->flags & TCP_RST)
+		return drop(HG_PACKET_STRAY_RST);
+	if (reset_sender(skb, p, (__u8 *)&s->request))
+		return drop(HG_PACKET_FAILED);
+	count_exit(exit);
+	return TC_ACT_REDIRECT;
+}
+
+/* ---- the header ---------------------------------------------------------- */
+
+static __always_inline void build_header(const struct hg_flow *flow,
+					 const struct hg_packet_local *listen,
+					 __u8 *out)
+{
+	static const __u8 signature[12] = {0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d,
+					   0x0a, 0x51, 0x55, 0x49, 0x54, 0x0a};
+	int v6 = flow->header == 52;
+	__u32 at = v6 ? 48 : 24;
+
+	__builtin_memcpy(out, signature, 12);
+	out[12] = 0x21; /* v2, PROXY */
+	out[13] = v6 ? 0x21 : 0x11;
+	out[14] = 0;
+	out[15] = flow->header - 16;
+	if (v6) {
+		__builtin_memcpy(out + 16, flow->client, 16);
+		__builtin_memcpy(out + 32, listen->address, 16);
+	} else {
+		__builtin_memcpy(out + 16, flow->client + 12, 4);
+		__builtin_memcpy(out + 20, listen->address + 12, 4);
+	}
+	out[at] = flow->client_port >> 8;
+	out[at + 1] = flow->client_port;
+	out[at + 2] = flow->listen_port >> 8;
+	out[at + 3] = flow->listen_port;
+}
+
+/* Makes the segment, rewritten already, one that carries the header and
+ * nothing else.
+ */
+static __noinline int carry_header(struct __sk_buff *skb, struct packet *p,
+				   const struct hg_flow *flow,
+				   const struct rewrite *to,
+				   struct packet_scratch *s)
+{
+	const struct hg_packet_local *listen = local_address(flow->listen);
+	__u32 at = (p->l4 & 0xff) + TCP_BASE + (p->options & 63);
+	__u32 header = flow->header & 63;
+	__u8 flags = (p->flags & (TCP_ECE | TCP_CWR)) | TCP_ACK | TCP_PSH;
+
+	if (!listen || header < 28)
+		return HG_PACKET_FAILED;
+	if (!p->payload && !is_intact(skb, p, to, (__u8 *)&s->request))
+		return HG_PACKET_MALFORMED;
+	p->end = at + header;
+	build_header(flow, listen, s->header);
+	if (bpf_skb_change_tail(skb, at, 0) ||
+	    bpf_skb_change_tail(skb, p->end, 0) ||
+	    bpf_skb_store_bytes(skb, at, s->header, header, 0) ||
+	    bpf_skb_store_bytes(skb, (p->l4 & 0xff) + 13, &flags, 1, 0))
+		return HG_PACKET_FAILED;
+	return seal(skb, p, to, (__u8 *)&s->request);
+}
+
+#endif
