@@ -95,6 +95,8 @@ TEST_F(GroupTest, ADeepFailureIsOfAllMembers) {
   deep_script_ = "+x";
   PutAll();
   for (uint32_t id = 1; id <= kMembers; ++id) RunUntilTurned(id, 'D');
+  // The first light result of each is told, and may come only now.
+  for (int id = 1; id <= kMembers; ++id) RunUntilLight(id, 2);
   // What passes lightly from then on changes nothing, and nobody is told.
   const auto before = seen_;
   for (int id = 1; id <= kMembers; ++id) RunUntilLight(id, Light(id) + 20);
