@@ -200,7 +200,7 @@ TEST_P(StoppedReaders, EightCostEightCapsAndNobodyElseNotices) {
   EXPECT_LE(most_held, 8 * (kCap + kSlack));
   // A page takes more than the bytes in it, and others use memory, too; what
   // is not bounded takes gigabytes.
-  EXPECT_LE(most_memory, 8 * (kCap + kSlack) + 256 * kMiB);
+  EXPECT_LE(most_memory, 8 * (kCap + kSlack) + 64 * kMiB);
   // Short rounds differ more than that among themselves.
   EXPECT_GE(Median(beside), (Soak() ? 0.9 : 0.7) * Median(alone));
 }

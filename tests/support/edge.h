@@ -22,7 +22,8 @@ struct EdgeQueues {
 };
 EdgeQueues QueuesAtEdge();
 
-// Of the whole machine: what sockets are charged, and what is free to use.
+// Of the whole machine: what sockets are charged, and what is free to use, be
+// it in the lists of free pages that CPUs keep for themselves.
 int64_t SocketMemoryBytes();
 int64_t AvailableMemoryBytes();
 
