@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -26,6 +27,8 @@ constexpr size_t kSmallRead = 8 * 1024;
 constexpr size_t kLargeRead = 32 * 1024;
 
 bool WouldBlock(int error) { return error == EAGAIN; }  // And EWOULDBLOCK.
+// Of splice(2), which needs memory where recv() and send() have theirs.
+bool IsShortage(int error) { return error == ENOMEM || error == ENOBUFS; }
 
 }  // namespace
 
@@ -179,7 +182,9 @@ Direction::Outcome Direction::FillPipe() {
     context_->pipes.Return(std::move(pipe_));
     // It stops before urgent data as if nothing were left (__tcp_read_sock);
     // recv() steps over it.
-    if (got == 0 || (ending_ && WouldBlock(error))) return Copy();
+    if (got == 0 || IsShortage(error) || (ending_ && WouldBlock(error))) {
+      return Copy();
+    }
     errno = error;
     return ReadNothing(got);
   }
@@ -194,14 +199,30 @@ bool Direction::EmptyPipe() {
   const ssize_t sent = splice(pipe_->read_end.get(), nullptr, sink_, nullptr,
                               pipe_->held, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
   if (sent <= 0) {
+    if (sent < 0 && IsShortage(errno)) return CopyFromPipe();
     if (sent == 0 || !WouldBlock(errno)) return false;
     writable_ = false;
     return true;
   }
   last_read_ns_ = MonotonicNs();  // A sink that takes bytes is not idle.
-  pipe_->held -= static_cast<size_t>(sent);
-  if (pipe_->held == 0) context_->pipes.Return(std::move(pipe_));
+  TakenFromPipe(static_cast<size_t>(sent));
   return true;
+}
+
+// EmptyPipe() of the next piece, by way of this thread's memory.
+bool Direction::CopyFromPipe() {
+  if (!context_->buffers.Ready()) return false;
+  const ssize_t got = read(pipe_->read_end.get(), context_->scratch.data(),
+                           context_->scratch.size());
+  if (got <= 0) return false;
+  TakenFromPipe(static_cast<size_t>(got));
+  return Send({context_->scratch.data(), static_cast<size_t>(got)}) !=
+         Sent::kError;
+}
+
+void Direction::TakenFromPipe(size_t bytes) {
+  pipe_->held -= bytes;
+  if (pipe_->held == 0) context_->pipes.Return(std::move(pipe_));
 }
 
 // Sends; what the sink does not take becomes pending_.

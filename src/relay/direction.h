@@ -117,6 +117,8 @@ class Direction {
   bool Consume(size_t bytes);
   Outcome FillPipe();
   bool EmptyPipe();
+  bool CopyFromPipe();
+  void TakenFromPipe(size_t bytes);
   void NoteReadSize(size_t bytes);
   bool holds_bytes() const { return pending_ != nullptr || pipe_ != nullptr; }
   Sent Send(absl::string_view bytes);
@@ -147,7 +149,7 @@ class Direction {
   bool clear_to_send_ = false;
   bool saturated_ = false;  // The last read was large.
   uint32_t steady_reads_ = 0;
-  // Of what is read and not sent, at most one is there.
+  // What is read and not sent; the pipe's is behind the other's.
   std::unique_ptr<Chunk> pending_;
   std::unique_ptr<Pipe> pipe_;
   std::optional<uint32_t> flow_;
