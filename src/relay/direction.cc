@@ -337,10 +337,7 @@ bool Direction::Promote(uint64_t backlog_limit_bytes, bool at_once,
     return false;
   }
   // Urgent data can have stopped the last read early.
-  char byte = 0;
-  if (recv(source_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 ||
-      !WouldBlock(errno)) {
-    readable_ = true;
+  if (LookAtSource()) {
     *reason = HG_FALLBACK_BUSY;
     return false;
   }
@@ -362,7 +359,18 @@ bool Direction::Promote(uint64_t backlog_limit_bytes, bool at_once,
   clear_to_send_ = false;
   // What arrived during the insertion waits for the next packet otherwise: a
   // peek makes the kernel run the verdict on it (tcp_bpf_recvmsg_parser).
-  if (recv(source_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0) readable_ = true;
+  LookAtSource();
+  return true;
+}
+
+// Whether there is something to read: bytes, the end or an error.
+bool Direction::LookAtSource() {
+  char byte = 0;
+  if (recv(source_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0) {
+    if (WouldBlock(errno)) return false;
+    source_failed_ = errno != EINTR;  // Told once, as in ReadNothing().
+  }
+  readable_ = true;
   return true;
 }
 

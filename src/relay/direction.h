@@ -111,6 +111,7 @@ class Direction {
 
   Outcome PumpSome();
   Outcome Read();
+  bool LookAtSource();
   Outcome ReadNothing(ssize_t got);
   Outcome Copy();
   Outcome CopyWhatIsTaken();

@@ -1,16 +1,17 @@
 // The daemon without what it needs, descriptors or memory: nothing is lost, it
 // says so, and it goes on when there is enough again.
 #include <gtest/gtest.h>
-#include <signal.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <optional>
 
 #include "absl/strings/str_split.h"
 #include "netns/splice_traps.h"
+#include "support/injection.h"
 #include "support/stream.h"
 
 namespace headgate::testing {
@@ -73,46 +74,15 @@ TEST_F(ShortageTest, WhenAcceptFailsClientsWaitAndItSaysSoOnce) {
   }
 }
 
-// The kernel refuses a system call of the daemon, as strace makes it do: no
-// limit of the whole machine has to be touched.
-class KernelRefusesTest : public ShortageTest {
- protected:
-  // `fault`: as in strace's --inject. Until the tracer is destroyed.
-  std::unique_ptr<Process> Inject(const std::string& fault) {
-    auto tracer = std::make_unique<Process>(std::vector<std::string>{
-        "strace", "-f", "-qqq", "-o", "/dev/null", "-p",
-        absl::StrCat(daemon_->pid()), "-e", absl::StrCat("inject=", fault)});
-    EXPECT_TRUE(WaitUntil(kSoon, [&] { return AllTracedBy(tracer->pid()); }))
-        << tracer->err();
-    return tracer;
-  }
-  void Recover(std::unique_ptr<Process> tracer) {
-    tracer->Signal(SIGTERM);
-    EXPECT_TRUE(tracer->Wait(kSoon).has_value());
-    EXPECT_TRUE(WaitUntil(kSoon, [&] { return AllTracedBy(0); }));
-  }
-
- private:
-  bool AllTracedBy(pid_t tracer) const {
-    const std::string line = absl::StrCat("TracerPid:\t", tracer, "\n");
-    for (const auto& thread : std::filesystem::directory_iterator(
-             absl::StrCat("/proc/", daemon_->pid(), "/task"))) {
-      std::ifstream file(thread.path() / "status");
-      const std::string status((std::istreambuf_iterator<char>(file)), {});
-      if (status.find(line) == std::string::npos) return false;
-    }
-    return true;
-  }
-};
-
-class AcceptRefused : public KernelRefusesTest,
+class AcceptRefused : public ShortageTest,
                       public ::testing::WithParamInterface<const char*> {};
 
 TEST_P(AcceptRefused, ClientsWaitAndItSaysSoOnce) {
   Start({.workers = 1});
   ListenAtNode();
   Session old = Spliced();
-  auto tracer = Inject(absl::StrCat("accept4:error=", GetParam()));
+  std::optional<Injection> fault(std::in_place, daemon_->pid(),
+                                 absl::StrCat("accept4:error=", GetParam()));
   std::vector<TcpSocket> clients;
   for (int i = 0; i < 5; ++i) {
     clients.push_back(TcpSocket::Connect(kClient, vip_));
@@ -126,7 +96,7 @@ TEST_P(AcceptRefused, ClientsWaitAndItSaysSoOnce) {
   }
   EXPECT_LT(CpuSeconds() - cpu, 0.25) << "it spins";
   EXPECT_EQ(Said("clients wait"), 1u) << daemon_->Log();
-  Recover(std::move(tracer));
+  fault.reset();
   for (TcpSocket& client : clients) {
     Session session = AcceptSession(std::move(client), node_);
     EXPECT_TRUE(session.Exchange());
@@ -144,12 +114,13 @@ struct Fault {
   const char* name;
   const char* inject;
 };
-class FasterRefused : public KernelRefusesTest,
+class FasterRefused : public ShortageTest,
                       public ::testing::WithParamInterface<Fault> {};
 
 TEST_P(FasterRefused, NoByteIsLost) {
   Start({.mode = "auto"});
-  auto tracer = Inject(GetParam().inject);
+  std::optional<Injection> fault(std::in_place, daemon_->pid(),
+                                 GetParam().inject);
   const StreamReport report = RunStreams({.seed = 7,
                                           .listen = {At("198.18.2.11:30125")},
                                           .target = vip_,
@@ -159,7 +130,7 @@ TEST_P(FasterRefused, NoByteIsLost) {
                                           .patience = absl::Seconds(30)});
   EXPECT_EQ(report.first_error, "");
   EXPECT_EQ(report.lost, 0u);
-  Recover(std::move(tracer));
+  fault.reset();
   EXPECT_TRUE(NothingIsLeft());
 }
 
@@ -172,20 +143,21 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& tested) { return std::string(tested.param.name); });
 
 // What it cannot do without ends that connection, and no other.
-class NeededRefused : public KernelRefusesTest,
+class NeededRefused : public ShortageTest,
                       public ::testing::WithParamInterface<Fault> {};
 
 TEST_P(NeededRefused, TheOthersGoOnAndNothingIsLeft) {
   Start({.workers = 1});
   ListenAtNode();
   Session old = Spliced();
-  auto tracer = Inject(GetParam().inject);
+  std::optional<Injection> fault(std::in_place, daemon_->pid(),
+                                 GetParam().inject);
   for (int i = 0; i < 20; ++i) {
     TcpSocket client = TcpSocket::Connect(kClient, vip_);
     ASSERT_TRUE(old.Exchange());
     EXPECT_TRUE(client.ReceivesReset()) << "neither served nor told";
   }
-  Recover(std::move(tracer));
+  fault.reset();
   EXPECT_TRUE(old.Exchange());
   EXPECT_TRUE(OpenSession(vip_, node_).Exchange());
   { const Session last = std::move(old); }

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "netns/splice_traps.h"
+#include "support/injection.h"
 #include "support/server.h"
 #include "support/stream.h"
 
@@ -155,6 +156,32 @@ TEST_F(SpliceTraps, C5_AResetWithABacklogEndsBothLegs) {
       EXPECT_TRUE(NothingIsLeft());
     }
   }
+}
+
+// The kernel tells a socket's error once. Who asks first must not keep it to
+// himself: then the other side would hear of an orderly end.
+TEST_F(SpliceTraps, C5_AResetAfterTheLastReadOrDuringTheInsertion) {
+  Start({.workers = 1});
+  ListenAtNode();
+  for (const First first : {First::kUp, First::kDown}) {
+    for (const bool inserted : {false, true}) {
+      Session session = OpenSession(vip_, node_);
+      const bool up = first == First::kUp;
+      TcpSocket& sender = up ? session.client : session.backend;
+      TcpSocket& survivor = up ? session.backend : session.client;
+      const Injection held(
+          daemon_->pid(),
+          absl::StrCat(inserted ? "bpf" : "sendto", ":delay_exit=300000"));
+      ASSERT_TRUE(sender.Send("last"));
+      ASSERT_EQ(survivor.Receive(4), "last");
+      ASSERT_TRUE(!inserted || WaitUntil(kSoon, [&] {
+        return !DumpMapOf(daemon_->pid(), "splice_index").empty();
+      }));
+      sender.Reset();
+      EXPECT_TRUE(survivor.ReceivesReset()) << "inserted: " << inserted;
+    }
+  }
+  EXPECT_TRUE(NothingIsLeft());
 }
 
 TEST_F(SpliceTraps, C6_TheSwitchTakesEffectOnLiveConnections) {
