@@ -5,6 +5,7 @@
 #define HG_LIB_PACKET_ANSWER_H
 
 #include "bpf/lib/packet_edit.h"
+#include "bpf/lib/packet_send.h"
 
 enum {
 	TTL_OF_OURS = 64,
@@ -21,7 +22,15 @@ static __always_inline void count_exit(__u32 exit)
 static __always_inline int drop(__u32 exit)
 {
 	count_exit(exit);
-	return TC_ACT_SHOT;
+	return VERDICT_DROP;
+}
+
+static __always_inline int sent(int exit, __u32 as)
+{
+	if (exit)
+		return drop(exit);
+	count_exit(as);
+	return VERDICT_SENT;
 }
 
 static __always_inline struct packet_scratch *scratch(void)
@@ -38,12 +47,12 @@ static __always_inline const struct hg_packet_local *local_address(__u32 id)
 
 /* ---- our own answers ----------------------------------------------------- */
 
-static __always_inline int swap_macs(struct __sk_buff *skb)
+static __always_inline int swap_macs(frame_t *frame)
 {
-	struct ethhdr *eth = (void *)(long)skb->data;
+	struct ethhdr *eth = (void *)(long)frame->data;
 	__u8 mac[ETH_ALEN];
 
-	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
+	if ((void *)(eth + 1) > (void *)(long)frame->data_end)
 		return HG_PACKET_FAILED;
 	__builtin_memcpy(mac, eth->h_dest, ETH_ALEN);
 	__builtin_memcpy(eth->h_dest, eth->h_source, ETH_ALEN);
@@ -52,20 +61,19 @@ static __always_inline int swap_macs(struct __sk_buff *skb)
 }
 
 /* Doff and flags, and no more: window and urgent pointer are 0. */
-static __always_inline int write_flags(struct __sk_buff *skb,
-				       const struct packet *p, __u32 flags)
+static __always_inline int write_flags(frame_t *frame, const struct packet *p,
+				       __u32 flags)
 {
 	__u8 tail[8] = {TCP_BASE / 4 << 4, flags};
 
-	return bpf_skb_store_bytes(skb, (p->l4 & 0xff) + 12, tail, 8, 0)
-		   ? HG_PACKET_FAILED
-		   : 0;
+	return store(frame, (p->l4 & 0xff) + 12, tail, 8) ? HG_PACKET_FAILED
+							  : 0;
 }
 
 /* Turns the segment into the RST that answers it (RFC 9293, 3.10.7.1) and
  * sends it back to where it came from.
  */
-static __noinline int reset_sender(struct __sk_buff *skb, struct packet *p,
+static __noinline int reset_sender(frame_t *frame, struct packet *p,
 				   __u8 *buffer)
 {
 	struct rewrite to = {};
@@ -80,25 +88,23 @@ static __noinline int reset_sender(struct __sk_buff *skb, struct packet *p,
 	to.ack = acked ? 0 : segment_end(p) + ((p->flags & TCP_SYN) != 0);
 	p->end = (p->l4 & 0xff) + TCP_BASE;
 	/* Shorter than that first: what grows has no CHECKSUM_COMPLETE left. */
-	if (bpf_skb_change_tail(skb, p->end - 2, 0) ||
-	    bpf_skb_change_tail(skb, p->end, 0) || rewrite(skb, p, &to) ||
-	    write_flags(skb, p, TCP_RST | (acked ? 0 : TCP_ACK)) ||
-	    seal(skb, p, &to, buffer) || swap_macs(skb))
+	if (set_length(frame, p->end - 2) || set_length(frame, p->end) ||
+	    rewrite(frame, p, &to) ||
+	    write_flags(frame, p, TCP_RST | (acked ? 0 : TCP_ACK)) ||
+	    seal(frame, p, &to, buffer) || swap_macs(frame))
 		return HG_PACKET_FAILED;
-	return bpf_redirect(skb->ifindex, 0) == TC_ACT_REDIRECT
-		   ? 0
-		   : HG_PACKET_FAILED;
+	return send_back(frame);
 }
 
-static __always_inline int refuse(struct __sk_buff *skb, struct packet *p,
+static __always_inline int refuse(frame_t *frame, struct packet *p,
 				  struct packet_scratch *s, __u32 exit)
 {
 	if (p->flags & TCP_RST)
 		return drop(HG_PACKET_STRAY_RST);
-	if (reset_sender(skb, p, (__u8 *)&s->request))
+	if (reset_sender(frame, p, (__u8 *)&s->request))
 		return drop(HG_PACKET_FAILED);
 	count_exit(exit);
-	return TC_ACT_REDIRECT;
+	return VERDICT_SENT;
 }
 
 /* ---- the header ---------------------------------------------------------- */
@@ -133,7 +139,7 @@ static __always_inline void build_header(const struct hg_flow *flow,
 /* Makes the segment, rewritten already, one that carries the header and
  * nothing else.
  */
-static __noinline int carry_header(struct __sk_buff *skb, struct packet *p,
+static __noinline int carry_header(frame_t *frame, struct packet *p,
 				   const struct hg_flow *flow,
 				   const struct rewrite *to,
 				   struct packet_scratch *s)
@@ -145,16 +151,15 @@ static __noinline int carry_header(struct __sk_buff *skb, struct packet *p,
 
 	if (!listen || header < 28)
 		return HG_PACKET_FAILED;
-	if (!p->payload && !is_intact(skb, p, to, (__u8 *)&s->request))
+	if (!p->payload && !is_intact(frame, p, to, (__u8 *)&s->request))
 		return HG_PACKET_MALFORMED;
 	p->end = at + header;
 	build_header(flow, listen, s->header);
-	if (bpf_skb_change_tail(skb, at, 0) ||
-	    bpf_skb_change_tail(skb, p->end, 0) ||
-	    bpf_skb_store_bytes(skb, at, s->header, header, 0) ||
-	    bpf_skb_store_bytes(skb, (p->l4 & 0xff) + 13, &flags, 1, 0))
+	if (set_length(frame, at) || set_length(frame, p->end) ||
+	    store(frame, at, s->header, header) ||
+	    store(frame, (p->l4 & 0xff) + 13, &flags, 1))
 		return HG_PACKET_FAILED;
-	return seal(skb, p, to, (__u8 *)&s->request);
+	return seal(frame, p, to, (__u8 *)&s->request);
 }
 
 #endif

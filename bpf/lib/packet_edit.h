@@ -1,12 +1,8 @@
-/* Changes to a frame. Checksums of TCP are only touched through helpers, which
- * know whether the hardware still has to complete them (CHECKSUM_PARTIAL); all
- * functions answer 0, or the exit to take.
- */
+/* Changes to a frame. All functions answer 0, or the exit to take. */
 #ifndef HG_LIB_PACKET_EDIT_H
 #define HG_LIB_PACKET_EDIT_H
 
 #include <stddef.h>
-#include <linux/pkt_cls.h>
 
 #include "bpf/lib/packet_flow.h"
 #include "bpf/lib/packet_maps.h"
@@ -95,7 +91,7 @@ static __always_inline void write_v6(struct ipv6hdr *ip,
 	__builtin_memcpy(&ip->daddr, to->destination->address, 16);
 }
 
-static __noinline int rewrite(struct __sk_buff *skb, const struct packet *p,
+static __noinline int rewrite(frame_t *frame, const struct packet *p,
 			      const struct rewrite *to)
 {
 	__u32 l4 = p->l4 & 0xff;
@@ -105,10 +101,10 @@ static __noinline int rewrite(struct __sk_buff *skb, const struct packet *p,
 	struct tcphdr *tcp;
 	void *data, *data_end;
 
-	if (need_linear(skb, l4 + TCP_BASE))
+	if (need_linear(frame, l4 + TCP_BASE))
 		return HG_PACKET_FAILED;
-	data = (void *)(long)skb->data;
-	data_end = (void *)(long)skb->data_end;
+	data = (void *)(long)frame->data;
+	data_end = (void *)(long)frame->data_end;
 	tcp = data + l4;
 	if (data + ETH_HLEN + sizeof(struct ipv6hdr) > data_end ||
 	    (void *)(tcp + 1) > data_end)
@@ -128,28 +124,21 @@ static __noinline int rewrite(struct __sk_buff *skb, const struct packet *p,
 				       sum_address(&p->destination, p->v6),
 				   sum_address(to->source, p->v6) +
 				       sum_address(to->destination, p->v6));
-	/* A kernel that does not know BPF_F_IPV6 has not its fault, either. */
-	if ((!p->v6 || bpf_l4_csum_replace(skb, check, 0, addresses,
-					   BPF_F_PSEUDO_HDR | 1ULL << 7)) &&
-	    bpf_l4_csum_replace(skb, check, 0, addresses, BPF_F_PSEUDO_HDR))
+	if (add_addresses_to_sum(frame, check, addresses, p->v6) ||
+	    add_to_sum(frame, check, fields))
 		return HG_PACKET_FAILED;
-	if (bpf_l4_csum_replace(skb, check, 0, fields, 0))
-		return HG_PACKET_FAILED;
-	/* IPv6 has no sum of its own that the hop limit would cancel out in:
-	 * CHECKSUM_COMPLETE has to learn of it.
-	 */
+	/* IPv6 has no sum of its own that the hop limit would cancel out in. */
 	if (p->v6)
-		bpf_csum_update(
-		    skb, sum_difference(bpf_htons(p->ttl), bpf_htons(to->ttl)));
+		add_to_frame_sum(frame, sum_difference(bpf_htons(p->ttl),
+						       bpf_htons(to->ttl)));
 	return 0;
 }
 
 /* The packet shall end at p->end. */
-static __always_inline int write_length(struct __sk_buff *skb,
-					const struct packet *p)
+static __always_inline int write_length(frame_t *frame, const struct packet *p)
 {
-	void *data = (void *)(long)skb->data;
-	void *data_end = (void *)(long)skb->data_end;
+	void *data = (void *)(long)frame->data;
+	void *data_end = (void *)(long)frame->data_end;
 
 	if (data + ETH_HLEN + sizeof(struct ipv6hdr) > data_end)
 		return HG_PACKET_FAILED;
@@ -170,24 +159,10 @@ static __always_inline int write_length(struct __sk_buff *skb,
 	return 0;
 }
 
-/* Whether the TCP checksum is left to hardware: then a change that is no
- * pseudo-header's changes nothing. Spoils the checksum otherwise.
- */
-static __always_inline int is_partial(struct __sk_buff *skb, __u32 check)
-{
-	__u16 was, is;
-
-	if (bpf_skb_load_bytes(skb, check, &was, 2) ||
-	    bpf_l4_csum_replace(skb, check, 0, 1, 0) ||
-	    bpf_skb_load_bytes(skb, check, &is, 2))
-		return -1;
-	return was == is;
-}
-
 /* Whether the checksum of a segment without payload is right, or hardware's to
  * complete. What is sealed looks right whatever it was before.
  */
-static __noinline int is_intact(struct __sk_buff *skb, const struct packet *p,
+static __noinline int is_intact(frame_t *frame, const struct packet *p,
 				const struct rewrite *to, __u8 *buffer)
 {
 	__u32 l4 = p->l4 & 0xff;
@@ -196,17 +171,17 @@ static __noinline int is_intact(struct __sk_buff *skb, const struct packet *p,
 		    sum_address(to->destination, p->v6) + bpf_htons(length) +
 		    bpf_htons(IPPROTO_TCP);
 
-	if (bpf_skb_load_bytes(skb, l4, buffer, length))
+	if (load(frame, l4, buffer, length))
 		return 0;
 	sum += (__u32)bpf_csum_diff(NULL, 0, (__be32 *)buffer, length, 0);
 	return fold(sum) == 0xffff ||
-	       is_partial(skb, l4 + offsetof(struct tcphdr, check)) == 1;
+	       is_partial(frame, l4 + offsetof(struct tcphdr, check)) == 1;
 }
 
 /* Lengths and checksum of a segment that was made shorter or longer: of 0 to
  * 64 bytes of payload, a multiple of 4.
  */
-static __noinline int seal(struct __sk_buff *skb, const struct packet *p,
+static __noinline int seal(frame_t *frame, const struct packet *p,
 			   const struct rewrite *to, __u8 *buffer)
 {
 	__u32 l4 = p->l4 & 0xff;
@@ -218,24 +193,23 @@ static __noinline int seal(struct __sk_buff *skb, const struct packet *p,
 	__u16 result = 0;
 	int partial;
 
-	if (write_length(skb, p))
+	if (write_length(frame, p))
 		return HG_PACKET_FAILED;
-	partial = is_partial(skb, check);
+	partial = is_partial(frame, check);
 	if (partial < 0)
 		return HG_PACKET_FAILED;
 	if (partial) {
 		result = fold(sum);
 	} else {
 		if (length < TCP_BASE || length > 128 ||
-		    bpf_skb_store_bytes(skb, check, &result, 2, 0) ||
-		    bpf_skb_load_bytes(skb, l4, buffer, length))
+		    store(frame, check, &result, 2) ||
+		    load(frame, l4, buffer, length))
 			return HG_PACKET_FAILED;
 		sum += (__u32)bpf_csum_diff(NULL, 0, (__be32 *)buffer,
 					    length & ~3U & 0xff, 0);
 		result = ~fold(sum);
 	}
-	return bpf_skb_store_bytes(skb, check, &result, 2, 0) ? HG_PACKET_FAILED
-							      : 0;
+	return store(frame, check, &result, 2) ? HG_PACKET_FAILED : 0;
 }
 
 /* ---- TCP options --------------------------------------------------------- */
@@ -333,8 +307,7 @@ static long visit_option(__u64 step __attribute__((unused)),
 /* Applies it to the segment's options and adds to `*sum` what their sum has
  * grown by.
  */
-static __noinline int edit_options(struct __sk_buff *skb,
-				   const struct packet *p,
+static __noinline int edit_options(frame_t *frame, const struct packet *p,
 				   struct option_walk *walk, __u32 *sum)
 {
 	__u32 length = p->options;
@@ -343,7 +316,7 @@ static __noinline int edit_options(struct __sk_buff *skb,
 
 	if (length < 4 || length > TCP_MAX_OPTIONS)
 		return 0;
-	if (bpf_skb_load_bytes(skb, at, walk->options, length))
+	if (load(frame, at, walk->options, length))
 		return HG_PACKET_FAILED;
 	difference =
 	    bpf_csum_diff((__be32 *)walk->options, length & ~3U, NULL, 0, 0);
@@ -357,101 +330,20 @@ static __noinline int edit_options(struct __sk_buff *skb,
 	difference = bpf_csum_diff(NULL, 0, (__be32 *)walk->options,
 				   length & ~3U, (__u32)difference);
 	*sum = difference;
-	return bpf_skb_store_bytes(skb, at, walk->options, length, 0)
-		   ? HG_PACKET_FAILED
-		   : 0;
+	return store(frame, at, walk->options, length) ? HG_PACKET_FAILED : 0;
 }
 
 /* Linux's layout of segments without news: two NOPs and the timestamps. */
-static __always_inline int only_timestamps(struct __sk_buff *skb,
+static __always_inline int only_timestamps(frame_t *frame,
 					   const struct packet *p)
 {
 	__u32 l4 = p->l4 & 0xff;
-	void *data = (void *)(long)skb->data;
-	void *data_end = (void *)(long)skb->data_end;
+	void *data = (void *)(long)frame->data;
+	void *data_end = (void *)(long)frame->data_end;
 
 	if (p->options != 12 || data + l4 + TCP_BASE + 4 > data_end)
 		return 0;
 	return *(__be32 *)(data + l4 + TCP_BASE) == bpf_htonl(0x0101080a);
-}
-
-/* ---- the way out --------------------------------------------------------- */
-
-static __always_inline void ask_route(const struct __sk_buff *skb,
-				      const struct packet *p,
-				      const struct rewrite *to,
-				      struct bpf_fib_lookup *fib)
-{
-	fib->family = p->v6 ? 10 : 2; /* AF_INET6, AF_INET */
-	fib->l4_protocol = IPPROTO_TCP;
-	fib->ifindex = skb->ifindex;
-	if (p->v6) {
-		__builtin_memcpy(fib->ipv6_src, to->source->address, 16);
-		__builtin_memcpy(fib->ipv6_dst, to->destination->address, 16);
-	} else {
-		fib->ipv4_src = ((const __u32 *)to->source->address)[3];
-		fib->ipv4_dst = ((const __u32 *)to->destination->address)[3];
-	}
-}
-
-/* Sends the packet where its destination is, as routes are now. */
-static __noinline int forward(struct __sk_buff *skb, const struct packet *p,
-			      const struct rewrite *to)
-{
-	struct bpf_fib_lookup fib = {};
-	struct ethhdr *eth;
-	void *data_end;
-	long found;
-
-	ask_route(skb, p, to, &fib);
-	found = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
-	if (found == BPF_FIB_LKUP_RET_SUCCESS) {
-		eth = (void *)(long)skb->data;
-		data_end = (void *)(long)skb->data_end;
-		if ((void *)(eth + 1) > data_end)
-			return HG_PACKET_FAILED;
-		__builtin_memcpy(eth->h_dest, fib.dmac, ETH_ALEN);
-		__builtin_memcpy(eth->h_source, fib.smac, ETH_ALEN);
-		return bpf_redirect(fib.ifindex, 0) == TC_ACT_REDIRECT
-			   ? 0
-			   : HG_PACKET_FAILED;
-	}
-	if (found == BPF_FIB_LKUP_RET_NO_NEIGH) {
-		struct bpf_redir_neigh next = {};
-
-		next.nh_family = fib.family;
-		__builtin_memcpy(next.ipv6_nh, fib.ipv6_dst, 16);
-		return bpf_redirect_neigh(fib.ifindex, &next, sizeof(next),
-					  0) == TC_ACT_REDIRECT
-			   ? 0
-			   : HG_PACKET_FAILED;
-	}
-	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED)
-		return HG_PACKET_TOO_BIG;
-	if (found == BPF_FIB_LKUP_RET_FWD_DISABLED)
-		return HG_PACKET_NOT_FORWARDING;
-	return HG_PACKET_NO_ROUTE;
-}
-
-/* The largest segment that fits both ways of a connection through here. */
-static __always_inline __u32 max_mss(struct __sk_buff *skb,
-				     const struct packet *p,
-				     const struct rewrite *to)
-{
-	__u32 headers =
-	    (p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + TCP_BASE;
-	struct bpf_fib_lookup fib = {};
-	__u32 mtu = 0, way_back = 0;
-
-	bpf_check_mtu(skb, 0, &way_back, 0, 0);
-	ask_route(skb, p, to, &fib);
-	fib.tot_len = 1; /* asks for the route's MTU */
-	if (bpf_fib_lookup(skb, &fib, sizeof(fib), BPF_FIB_LOOKUP_SKIP_NEIGH) ==
-	    BPF_FIB_LKUP_RET_SUCCESS)
-		mtu = fib.mtu_result;
-	if (way_back && (!mtu || way_back < mtu))
-		mtu = way_back;
-	return mtu > headers + 64 ? mtu - headers : 0xffff;
 }
 
 #endif

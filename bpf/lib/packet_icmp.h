@@ -5,7 +5,14 @@
 #ifndef HG_LIB_PACKET_ICMP_H
 #define HG_LIB_PACKET_ICMP_H
 
+#include <linux/icmpv6.h>
+
+#include "bpf/lib/packet_answer.h"
 #include "bpf/lib/packet_edit.h"
+#include "bpf/lib/packet_flow.h"
+#include "bpf/lib/packet_maps.h"
+#include "bpf/lib/packet_parse.h"
+#include "bpf/lib/packet_send.h"
 
 enum {
 	ICMP_HEAD = 8, /* what stands before the quoted packet */
@@ -23,8 +30,7 @@ static __always_inline int is_icmp_error(const struct packet *p, __u32 type)
 
 /* The quoted packet as if it had come in; 0: it is TCP, from `p`'s destination.
  */
-static __always_inline int parse_quoted(struct __sk_buff *skb,
-					const struct packet *p,
+static __always_inline int parse_quoted(frame_t *frame, const struct packet *p,
 					struct packet *quoted)
 {
 	__u32 at = (p->l4 & 0xff) + ICMP_HEAD;
@@ -32,10 +38,10 @@ static __always_inline int parse_quoted(struct __sk_buff *skb,
 	void *data, *data_end;
 	__be32 *tcp;
 
-	if (need_linear(skb, at + head + QUOTED_TCP))
+	if (need_linear(frame, at + head + QUOTED_TCP))
 		return -1;
-	data = (void *)(long)skb->data;
-	data_end = (void *)(long)skb->data_end;
+	data = (void *)(long)frame->data;
+	data_end = (void *)(long)frame->data_end;
 	if (data + at + sizeof(struct ipv6hdr) + QUOTED_TCP > data_end &&
 	    data + at + sizeof(struct iphdr) + QUOTED_TCP > data_end)
 		return -1;
@@ -66,14 +72,13 @@ static __always_inline int parse_quoted(struct __sk_buff *skb,
 	return 0;
 }
 
-static __always_inline int write_quoted(struct __sk_buff *skb,
-					const struct packet *p,
+static __always_inline int write_quoted(frame_t *frame, const struct packet *p,
 					const struct packet *quoted,
 					const struct rewrite *to,
 					__u32 *difference)
 {
-	void *data = (void *)(long)skb->data;
-	void *data_end = (void *)(long)skb->data_end;
+	void *data = (void *)(long)frame->data;
+	void *data_end = (void *)(long)frame->data_end;
 	__u32 at = quoted->l3 & 0x1ff, l4 = quoted->l4 & 0x1ff;
 	__u64 from_sum, to_sum;
 	__be32 *tcp = data + l4;
@@ -109,8 +114,7 @@ static __always_inline int write_quoted(struct __sk_buff *skb,
 /* `outer`: the addresses of the error itself; `inner`: the packet that the
  * receiver of the error has sent.
  */
-static __noinline int rewrite_icmp(struct __sk_buff *skb,
-				   const struct packet *p,
+static __noinline int rewrite_icmp(frame_t *frame, const struct packet *p,
 				   const struct packet *quoted,
 				   const struct rewrite *outer,
 				   const struct rewrite *inner)
@@ -119,28 +123,91 @@ static __noinline int rewrite_icmp(struct __sk_buff *skb,
 	void *data, *data_end;
 	__u32 difference;
 
-	if (write_quoted(skb, p, quoted, inner, &difference))
+	if (write_quoted(frame, p, quoted, inner, &difference))
 		return HG_PACKET_FAILED;
-	data = (void *)(long)skb->data;
-	data_end = (void *)(long)skb->data_end;
+	data = (void *)(long)frame->data;
+	data_end = (void *)(long)frame->data_end;
 	if (data + ETH_HLEN + sizeof(struct ipv6hdr) > data_end)
 		return HG_PACKET_FAILED;
 	if (p->v6)
 		write_v6(data + ETH_HLEN, outer);
 	else
 		write_v4(data + ETH_HLEN, outer);
-	if (bpf_l4_csum_replace(skb, check, 0, difference, 0))
+	if (add_to_sum(frame, check, difference))
 		return HG_PACKET_FAILED;
 	if (!p->v6)
 		return 0;
 	difference = sum_difference(
 	    sum_address(&p->source, 1) + sum_address(&p->destination, 1),
 	    sum_address(outer->source, 1) + sum_address(outer->destination, 1));
-	if (bpf_l4_csum_replace(skb, check, 0, difference,
-				BPF_F_PSEUDO_HDR | 1ULL << 7) &&
-	    bpf_l4_csum_replace(skb, check, 0, difference, BPF_F_PSEUDO_HDR))
-		return HG_PACKET_FAILED;
-	return 0;
+	return add_addresses_to_sum(frame, check, difference, 1)
+		   ? HG_PACKET_FAILED
+		   : 0;
+}
+
+/* The error comes from whom the receiver talks to, as far as it knows. */
+static __noinline int forward_icmp(frame_t *frame, struct packet *p,
+				   const struct packet *quoted,
+				   const struct hg_flow *flow, __u32 side)
+{
+	const struct hg_packet_local *listen = local_address(flow->listen);
+	const struct hg_packet_local *source = local_address(flow->source);
+	struct rewrite outer = {}, inner = {};
+	int exit;
+
+	if (!listen || !source)
+		return drop(HG_PACKET_FAILED);
+	if (p->ttl <= 1)
+		return drop(HG_PACKET_TTL);
+	outer.ttl = p->ttl - 1;
+	if (side == HG_FROM_BACKEND) {
+		/* About what the client has sent. */
+		outer.source = listen;
+		outer.destination = (struct hg_packet_local *)flow->client;
+		inner.source_port = flow->client_port;
+		inner.destination_port = flow->listen_port;
+		inner.seq = ack_to_client(flow, quoted->seq);
+	} else {
+		outer.source = source;
+		outer.destination =
+		    (struct hg_packet_local *)flow->backend_address;
+		inner.source_port = flow->backend_port;
+		inner.destination_port = flow->source_port;
+		inner.seq = quoted->seq;
+	}
+	inner.source = outer.destination;
+	inner.destination = outer.source;
+	exit = rewrite_icmp(frame, p, quoted, &outer, &inner);
+	return sent(exit ? exit : forward(frame, p, &outer),
+		    HG_PACKET_ICMP_ERROR);
+}
+
+/* What is about no flow is for a socket of this machine, if for anyone. */
+static __always_inline int handle_icmp(frame_t *frame, struct packet *p,
+				       const struct hg_packet_address *local,
+				       struct packet_scratch *s)
+{
+	struct packet *quoted = &s->quoted;
+	struct hg_flow_key key;
+	struct hg_flow *flow;
+	__u32 *value, number;
+	__u8 type;
+
+	if (p->fragment || p->extended || load(frame, p->l4, &type, 1) ||
+	    !is_icmp_error(p, type) || parse_quoted(frame, p, quoted))
+		return VERDICT_NOT_OURS;
+	__builtin_memcpy(key.remote, quoted->destination.address, 16);
+	key.local = local->id;
+	key.remote_port = quoted->destination_port;
+	key.local_port = quoted->source_port;
+	value = bpf_map_lookup_elem(&packet_keys, &key);
+	if (!value)
+		return VERDICT_NOT_OURS;
+	number = *value / 2;
+	flow = bpf_map_lookup_elem(&packet_flows, &number);
+	if (!flow)
+		return VERDICT_NOT_OURS;
+	return forward_icmp(frame, p, quoted, flow, *value % 2);
 }
 
 #endif

@@ -14,6 +14,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "bpf/abi/packet.h"
+#include "bpf/lib/packet_frame.h"
 
 enum {
 	TCP_FIN = 1,
@@ -67,25 +68,25 @@ static __always_inline int is_mapped(const struct hg_packet_local *a)
 	return !words[0] && !words[1] && words[2] == bpf_htonl(0xffff);
 }
 
-static __always_inline int is_linear(struct __sk_buff *skb, __u32 need)
+static __always_inline int is_linear(frame_t *frame, __u32 need)
 {
-	void *data = (void *)(long)skb->data;
+	void *data = (void *)(long)frame->data;
 
-	return data + need <= (void *)(long)skb->data_end;
+	return data + need <= (void *)(long)frame->data_end;
 }
 
 /* 0: `need` bytes of the frame can be read directly. */
-static __always_inline int need_linear(struct __sk_buff *skb, __u32 need)
+static __always_inline int need_linear(frame_t *frame, __u32 need)
 {
-	if (is_linear(skb, need))
+	if (is_linear(frame, need))
 		return 0;
-	return bpf_skb_pull_data(skb, need) || !is_linear(skb, need);
+	return pull(frame, need) || !is_linear(frame, need);
 }
 
-static __always_inline int parse_v4(struct __sk_buff *skb, struct packet *p)
+static __always_inline int parse_v4(frame_t *frame, struct packet *p)
 {
-	void *data = (void *)(long)skb->data;
-	void *data_end = (void *)(long)skb->data_end;
+	void *data = (void *)(long)frame->data;
+	void *data_end = (void *)(long)frame->data_end;
 	struct iphdr *ip = data + ETH_HLEN;
 
 	if ((void *)(ip + 1) > data_end || ip->ihl < 5)
@@ -94,7 +95,8 @@ static __always_inline int parse_v4(struct __sk_buff *skb, struct packet *p)
 	p->protocol = ip->protocol;
 	p->l3 = ETH_HLEN;
 	p->l4 = ETH_HLEN + ip->ihl * 4;
-	p->end = ip->tot_len ? ETH_HLEN + bpf_ntohs(ip->tot_len) : skb->len;
+	p->end = ip->tot_len ? ETH_HLEN + bpf_ntohs(ip->tot_len)
+			     : frame_length(frame);
 	p->fragment = (ip->frag_off & bpf_htons(0x3fff)) != 0;
 	p->extended = 0;
 	p->ttl = ip->ttl;
@@ -109,10 +111,10 @@ static __always_inline int is_extension(__u32 next)
 	       next == IPPROTO_FRAGMENT || next == IPPROTO_DSTOPTS;
 }
 
-static __always_inline int parse_v6(struct __sk_buff *skb, struct packet *p)
+static __always_inline int parse_v6(frame_t *frame, struct packet *p)
 {
-	void *data = (void *)(long)skb->data;
-	void *data_end = (void *)(long)skb->data_end;
+	void *data = (void *)(long)frame->data;
+	void *data_end = (void *)(long)frame->data_end;
 	struct ipv6hdr *ip = data + ETH_HLEN;
 	__u32 next;
 
@@ -121,8 +123,8 @@ static __always_inline int parse_v6(struct __sk_buff *skb, struct packet *p)
 	p->v6 = 1;
 	p->l3 = ETH_HLEN;
 	p->l4 = ETH_HLEN + sizeof(*ip);
-	p->end =
-	    ip->payload_len ? p->l4 + bpf_ntohs(ip->payload_len) : skb->len;
+	p->end = ip->payload_len ? p->l4 + bpf_ntohs(ip->payload_len)
+				 : frame_length(frame);
 	p->fragment = 0;
 	p->extended = 0;
 	p->ttl = ip->hop_limit;
@@ -132,7 +134,7 @@ static __always_inline int parse_v6(struct __sk_buff *skb, struct packet *p)
 	for (int i = 0; i < 6 && is_extension(next); i++) {
 		__u8 head[2]; /* next header, length beyond the first 8 */
 
-		if (bpf_skb_load_bytes(skb, p->l4, head, sizeof(head)))
+		if (load(frame, p->l4, head, sizeof(head)))
 			return -1;
 		if (next == IPPROTO_FRAGMENT)
 			p->fragment = 1;
@@ -144,35 +146,33 @@ static __always_inline int parse_v6(struct __sk_buff *skb, struct packet *p)
 	return 0;
 }
 
-/* Ethernet and IP. 0: an IP packet. A tag is gone by then: the kernel has put
- * it into skb->vlan_tci, and the VLAN device's own hook gets the frame.
- */
-static __always_inline int parse_ip(struct __sk_buff *skb, struct packet *p)
+/* Ethernet and IP. 0: an IP packet. */
+static __always_inline int parse_ip(frame_t *frame, struct packet *p)
 {
-	if (skb->vlan_present)
-		return -1;
-	if (skb->protocol == bpf_htons(ETH_P_IP))
-		return need_linear(skb, ETH_HLEN + sizeof(struct iphdr)) ||
-		       parse_v4(skb, p);
-	if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		return need_linear(skb, ETH_HLEN + sizeof(struct ipv6hdr)) ||
-		       parse_v6(skb, p);
+	__be16 protocol = frame_protocol(frame);
+
+	if (protocol == bpf_htons(ETH_P_IP))
+		return need_linear(frame, ETH_HLEN + sizeof(struct iphdr)) ||
+		       parse_v4(frame, p);
+	if (protocol == bpf_htons(ETH_P_IPV6))
+		return need_linear(frame, ETH_HLEN + sizeof(struct ipv6hdr)) ||
+		       parse_v6(frame, p);
 	return -1;
 }
 
 /* 0: a segment whose lengths fit together. */
-static __always_inline int parse_tcp(struct __sk_buff *skb, struct packet *p)
+static __always_inline int parse_tcp(frame_t *frame, struct packet *p)
 {
 	struct tcphdr *tcp;
 	void *data, *data_end;
 	__u32 l4 = p->l4 & 0xff; /* for the verifier */
 	__u32 head;
 
-	if (l4 != p->l4 || p->end > skb->len ||
-	    need_linear(skb, l4 + sizeof(*tcp)))
+	if (l4 != p->l4 || p->end > frame_length(frame) ||
+	    need_linear(frame, l4 + sizeof(*tcp)))
 		return -1;
-	data = (void *)(long)skb->data;
-	data_end = (void *)(long)skb->data_end;
+	data = (void *)(long)frame->data;
+	data_end = (void *)(long)frame->data_end;
 	tcp = data + l4;
 	if ((void *)(tcp + 1) > data_end)
 		return -1;

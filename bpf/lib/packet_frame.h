@@ -1,0 +1,7 @@
+/* Frames as the hook has them that the program is compiled for. */
+#ifndef HG_LIB_PACKET_FRAME_H
+#define HG_LIB_PACKET_FRAME_H
+
+#include "bpf/lib/packet_frame_tc.h"
+
+#endif

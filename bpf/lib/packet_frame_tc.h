@@ -1,0 +1,105 @@
+/* Frames at tc ingress. What the checksum of one is, the kernel knows: already
+ * right, hardware's to complete (CHECKSUM_PARTIAL), or known beside the frame
+ * (CHECKSUM_COMPLETE). So sums are only touched through helpers.
+ */
+#ifndef HG_LIB_PACKET_FRAME_TC_H
+#define HG_LIB_PACKET_FRAME_TC_H
+
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_helpers.h>
+
+typedef struct __sk_buff frame_t;
+
+enum {
+	VERDICT_NOT_OURS = TC_ACT_UNSPEC,
+	VERDICT_DROP = TC_ACT_SHOT,
+	VERDICT_SENT = TC_ACT_REDIRECT,
+};
+
+static __always_inline __u32 arrived_at(const frame_t *frame)
+{
+	return frame->ifindex;
+}
+
+static __always_inline __u32 frame_length(const frame_t *frame)
+{
+	return frame->len;
+}
+
+/* Of the Ethernet header. 0: the frame has a tag, which the kernel has put into
+ * skb->vlan_tci: the VLAN device's own hook gets it.
+ */
+static __always_inline __be16 frame_protocol(const frame_t *frame)
+{
+	return frame->vlan_present ? 0 : frame->protocol;
+}
+
+/* All of these: 0, or the kernel has refused. */
+
+static __always_inline long load(frame_t *frame, __u32 at, void *to,
+				 __u32 length)
+{
+	return bpf_skb_load_bytes(frame, at, to, length);
+}
+
+/* Leaves checksums as they are. */
+static __always_inline long store(frame_t *frame, __u32 at, const void *from,
+				  __u32 length)
+{
+	return bpf_skb_store_bytes(frame, at, from, length, 0);
+}
+
+/* `length` bytes can be read directly from now on, if there are so many. */
+static __always_inline long pull(frame_t *frame, __u32 length)
+{
+	return bpf_skb_pull_data(frame, length);
+}
+
+/* Cuts the frame off, or adds zeros. One of many segments becomes one. */
+static __always_inline long set_length(frame_t *frame, __u32 length)
+{
+	return bpf_skb_change_tail(frame, length, 0);
+}
+
+/* To the checksum at `at`, for what it covers has changed by `difference`. */
+static __always_inline long add_to_sum(frame_t *frame, __u32 at,
+				       __u32 difference)
+{
+	return bpf_l4_csum_replace(frame, at, 0, difference, 0);
+}
+
+/* Likewise for addresses. A kernel that does not know BPF_F_IPV6 has not its
+ * fault, either.
+ */
+static __always_inline long add_addresses_to_sum(frame_t *frame, __u32 at,
+						 __u32 difference, __u32 v6)
+{
+	return (!v6 || bpf_l4_csum_replace(frame, at, 0, difference,
+					   BPF_F_PSEUDO_HDR | 1ULL << 7)) &&
+	       bpf_l4_csum_replace(frame, at, 0, difference, BPF_F_PSEUDO_HDR);
+}
+
+/* What no checksum in the frame covers has changed: CHECKSUM_COMPLETE has to
+ * learn of it.
+ */
+static __always_inline void add_to_frame_sum(frame_t *frame, __u32 difference)
+{
+	bpf_csum_update(frame, difference);
+}
+
+/* Whether the checksum at `at` is left to hardware: then a change that is no
+ * pseudo-header's changes nothing. Spoils the checksum otherwise. Negative:
+ * the kernel has refused.
+ */
+static __always_inline int is_partial(frame_t *frame, __u32 at)
+{
+	__u16 was, is;
+
+	if (load(frame, at, &was, 2) || add_to_sum(frame, at, 1) ||
+	    load(frame, at, &is, 2))
+		return -1;
+	return was == is;
+}
+
+#endif

@@ -1,0 +1,209 @@
+/* How a connection begins: its SYN, the backend that selection gives it, the
+ * flow, and another backend if that one does not answer.
+ */
+#ifndef HG_LIB_PACKET_OPEN_H
+#define HG_LIB_PACKET_OPEN_H
+
+#include "bpf/lib/packet_answer.h"
+#include "bpf/lib/packet_edit.h"
+#include "bpf/lib/packet_flow.h"
+#include "bpf/lib/packet_maps.h"
+#include "bpf/lib/packet_parse.h"
+#include "bpf/lib/packet_route.h"
+#include "bpf/lib/packet_send.h"
+#include "bpf/lib/packet_table.h"
+#include "bpf/lib/select.h"
+
+static __always_inline int to_backend(const struct packet *p,
+				      struct hg_flow *flow, __u32 seq,
+				      struct rewrite *to)
+{
+	if (p->ttl <= 1)
+		return HG_PACKET_TTL;
+	to->source = local_address(flow->source);
+	to->destination = (struct hg_packet_local *)flow->backend_address;
+	to->source_port = flow->source_port;
+	to->destination_port = flow->backend_port;
+	to->seq = seq;
+	to->ack = p->ack;
+	to->ttl = p->ttl - 1;
+	return to->source ? 0 : HG_PACKET_FAILED;
+}
+
+/* A SYN goes on without what cannot work: options that need the end points to
+ * know each other's addresses, and data, which come again (RFC 7413).
+ */
+static __noinline int forward_syn(frame_t *frame, struct packet *p,
+				  struct rewrite *to, struct packet_scratch *s)
+{
+	struct option_walk walk = {.options = s->options};
+	int exit;
+
+	walk.max_mss = max_mss(frame, p, to);
+	exit = edit_options(frame, p, &walk, &to->options_sum);
+	if (exit)
+		return exit;
+	if (rewrite(frame, p, to))
+		return HG_PACKET_FAILED;
+	if (p->payload) {
+		__u32 end = (p->l4 & 0xff) + TCP_BASE + (p->options & 63);
+
+		p->end = end;
+		/* Longer for once: what grows has no CHECKSUM_COMPLETE left. */
+		if (set_length(frame, end) || set_length(frame, end + 2) ||
+		    set_length(frame, end) ||
+		    seal(frame, p, to, (__u8 *)&s->request))
+			return HG_PACKET_FAILED;
+	}
+	return forward(frame, p, to);
+}
+
+/* Asks selection for a backend, other than the one that `tried` has. */
+static __noinline int choose_backend(struct hg_flow *flow,
+				     struct packet_scratch *s)
+{
+	struct hg_select *request = &s->request;
+
+	__builtin_memset(request, 0, sizeof(*request));
+	request->service = flow->service;
+	request->client_port = flow->client_port;
+	__builtin_memcpy(request->client, flow->client, 16);
+	select_backend_for(request, s->tried);
+	if (!request->backend)
+		return 0;
+	flow->backend = request->backend;
+	flow->slot = request->slot;
+	flow->backend_port = request->port;
+	__builtin_memcpy(flow->backend_address, request->address, 16);
+	return 1;
+}
+
+static __always_inline void count_failed_connect(const struct hg_flow *flow)
+{
+	__u32 backend = flow->backend;
+	struct hg_backend_stats *stats =
+	    bpf_map_lookup_elem(&backend_stats, &backend);
+
+	if (!stats)
+		return;
+	if (flow->flags & HG_FLOW_REFUSED)
+		__sync_fetch_and_add(&stats->connect_refused, 1);
+	else
+		__sync_fetch_and_add(&stats->connect_timeout, 1);
+}
+
+/* The backend has not answered, or refused: the client's next SYN fits another
+ * as well, for no number has been agreed on yet.
+ */
+static __always_inline void move_to_another(struct hg_flow *flow, __u32 number,
+					    __u32 v6, struct packet_scratch *s)
+{
+	struct hg_flow *next = &s->flow;
+	struct hg_flow_key old;
+	__u32 slot = flow->slot % HG_MAX_SERVICE_BACKENDS;
+
+	__builtin_memset(s->tried, 0, sizeof(s->tried));
+	s->tried[slot / 64] = 1ULL << (slot % 64);
+	*next = *flow;
+	if (!choose_backend(next, s))
+		return;
+	if (!claim_port(next, number, v6))
+		return;
+	count_failed_connect(flow);
+	backend_key(flow, &old);
+	flow->backend = next->backend;
+	flow->slot = next->slot;
+	flow->backend_port = next->backend_port;
+	flow->source = next->source;
+	flow->source_port = next->source_port;
+	__builtin_memcpy(flow->backend_address, next->backend_address, 16);
+	__sync_fetch_and_and(&flow->flags, ~HG_FLOW_REFUSED);
+	bpf_map_delete_elem(&packet_keys, &old);
+}
+
+static __noinline int open_flow(frame_t *frame, struct packet *p,
+				const struct hg_packet_listener *listener,
+				__u32 listen, struct packet_scratch *s)
+{
+	struct hg_flow *flow, *next = &s->flow;
+	struct hg_service_stats *stats;
+	struct hg_flow_times *times;
+	struct hg_flow_key key;
+	struct rewrite to = {};
+	__u32 number, value, service = listener->service;
+	int exit;
+
+	stats = bpf_map_lookup_elem(&service_stats, &service);
+	if (!stats)
+		return drop(HG_PACKET_FAILED);
+	if (p->ttl <= 1)
+		return drop(HG_PACKET_TTL);
+	if (listener->max_connections &&
+	    stats->connections_active >= listener->max_connections)
+		return drop(HG_PACKET_SERVICE_FULL);
+	__builtin_memset(next, 0, sizeof(*next));
+	__builtin_memset(s->tried, 0, sizeof(s->tried));
+	__builtin_memcpy(next->client, p->source.address, 16);
+	next->client_port = p->source_port;
+	next->listen_port = p->destination_port;
+	next->listen = listen;
+	next->service = service;
+	next->header = listener->header;
+	next->isn = p->seq;
+	next->next_in = p->seq + 1;
+	next->last_seen = now_seconds();
+	if (!choose_backend(next, s)) {
+		__sync_fetch_and_add(&stats->no_backend, 1);
+		return refuse(frame, p, s, HG_PACKET_NO_BACKEND);
+	}
+	flow = take_number(&number);
+	if (!flow)
+		return drop(HG_PACKET_TABLE_FULL);
+	times = bpf_map_lookup_elem(&packet_times, &number);
+	if (times)
+		times->started = bpf_ktime_get_ns();
+	next->state = HG_FLOW_SYN_SENT;
+	if (!claim_port(next, number, p->v6)) {
+		bpf_map_push_elem(&packet_free, &number, 0);
+		return drop(HG_PACKET_NO_PORT);
+	}
+	*flow = *next;
+	client_key(flow, &key);
+	value = number * 2 + HG_FROM_CLIENT;
+	if (bpf_map_update_elem(&packet_keys, &key, &value, BPF_NOEXIST)) {
+		/* The same SYN, on another CPU. */
+		backend_key(flow, &key);
+		bpf_map_delete_elem(&packet_keys, &key);
+		flow->state = HG_FLOW_FREE;
+		bpf_map_push_elem(&packet_free, &number, 0);
+		return drop(HG_PACKET_FAILED);
+	}
+	exit = to_backend(p, flow, p->seq, &to);
+	if (!exit)
+		exit = forward_syn(frame, p, &to, s);
+	if (exit)
+		close_flow(flow, number);
+	return sent(exit, HG_PACKET_FORWARDED);
+}
+
+/* A client may use a port again at once (RFC 9293, 3.6.1), or after it lost all
+ * memory of the connection: then the backend says so, if that still stands.
+ */
+static __always_inline int begins_anew(const struct hg_flow *flow,
+				       const struct packet *p)
+{
+	if ((p->flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN)
+		return 0;
+	return flow->state == HG_FLOW_CLOSED || flow->state == HG_FLOW_FREE ||
+	       (flow->state != HG_FLOW_ESTABLISHED && p->seq != flow->isn);
+}
+
+/* Ends a flow at once, so that its client's next one can begin. */
+static __always_inline void forget_flow(struct hg_flow *flow, __u32 number)
+{
+	close_flow(flow, number);
+	/* Its number comes back by the queue. */
+	erase_keys(flow, number);
+}
+
+#endif

@@ -1,0 +1,70 @@
+/* How a frame leaves from tc ingress. */
+#ifndef HG_LIB_PACKET_SEND_TC_H
+#define HG_LIB_PACKET_SEND_TC_H
+
+#include "bpf/lib/packet_route.h"
+
+static __always_inline int redirect_to(__u32 interface)
+{
+	return bpf_redirect(interface, 0) == TC_ACT_REDIRECT ? 0
+							     : HG_PACKET_FAILED;
+}
+
+/* Sends the frame, with its MACs, out where it came in. */
+static __always_inline int send_back(frame_t *frame)
+{
+	return redirect_to(arrived_at(frame));
+}
+
+/* Sends the packet where its destination is, as routes are now. */
+static __noinline int forward(frame_t *frame, const struct packet *p,
+			      const struct rewrite *to)
+{
+	struct bpf_fib_lookup fib = {};
+	long found;
+
+	ask_route(frame, p, to, &fib);
+	found = bpf_fib_lookup(frame, &fib, sizeof(fib), 0);
+	if (found == BPF_FIB_LKUP_RET_SUCCESS) {
+		if (write_macs(frame, fib.dmac, fib.smac))
+			return HG_PACKET_FAILED;
+		return redirect_to(fib.ifindex);
+	}
+	if (found == BPF_FIB_LKUP_RET_NO_NEIGH) {
+		struct bpf_redir_neigh next = {};
+
+		next.nh_family = fib.family;
+		__builtin_memcpy(next.ipv6_nh, fib.ipv6_dst, 16);
+		return bpf_redirect_neigh(fib.ifindex, &next, sizeof(next),
+					  0) == TC_ACT_REDIRECT
+			   ? 0
+			   : HG_PACKET_FAILED;
+	}
+	return no_way(found);
+}
+
+/* Whether the frame is the second of those that split_header_off() made of
+ * one. The mark stays within the hook.
+ */
+static __always_inline int is_behind_header(frame_t *frame)
+{
+	int behind = frame->mark == HG_PACKET_MARK_BEHIND;
+
+	if (behind)
+		frame->mark = 0;
+	return behind;
+}
+
+/* The data come again, behind a segment of the header alone, which this frame
+ * becomes: a frame of GSO cannot grow, nor one that is full.
+ */
+static __always_inline int split_header_off(frame_t *frame)
+{
+	frame->mark = HG_PACKET_MARK_BEHIND;
+	if (bpf_clone_redirect(frame, frame->ifindex, BPF_F_INGRESS))
+		return HG_PACKET_FAILED;
+	frame->mark = 0;
+	return 0;
+}
+
+#endif

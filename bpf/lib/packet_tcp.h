@@ -1,0 +1,304 @@
+/* What a TCP segment does: to its connection's flow, and to itself. */
+#ifndef HG_LIB_PACKET_TCP_H
+#define HG_LIB_PACKET_TCP_H
+
+#include "bpf/lib/packet_answer.h"
+#include "bpf/lib/packet_edit.h"
+#include "bpf/lib/packet_flow.h"
+#include "bpf/lib/packet_maps.h"
+#include "bpf/lib/packet_open.h"
+#include "bpf/lib/packet_parse.h"
+#include "bpf/lib/packet_send.h"
+#include "bpf/lib/packet_table.h"
+
+/* ---- from the client ----------------------------------------------------- */
+
+static __always_inline void establish(struct hg_flow *flow)
+{
+	if (move_state(flow, HG_FLOW_SYN_RECEIVED, HG_FLOW_ESTABLISHED))
+		count_connection(flow, 1);
+}
+
+static __always_inline void count_bytes(__u32 service, __u64 in, __u64 out)
+{
+	struct hg_packet_bytes *bytes =
+	    bpf_map_lookup_elem(&packet_bytes, &service);
+
+	if (!bytes)
+		return;
+	bytes->in += in;
+	bytes->out += out;
+}
+
+static __always_inline void note_from_client(struct hg_flow *flow, __u32 number,
+					     const struct packet *p)
+{
+	__u32 new_bytes = progress(p, flow->next_in);
+
+	if (new_bytes) {
+		__u32 payload = new_bytes - ((p->flags & TCP_FIN) != 0);
+
+		flow->next_in += new_bytes;
+		flow->bytes_in += payload;
+		count_bytes(flow->service, payload, 0);
+	}
+	if ((p->flags & TCP_FIN) && segment_end(p) == flow->next_in)
+		set_flags(flow, HG_FLOW_FIN_IN);
+	if ((flow->flags & HG_FLOW_FIN_OUT) && (p->flags & TCP_ACK) &&
+	    p->ack == flow->next_out)
+		set_flags(flow, HG_FLOW_FIN_OUT_ACKED);
+	if ((p->flags & TCP_RST) || both_sides_closed(flow->flags))
+		close_flow(flow, number);
+}
+
+static __always_inline void touch(struct hg_flow *flow)
+{
+	__u32 now = now_seconds();
+
+	if (flow->last_seen != now)
+		flow->last_seen = now;
+}
+
+static __noinline int from_client(frame_t *frame, struct packet *p,
+				  struct hg_flow *flow, __u32 number,
+				  struct packet_scratch *s)
+{
+	struct rewrite to = {};
+	__u32 seq;
+	int exit, alone, behind = is_behind_header(frame);
+
+	touch(flow);
+	if (p->flags & TCP_SYN) {
+		if (flow->state == HG_FLOW_SYN_SENT)
+			move_to_another(flow, number, p->v6, s);
+		exit = to_backend(p, flow,
+				  p->seq == flow->isn ? p->seq
+						      : seq_to_backend(flow, p),
+				  &to);
+		return sent(exit ? exit : forward_syn(frame, p, &to, s),
+			    HG_PACKET_FORWARDED);
+	}
+	if (flow->state == HG_FLOW_SYN_SENT && !(p->flags & TCP_RST))
+		return drop(HG_PACKET_EARLY);
+	if ((p->flags & (TCP_ACK | TCP_RST)) == TCP_ACK)
+		establish(flow);
+
+	if (!header_is_due(flow, p)) {
+		seq = seq_to_backend(flow, p);
+		note_from_client(flow, number, p);
+		exit = to_backend(p, flow, seq, &to);
+		if (!exit)
+			exit = rewrite(frame, p, &to);
+		return sent(exit ? exit : forward(frame, p, &to),
+			    HG_PACKET_FORWARDED);
+	}
+	alone = !p->payload && !(p->flags & TCP_FIN);
+	if (!alone && behind) {
+		note_from_client(flow, number, p);
+		exit = to_backend(p, flow, p->seq + flow->header, &to);
+		if (!exit)
+			exit = rewrite(frame, p, &to);
+		return sent(exit ? exit : forward(frame, p, &to),
+			    HG_PACKET_FORWARDED);
+	}
+	if (!alone && split_header_off(frame))
+		return drop(HG_PACKET_FAILED);
+	set_flags(flow, HG_FLOW_HEADER_SENT);
+	exit = to_backend(p, flow, p->seq, &to);
+	if (!exit)
+		exit = rewrite(frame, p, &to);
+	if (!exit)
+		exit = carry_header(frame, p, flow, &to, s);
+	return sent(exit ? exit : forward(frame, p, &to),
+		    alone ? HG_PACKET_HEADER : HG_PACKET_HEADER_AHEAD);
+}
+
+/* ---- from the backend ---------------------------------------------------- */
+
+static __always_inline void note_from_backend(struct hg_flow *flow,
+					      __u32 number,
+					      const struct packet *p, __u32 ack)
+{
+	__u32 new_bytes;
+
+	if (p->flags & TCP_SYN) {
+		/* A late one is behind what has come since. */
+		if (flow->state == HG_FLOW_SYN_SENT)
+			flow->next_out = p->seq + 1;
+		move_state(flow, HG_FLOW_SYN_SENT, HG_FLOW_SYN_RECEIVED);
+		return;
+	}
+	new_bytes = progress(p, flow->next_out);
+	if (new_bytes) {
+		__u32 payload = new_bytes - ((p->flags & TCP_FIN) != 0);
+
+		flow->next_out += new_bytes;
+		flow->bytes_out += payload;
+		count_bytes(flow->service, 0, payload);
+	}
+	if ((p->flags & TCP_FIN) && segment_end(p) == flow->next_out)
+		set_flags(flow, HG_FLOW_FIN_OUT);
+	if (p->flags & TCP_ACK) {
+		if (acks_header(flow, p->ack))
+			set_flags(flow, HG_FLOW_HEADER_ACKED);
+		if ((flow->flags & HG_FLOW_FIN_IN) && ack == flow->next_in)
+			set_flags(flow, HG_FLOW_FIN_IN_ACKED);
+	}
+	if ((p->flags & TCP_RST) || both_sides_closed(flow->flags))
+		close_flow(flow, number);
+}
+
+/* A refusal is kept from the client for as long as another may do better: its
+ * SYN comes again within a second.
+ */
+static __always_inline int keeps_refusal(struct hg_flow *flow,
+					 const struct packet *p)
+{
+	__u32 id = flow->service;
+	struct hg_service *service;
+
+	if (!(p->flags & TCP_RST) || flow->state != HG_FLOW_SYN_SENT)
+		return 0;
+	set_flags(flow, HG_FLOW_REFUSED);
+	service = bpf_map_lookup_elem(&services, &id);
+	return service && service->backend_count > 1;
+}
+
+static __noinline int from_backend(frame_t *frame, struct packet *p,
+				   struct hg_flow *flow, __u32 number,
+				   struct packet_scratch *s)
+{
+	struct option_walk walk = {.options = s->options};
+	struct rewrite to = {};
+	int exit;
+
+	touch(flow);
+	if (keeps_refusal(flow, p))
+		return drop(HG_PACKET_REFUSED);
+	/* It has an old connection on that port, and challenges the SYN: the
+	 * RST clears the way for the next one (RFC 9293, 3.5.1).
+	 */
+	if (flow->state == HG_FLOW_SYN_SENT &&
+	    (p->flags & (TCP_SYN | TCP_RST)) == 0)
+		return refuse(frame, p, s, HG_PACKET_EARLY);
+	if (p->ttl <= 1)
+		return drop(HG_PACKET_TTL);
+	to.source = local_address(flow->listen);
+	to.destination = (struct hg_packet_local *)flow->client;
+	to.source_port = flow->listen_port;
+	to.destination_port = flow->client_port;
+	to.seq = p->seq;
+	to.ack = p->flags & TCP_ACK ? ack_to_client(flow, p->ack) : p->ack;
+	to.ttl = p->ttl - 1;
+	if (!to.source)
+		return drop(HG_PACKET_FAILED);
+	note_from_backend(flow, number, p, to.ack);
+	if (p->flags & TCP_SYN)
+		return sent(forward_syn(frame, p, &to, s), HG_PACKET_FORWARDED);
+	if (flow->header && p->options && !only_timestamps(frame, p)) {
+		walk.flow = flow;
+		exit = edit_options(frame, p, &walk, &to.options_sum);
+		if (exit)
+			return drop(exit);
+	}
+	exit = rewrite(frame, p, &to);
+	return sent(exit ? exit : forward(frame, p, &to), HG_PACKET_FORWARDED);
+}
+
+/* ---- TCP ----------------------------------------------------------------- */
+
+static __always_inline int is_range(const struct hg_packet_address *local,
+				    __u32 port)
+{
+	return local->first_port && port >= local->first_port &&
+	       port <= local->last_port;
+}
+
+/* IPv6 with addresses that stand for IPv4: the kernel takes none, either. */
+static __always_inline int is_forged(const struct packet *p)
+{
+	return p->v6 && (is_mapped(&p->source) || is_mapped(&p->destination));
+}
+
+/* A connection that was spliced before the hook was attached goes on. */
+static __noinline int has_socket(frame_t *frame, const struct packet *p)
+{
+	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock *socket;
+	int connected;
+
+	if (p->v6) {
+		__builtin_memcpy(tuple.ipv6.saddr, p->source.address, 16);
+		__builtin_memcpy(tuple.ipv6.daddr, p->destination.address, 16);
+		tuple.ipv6.sport = bpf_htons(p->source_port);
+		tuple.ipv6.dport = bpf_htons(p->destination_port);
+	} else {
+		tuple.ipv4.saddr = ((const __u32 *)p->source.address)[3];
+		tuple.ipv4.daddr = ((const __u32 *)p->destination.address)[3];
+		tuple.ipv4.sport = bpf_htons(p->source_port);
+		tuple.ipv4.dport = bpf_htons(p->destination_port);
+	}
+	socket = bpf_skc_lookup_tcp(
+	    frame, &tuple, p->v6 ? sizeof(tuple.ipv6) : sizeof(tuple.ipv4),
+	    BPF_F_CURRENT_NETNS, 0);
+	if (!socket)
+		return 0;
+	connected = socket->state != BPF_TCP_LISTEN;
+	bpf_sk_release(socket);
+	return connected;
+}
+
+static __always_inline int handle_tcp(frame_t *frame, struct packet *p,
+				      const struct hg_packet_address *local,
+				      struct packet_scratch *s)
+{
+	struct hg_packet_listener *listener;
+	struct hg_packet_listener_key at;
+	struct hg_flow_key key;
+	struct hg_flow *flow;
+	__u32 *value, number;
+
+	if (parse_tcp(frame, p))
+		return drop(HG_PACKET_MALFORMED);
+	__builtin_memcpy(key.remote, p->source.address, 16);
+	key.local = local->id;
+	key.remote_port = p->source_port;
+	key.local_port = p->destination_port;
+	value = bpf_map_lookup_elem(&packet_keys, &key);
+	at.address = local->id;
+	at.port = p->destination_port;
+	listener = NULL;
+	if (!value) {
+		listener = bpf_map_lookup_elem(&packet_listeners, &at);
+		if (!listener && !is_range(local, p->destination_port))
+			return VERDICT_NOT_OURS;
+	}
+	if (p->fragment)
+		return drop(HG_PACKET_FRAGMENT);
+	if (p->extended)
+		return drop(HG_PACKET_EXTENSION);
+	if (is_forged(p) || !(p->flags & (TCP_SYN | TCP_ACK | TCP_RST)))
+		return drop(HG_PACKET_MALFORMED);
+	if (value) {
+		number = *value / 2;
+		flow = bpf_map_lookup_elem(&packet_flows, &number);
+		if (!flow)
+			return drop(HG_PACKET_FAILED);
+		if (*value % 2 == HG_FROM_BACKEND)
+			return from_backend(frame, p, flow, number, s);
+		if (!begins_anew(flow, p))
+			return from_client(frame, p, flow, number, s);
+		forget_flow(flow, number);
+		listener = bpf_map_lookup_elem(&packet_listeners, &at);
+	}
+	if (!listener)
+		return refuse(frame, p, s, HG_PACKET_NO_FLOW);
+	if ((p->flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN) {
+		if (has_socket(frame, p))
+			return VERDICT_NOT_OURS;
+		return refuse(frame, p, s, HG_PACKET_NO_FLOW);
+	}
+	return open_flow(frame, p, listener, local->id, s);
+}
+
+#endif
