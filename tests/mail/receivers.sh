@@ -127,8 +127,12 @@ http {
   access_log $WORK/nginx/access;
   ssl_certificate $WORK/cert.pem;
   ssl_certificate_key $WORK/key.pem;
-  server { listen 30380 proxy_protocol; return 200; }
-  server { listen 30381 ssl proxy_protocol; return 200; }
+  ssl_protocols TLSv1.2 TLSv1.3;
+  server {
+    listen [::]:30380 proxy_protocol ipv6only=off;
+    return 200 "\$proxy_protocol_addr";
+  }
+  server { listen [::]:30381 ssl proxy_protocol ipv6only=off; return 200; }
   server { listen 30385; return 200; }
 }
 EOT
@@ -163,9 +167,9 @@ frontend tcp
 frontend web
   mode http
   option httplog
-  bind :30480 accept-proxy
+  bind :::30480 v4v6 accept-proxy
   bind :30485
-  http-request return status 200
+  http-request return status 200 content-type text/plain lf-string "%[src]"
 backend exim
   server exim 127.0.0.1:30245
 EOT

@@ -13,8 +13,8 @@
 #   mail_log N                   prints node N's log, of both servers
 #   mail_log_all                 prints both nodes' logs, in order of time
 #   on_failure                   for step: the latest of all logs
-#   send_mail SERVICE HOST SUBJECT   from the client to alice, by one of the
-#                                    three SMTP services at HOST
+#   send_mail SERVICE HOST SUBJECT [BODY]   from the client to alice, by one of
+#                                the three SMTP services at HOST; @FILE: its text
 #   read_mail HOST SUBJECT       succeeds when alice finds it over IMAPS at HOST
 #   named SERVICE ADDRESS        prints the log lines in which SERVICE names its
 #                                client ADDRESS; fails when there is none
@@ -194,7 +194,7 @@ on_failure() {
   mail_log_all | tail -n 25
 }
 
-# send_mail SERVICE HOST SUBJECT
+# send_mail SERVICE HOST SUBJECT [BODY]
 send_mail() {
   local how
   case $1 in
@@ -209,7 +209,7 @@ send_mail() {
   if [[ $2 == *:* ]]; then how+=(-6); fi
   ns client swaks --server "$2" "${how[@]}" --timeout 20 --helo client.invalid \
     --from "bob@$MAIL_DOMAIN" --to "alice@$MAIL_DOMAIN" \
-    --header "Subject: $3" --body "$3"
+    --header "Subject: $3" --body "${4:-$3}"
 }
 
 # read_mail HOST SUBJECT. Twice over: the search, then the text.
