@@ -101,6 +101,8 @@ static __always_inline int refuse(frame_t *frame, struct packet *p,
 {
 	if (p->flags & TCP_RST)
 		return drop(HG_PACKET_STRAY_RST);
+	if (!is_intact(frame, p, s))
+		return drop(HG_PACKET_MALFORMED);
 	if (reset_sender(frame, p, (__u8 *)&s->request))
 		return drop(HG_PACKET_FAILED);
 	count_exit(exit);
@@ -151,8 +153,6 @@ static __noinline int carry_header(frame_t *frame, struct packet *p,
 
 	if (!listen || header < 28)
 		return HG_PACKET_FAILED;
-	if (!p->payload && !is_intact(frame, p, to, (__u8 *)&s->request))
-		return HG_PACKET_MALFORMED;
 	p->end = at + header;
 	build_header(flow, listen, s->header);
 	if (set_length(frame, at) || set_length(frame, p->end) ||

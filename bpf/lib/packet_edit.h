@@ -159,23 +159,57 @@ static __always_inline int write_length(frame_t *frame, const struct packet *p)
 	return 0;
 }
 
-/* Whether the checksum of a segment without payload is right, or hardware's to
- * complete. What is sealed looks right whatever it was before.
+struct sum_walk {
+	frame_t *frame;
+	__u8 *chunk; /* SUM_CHUNK bytes */
+	__u32 at;
+	__u32 end;
+	__u64 sum;
+};
+
+static long sum_chunk(__u64 step __attribute__((unused)), struct sum_walk *walk)
+{
+	__u32 length = walk->end - walk->at;
+
+	/* The verifier must see that this very register is not 0. */
+	asm volatile("" : "+r"(length));
+	if (!length)
+		return 1;
+	if (length >= SUM_CHUNK) {
+		length = SUM_CHUNK;
+	} else {
+		/* Odd bytes at the end are summed with zeros behind them. */
+		*(__u32 *)(walk->chunk + (length & (SUM_CHUNK - 4))) = 0;
+	}
+	if (load(walk->frame, walk->at, walk->chunk, length))
+		return 1;
+	walk->at += length;
+	walk->sum += (__u32)bpf_csum_diff(NULL, 0, (__be32 *)walk->chunk,
+					  (length + 3) & ~3U, 0);
+	return 0;
+}
+
+/* Whether the checksum of a segment, as it came, is right, or hardware's to
+ * complete. To be asked before it is sealed, or answered: what is sealed looks
+ * right whatever it was before. If it is not, the frame is spoiled.
  */
 static __noinline int is_intact(frame_t *frame, const struct packet *p,
-				const struct rewrite *to, __u8 *buffer)
+				struct packet_scratch *s)
 {
-	__u32 l4 = p->l4 & 0xff;
-	__u32 length = TCP_BASE + (p->options & 60);
-	__u64 sum = sum_address(to->source, p->v6) +
-		    sum_address(to->destination, p->v6) + bpf_htons(length) +
-		    bpf_htons(IPPROTO_TCP);
+	__u32 length = p->end - p->l4;
+	struct sum_walk walk = {
+	    .frame = frame,
+	    .chunk = s->chunk,
+	    .at = p->l4,
+	    .end = p->end,
+	    .sum = sum_address(&p->source, p->v6) +
+		   sum_address(&p->destination, p->v6) + bpf_htonl(length) +
+		   bpf_htons(IPPROTO_TCP),
+	};
 
-	if (load(frame, l4, buffer, length))
-		return 0;
-	sum += (__u32)bpf_csum_diff(NULL, 0, (__be32 *)buffer, length, 0);
-	return fold(sum) == 0xffff ||
-	       is_partial(frame, l4 + offsetof(struct tcphdr, check)) == 1;
+	bpf_loop(length / SUM_CHUNK + 1, sum_chunk, &walk, 0);
+	return (walk.at == walk.end && fold(walk.sum) == 0xffff) ||
+	       is_partial(frame, p->l4 + offsetof(struct tcphdr, check)) == 1;
 }
 
 /* Lengths and checksum of a segment that was made shorter or longer: of 0 to

@@ -91,6 +91,10 @@ struct {
 	__type(value, struct hg_counter);
 } packet_exits SEC(".maps");
 
+enum {
+	SUM_CHUNK = 256,
+};
+
 /* What is too large for the stack. A hook is never entered twice on a CPU. */
 struct packet_scratch {
 	struct packet packet;
@@ -100,6 +104,7 @@ struct packet_scratch {
 	__u64 tried[HG_MAX_SERVICE_BACKENDS / 64];
 	struct hg_flow flow;
 	__u8 header[64];
+	__u8 chunk[SUM_CHUNK + 4]; /* spares a check */
 };
 
 struct {

@@ -39,6 +39,8 @@ static __noinline int forward_syn(frame_t *frame, struct packet *p,
 	struct option_walk walk = {.options = s->options};
 	int exit;
 
+	if (p->payload && !is_intact(frame, p, s))
+		return HG_PACKET_MALFORMED;
 	walk.max_mss = max_mss(frame, p, to);
 	exit = edit_options(frame, p, &walk, &to->options_sum);
 	if (exit)

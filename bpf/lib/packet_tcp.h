@@ -65,7 +65,7 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 {
 	struct rewrite to = {};
 	__u32 seq;
-	int exit, alone, behind = is_behind_header(frame);
+	int exit, alone, due, behind = is_behind_header(frame);
 
 	touch(flow);
 	if (p->flags & TCP_SYN) {
@@ -80,10 +80,13 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 	}
 	if (flow->state == HG_FLOW_SYN_SENT && !(p->flags & TCP_RST))
 		return drop(HG_PACKET_EARLY);
+	due = header_is_due(flow, p);
+	if (due && !behind && !is_intact(frame, p, s))
+		return drop(HG_PACKET_MALFORMED);
 	if ((p->flags & (TCP_ACK | TCP_RST)) == TCP_ACK)
 		establish(flow);
 
-	if (!header_is_due(flow, p)) {
+	if (!due) {
 		seq = seq_to_backend(flow, p);
 		note_from_client(flow, number, p);
 		exit = to_backend(p, flow, seq, &to);
