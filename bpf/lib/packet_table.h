@@ -35,18 +35,21 @@ static __always_inline void count_backend(__u32 backend, int by)
 		__sync_fetch_and_add(&stats->connections_total, 1);
 }
 
-static __always_inline void count_connection(const struct hg_flow *flow, int by)
+static __always_inline struct hg_service_stats *
+stats_of(const struct hg_flow *flow)
 {
 	__u32 service = flow->service;
-	struct hg_service_stats *stats =
-	    bpf_map_lookup_elem(&service_stats, &service);
 
-	count_backend(flow->backend, by);
-	if (!stats)
-		return;
-	__sync_fetch_and_add(&stats->connections_active, (__s64)by);
-	if (by > 0)
-		__sync_fetch_and_add(&stats->connections_total, 1);
+	return bpf_map_lookup_elem(&service_stats, &service);
+}
+
+static __always_inline void count_end(const struct hg_flow *flow)
+{
+	struct hg_service_stats *stats = stats_of(flow);
+
+	count_backend(flow->backend, -1);
+	if (stats)
+		__sync_fetch_and_add(&stats->connections_active, -1);
 }
 
 static __always_inline int move_state(struct hg_flow *flow, __u32 from,
@@ -108,7 +111,7 @@ static __always_inline void close_flow(struct hg_flow *flow, __u32 number)
 	    !move_state(flow, state, HG_FLOW_CLOSED))
 		return;
 	if (state == HG_FLOW_ESTABLISHED)
-		count_connection(flow, -1);
+		count_end(flow);
 	if (!(__sync_fetch_and_or(&flow->flags, HG_FLOW_QUEUED) &
 	      HG_FLOW_QUEUED))
 		bpf_map_push_elem(&packet_closed, &number, 0);

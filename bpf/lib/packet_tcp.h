@@ -13,10 +13,38 @@
 
 /* ---- from the client ----------------------------------------------------- */
 
-static __always_inline void establish(struct hg_flow *flow)
+static __always_inline __u32 max_connections_of(const struct hg_flow *flow)
 {
-	if (move_state(flow, HG_FLOW_SYN_RECEIVED, HG_FLOW_ESTABLISHED))
-		count_connection(flow, 1);
+	struct hg_packet_listener_key at = {flow->listen, flow->listen_port};
+	struct hg_packet_listener *listener =
+	    bpf_map_lookup_elem(&packet_listeners, &at);
+
+	return listener ? listener->max_connections : 0;
+}
+
+/* The handshake's last ACK makes a connection, if the service has room: a burst
+ * would overfill it if SYNs were counted that are not answered yet, and a flood
+ * of them would lock everybody out if handshakes took a place. Without room the
+ * ACK is dropped, as in a full accept queue: it comes again.
+ */
+static __noinline int establish(struct hg_flow *flow)
+{
+	struct hg_service_stats *stats = stats_of(flow);
+	__u32 max = max_connections_of(flow);
+
+	if (!stats)
+		return HG_PACKET_FAILED;
+	if (__sync_fetch_and_add(&stats->connections_active, 1) >= max && max) {
+		__sync_fetch_and_add(&stats->connections_active, -1);
+		return HG_PACKET_SERVICE_FULL;
+	}
+	if (!move_state(flow, HG_FLOW_SYN_RECEIVED, HG_FLOW_ESTABLISHED)) {
+		__sync_fetch_and_add(&stats->connections_active, -1);
+		return 0;
+	}
+	__sync_fetch_and_add(&stats->connections_total, 1);
+	count_backend(flow->backend, 1);
+	return 0;
 }
 
 static __always_inline void count_bytes(__u32 service, __u64 in, __u64 out)
@@ -83,9 +111,12 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 	due = header_is_due(flow, p);
 	if (due && !behind && !is_intact(frame, p, s))
 		return drop(HG_PACKET_MALFORMED);
-	if ((p->flags & (TCP_ACK | TCP_RST)) == TCP_ACK)
-		establish(flow);
-
+	if (flow->state == HG_FLOW_SYN_RECEIVED &&
+	    (p->flags & (TCP_ACK | TCP_RST)) == TCP_ACK) {
+		exit = establish(flow);
+		if (exit)
+			return drop(exit);
+	}
 	if (!due) {
 		seq = seq_to_backend(flow, p);
 		note_from_client(flow, number, p);

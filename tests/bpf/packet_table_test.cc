@@ -142,6 +142,32 @@ TEST_F(PacketTableTest, MaxConnectionsBoundsThem) {
   ExpectDropped(NewConn(false).Syn(), HG_PACKET_SERVICE_FULL);
 }
 
+// As many as come at once: a handshake takes no place, so that a flood of them
+// locks nobody out, and its last ACK waits for one, as in a full accept queue.
+TEST_F(PacketTableTest, MaxConnectionsBoundsABurst) {
+  Configure(DefaultSetup(2));
+  std::vector<Conn> burst;
+  for (int i = 0; i < 5; ++i) burst.push_back(Answered(false));
+  const auto& stats = datapath_->service_stats(kService4);
+  const auto finish = [](const Conn& conn) {
+    const Segment ack = conn.FromClient(kAck, 0, 0);
+    ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+  };
+  finish(burst[0]);
+  finish(burst[1]);
+  for (size_t i = 2; i < 5; ++i) {
+    ExpectDropped(burst[i].FromClient(kAck, 0, 0), HG_PACKET_SERVICE_FULL);
+    ExpectDropped(burst[i].FromClient(kAck, 0, 0, Text("EHLO")),
+                  HG_PACKET_SERVICE_FULL);
+    EXPECT_EQ(Read(stats.connections_active), 2U);
+  }
+  Close(burst[0]);
+  finish(burst[3]);
+  ExpectDropped(burst[2].FromClient(kAck, 0, 0), HG_PACKET_SERVICE_FULL);
+  EXPECT_EQ(Read(stats.connections_active), 2U);
+  EXPECT_EQ(Read(stats.connections_total), 3U);
+}
+
 TEST_F(PacketTableTest, B17_EveryPortIsUsedOnceAndThenRefused) {
   PacketPath::Setup setup = DefaultSetup();
   setup.first_port = 30000;
