@@ -106,16 +106,11 @@ struct hg_flow {
 	__u32 next_in; /* after the last byte or FIN seen */
 	__u32 next_out;
 	__u32 last_seen; /* s */
+	__u64 since;	 /* ns: the SYN; once closed, the end */
 	__u64 bytes_in;	 /* payload, retransmissions once */
 	__u64 bytes_out;
 };
-HG_ABI_ASSERT(sizeof(struct hg_flow) == 88);
-
-/* packet_times: indexed by flow number; apart, as it is written once. */
-struct hg_flow_times {
-	__u64 started; /* ns, the SYN */
-};
-HG_ABI_ASSERT(sizeof(struct hg_flow_times) == 8);
+HG_ABI_ASSERT(sizeof(struct hg_flow) == 96);
 
 /* packet_bytes: per CPU, indexed by service id. */
 struct hg_packet_bytes {

@@ -55,14 +55,6 @@ struct {
 	__type(value, struct hg_flow);
 } packet_flows SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct hg_flow_times);
-} packet_times SEC(".maps");
-
 /* Flow numbers that nobody uses. */
 struct {
 	__uint(type, BPF_MAP_TYPE_QUEUE);

@@ -129,7 +129,6 @@ static __noinline int open_flow(frame_t *frame, struct packet *p,
 {
 	struct hg_flow *flow, *next = &s->flow;
 	struct hg_service_stats *stats;
-	struct hg_flow_times *times;
 	struct hg_flow_key key;
 	struct rewrite to = {};
 	__u32 number, value, service = listener->service;
@@ -161,9 +160,7 @@ static __noinline int open_flow(frame_t *frame, struct packet *p,
 	flow = take_number(&number);
 	if (!flow)
 		return drop(HG_PACKET_TABLE_FULL);
-	times = bpf_map_lookup_elem(&packet_times, &number);
-	if (times)
-		times->started = bpf_ktime_get_ns();
+	next->since = bpf_ktime_get_ns();
 	next->state = HG_FLOW_SYN_SENT;
 	if (!claim_port(next, number, p->v6)) {
 		bpf_map_push_elem(&packet_free, &number, 0);

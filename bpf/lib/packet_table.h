@@ -112,6 +112,7 @@ static __always_inline void close_flow(struct hg_flow *flow, __u32 number)
 		return;
 	if (state == HG_FLOW_ESTABLISHED)
 		count_end(flow);
+	flow->since = bpf_ktime_get_ns();
 	if (!(__sync_fetch_and_or(&flow->flags, HG_FLOW_QUEUED) &
 	      HG_FLOW_QUEUED))
 		bpf_map_push_elem(&packet_closed, &number, 0);

@@ -58,11 +58,20 @@ static __always_inline void count_bytes(__u32 service, __u64 in, __u64 out)
 	bytes->out += out;
 }
 
+/* A RST ends the flow at the very number that comes next (RFC 5961, 3.2): any
+ * other passes, for its receiver to challenge or to ignore.
+ */
 static __always_inline void note_from_client(struct hg_flow *flow, __u32 number,
 					     const struct packet *p)
 {
-	__u32 new_bytes = progress(p, flow->next_in);
+	__u32 new_bytes;
 
+	if (p->flags & TCP_RST) {
+		if (p->seq == flow->next_in)
+			close_flow(flow, number);
+		return;
+	}
+	new_bytes = progress(p, flow->next_in);
 	if (new_bytes) {
 		__u32 payload = new_bytes - ((p->flags & TCP_FIN) != 0);
 
@@ -75,7 +84,7 @@ static __always_inline void note_from_client(struct hg_flow *flow, __u32 number,
 	if ((flow->flags & HG_FLOW_FIN_OUT) && (p->flags & TCP_ACK) &&
 	    p->ack == flow->next_out)
 		set_flags(flow, HG_FLOW_FIN_OUT_ACKED);
-	if ((p->flags & TCP_RST) || both_sides_closed(flow->flags))
+	if (both_sides_closed(flow->flags))
 		close_flow(flow, number);
 }
 
@@ -155,6 +164,11 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 {
 	__u32 new_bytes;
 
+	if (p->flags & TCP_RST) {
+		if (flow->state == HG_FLOW_SYN_SENT || p->seq == flow->next_out)
+			close_flow(flow, number);
+		return;
+	}
 	if (p->flags & TCP_SYN) {
 		/* A late one is behind what has come since. */
 		if (flow->state == HG_FLOW_SYN_SENT)
@@ -178,7 +192,7 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 		if ((flow->flags & HG_FLOW_FIN_IN) && ack == flow->next_in)
 			set_flags(flow, HG_FLOW_FIN_IN_ACKED);
 	}
-	if ((p->flags & TCP_RST) || both_sides_closed(flow->flags))
+	if (both_sides_closed(flow->flags))
 		close_flow(flow, number);
 }
 

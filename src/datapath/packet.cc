@@ -127,8 +127,8 @@ absl::Status PacketPath::Load(const Options& options, bool adopt) {
   if (skeleton_ == nullptr) return ErrnoStatus(errno, "open BPF object");
   auto& maps = skeleton_->maps;
   bpf_map__set_max_entries(maps.packet_keys, 2 * max_flows_);
-  for (bpf_map* map : {maps.packet_flows, maps.packet_times, maps.packet_free,
-                       maps.packet_closed}) {
+  for (bpf_map* map :
+       {maps.packet_flows, maps.packet_free, maps.packet_closed}) {
     bpf_map__set_max_entries(map, max_flows_);
   }
   const std::pair<bpf_map*, int> shared[] = {
@@ -142,11 +142,11 @@ absl::Status PacketPath::Load(const Options& options, bool adopt) {
       return ErrnoStatus(-error, "share maps with the packet path");
     }
   }
-  const std::vector<bpf_map*> own = {
-      maps.packet_addresses, maps.packet_local, maps.packet_listeners,
-      maps.packet_config,    maps.packet_keys,  maps.packet_flows,
-      maps.packet_times,     maps.packet_free,  maps.packet_closed,
-      maps.packet_bytes,     maps.packet_exits};
+  const std::vector<bpf_map*> own = {maps.packet_addresses, maps.packet_local,
+                                     maps.packet_listeners, maps.packet_config,
+                                     maps.packet_keys,      maps.packet_flows,
+                                     maps.packet_free,      maps.packet_closed,
+                                     maps.packet_bytes,     maps.packet_exits};
   std::vector<UniqueFd> pinned;
   for (bpf_map* map : own) {
     const std::string path = absl::StrCat(pin_dir_, "/", bpf_map__name(map));
@@ -167,8 +167,6 @@ absl::Status PacketPath::Load(const Options& options, bool adopt) {
   }
   ASSIGN_OR_RETURN(flows_, SharedArray<hg_flow>::Map(
                                bpf_map__fd(maps.packet_flows), max_flows_));
-  ASSIGN_OR_RETURN(times_, SharedArray<hg_flow_times>::Map(
-                               bpf_map__fd(maps.packet_times), max_flows_));
   ASSIGN_OR_RETURN(service_stats_,
                    SharedArray<hg_service_stats>::Map(
                        bpf_map__fd(maps.service_stats), HG_MAX_SERVICES));

@@ -140,7 +140,6 @@ class PacketPath {
   uint32_t max_flows_ = 0;
   std::vector<std::string> pins_;
   SharedArray<hg_flow> flows_;
-  SharedArray<hg_flow_times> times_;
   SharedArray<hg_service_stats> service_stats_;
   SharedArray<hg_backend_stats> backend_stats_;
   std::map<std::string, Link> links_;

@@ -30,6 +30,10 @@ uint32_t Peek(const __u32& field) {
   return __atomic_load_n(&field, __ATOMIC_RELAXED);
 }
 
+uint64_t ClosedAt(const hg_flow& flow) {
+  return __atomic_load_n(&flow.since, __ATOMIC_RELAXED) / 1'000'000'000;
+}
+
 PacketAddress AddressAt(const bpf_map* map, uint32_t id) {
   hg_packet_local local{};
   bpf_map__lookup_elem(map, &id, sizeof id, &local, sizeof local, 0);
@@ -57,7 +61,7 @@ std::vector<PacketPath::Flow> PacketPath::Flows() const {
     row.state = flows_[number];
     row.listen = AddressAt(skeleton_->maps.packet_local, row.state.listen);
     row.source = AddressAt(skeleton_->maps.packet_local, row.state.source);
-    row.started_ns = static_cast<int64_t>(times_[number].started);
+    row.started_ns = static_cast<int64_t>(row.state.since);
   }
   return rows;
 }
@@ -122,18 +126,25 @@ bool PacketPath::IsOver(
   return idle >= (half_closed ? std::min(limit, kHalfClosedSeconds) : limit);
 }
 
-// The queue has them in the order in which they were closed.
+// The queue has them in the order in which they were closed. One that goes on
+// all the same, for an end did not believe it, is closed anew.
 void PacketPath::FreeClosed(uint32_t now) {
   const int closed = bpf_map__fd(skeleton_->maps.packet_closed);
   uint32_t number = 0;
   while (bpf_map_lookup_elem(closed, nullptr, &number) == 0) {
     hg_flow& flow = flows_[number];
     if (Peek(flow.state) == HG_FLOW_CLOSED &&
-        now - Peek(flow.last_seen) < kTimeWaitSeconds) {
+        now < ClosedAt(flow) + kTimeWaitSeconds) {
       return;
     }
     // The program may have taken that one meanwhile: then another comes.
     if (bpf_map_lookup_and_delete_elem(closed, nullptr, &number) != 0) return;
+    if (Peek(flows_[number].state) == HG_FLOW_CLOSED &&
+        now - Peek(flows_[number].last_seen) < kTimeWaitSeconds) {
+      flows_[number].since = uint64_t{now} * 1'000'000'000;
+      bpf_map_update_elem(closed, nullptr, &number, BPF_ANY);
+      continue;
+    }
     __atomic_fetch_and(&flows_[number].flags, ~__u32{HG_FLOW_QUEUED},
                        __ATOMIC_ACQ_REL);
     End(number, HG_FLOW_CLOSED);

@@ -364,6 +364,11 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
   static void ExpectFromBackend(const Conn& conn, const Segment& in) {
     ExpectSent(in, conn.ToClient(in, conn.header()));
   }
+  static int Pinned(const char* map) {
+    const int fd = bpf_obj_get(absl::StrCat(kPins, "/", map).c_str());
+    EXPECT_GE(fd, 0) << map;
+    return fd;
+  }
   static bool IsLive(const Conn& conn) {
     for (const PacketPath::Flow& flow : packet().Flows()) {
       if (flow.state.client_port == conn.client_port) return true;

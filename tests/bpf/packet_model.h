@@ -268,6 +268,10 @@ class PacketModel {
     return Send(flow.conn.ToBackend(s, shift));
   }
   static void NoteClient(Flow& flow, const Segment& s) {
+    if (s.flags & kRst) {
+      if (s.seq == flow.next_in) flow.state = kClosed;
+      return;
+    }
     const uint32_t ahead = End(s) - flow.next_in;
     if (ahead != 0 && ahead <= 1U << 30) {
       flow.next_in = End(s);
@@ -277,12 +281,10 @@ class PacketModel {
     if (flow.fin_out && (s.flags & kAck) && s.ack == flow.next_out) {
       flow.fin_out_acked = true;
     }
-    CloseIfOver(flow, s);
+    CloseIfOver(flow);
   }
-  static void CloseIfOver(Flow& flow, const Segment& s) {
-    if ((s.flags & kRst) || (flow.fin_in_acked && flow.fin_out_acked)) {
-      flow.state = kClosed;
-    }
+  static void CloseIfOver(Flow& flow) {
+    if (flow.fin_in_acked && flow.fin_out_acked) flow.state = kClosed;
   }
 
   Prediction BackendOf(Flow& flow, const Segment& s) {
@@ -292,7 +294,11 @@ class PacketModel {
     }
     if (s.ttl <= 1) return Drop("ttl");
     const uint32_t ack = (s.flags & kAck) ? AckOf(flow, s.ack) : s.ack;
-    if (s.flags & kSyn) {
+    if (s.flags & kRst) {
+      if (flow.state == kSynSent || s.seq == flow.next_out) {
+        flow.state = kClosed;
+      }
+    } else if (s.flags & kSyn) {
       if (flow.state == kSynSent) {
         flow.state = kSynReceived;
         flow.next_out = s.seq + 1;
@@ -319,7 +325,7 @@ class PacketModel {
       }
       if (flow.fin_in && ack == flow.next_in) flow.fin_in_acked = true;
     }
-    CloseIfOver(flow, s);
+    CloseIfOver(flow);
   }
 
   const uint32_t mtu_;

@@ -1,4 +1,7 @@
-// Resets, and what becomes of segments that came damaged.
+// Resets: whose ends a connection, and what becomes of segments that came
+// damaged.
+#include <time.h>
+
 #include "packet_fixture.h"
 
 namespace headgate::datapath {
@@ -6,6 +9,27 @@ namespace {
 
 class PacketResetTest : public PacketFamilyTest {
  protected:
+  // As if it had been closed, and last seen, so many seconds ago.
+  static void Age(const Conn& conn, uint32_t closed, uint32_t seen) {
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    const int flows = Pinned("packet_flows");
+    for (uint32_t number = 0; number < packet().max_flows(); ++number) {
+      hg_flow flow{};
+      ASSERT_EQ(bpf_map_lookup_elem(flows, &number, &flow), 0);
+      if (flow.state != HG_FLOW_CLOSED ||
+          flow.client_port != conn.client_port) {
+        continue;
+      }
+      flow.since = static_cast<uint64_t>(now.tv_sec - closed) * 1000000000;
+      flow.last_seen = static_cast<uint32_t>(now.tv_sec) - seen;
+      ASSERT_EQ(bpf_map_update_elem(flows, &number, &flow, BPF_ANY), 0);
+    }
+    close(flows);
+  }
+  static void Sweep() {
+    packet().Sweep([](uint32_t) { return 3600U; });
+  }
   static void ExpectDamagedIsDropped(const Segment& s) {
     const Bytes frame = Build(s);
     const size_t tcp = 14 + (s.v6 ? 40 : 20);
@@ -21,6 +45,61 @@ class PacketResetTest : public PacketFamilyTest {
 };
 
 INSTANTIATE_TEST_SUITE_P(, PacketResetTest, ::testing::Bool(), FamilyName);
+
+// ---- whose counts -----------------------------------------------------------
+
+// RFC 5961, 3.2: any other is the receiver's to challenge, or to ignore.
+TEST_P(PacketResetTest, B13_OnlyARstAtTheNextByteEndsAConnection) {
+  const Conn conn = Established(v6());
+  const uint32_t n = conn.header();
+  ExpectFromClient(conn, conn.FromClient(kAck, 0, 0, Bytes(100, 1)));
+  ExpectFromBackend(conn, conn.FromBackend(kAck, 0, conn.header(), Text("ab")));
+  for (const int64_t off : {-1L, 1L, 1000L, 1L << 29, 1L << 31}) {
+    for (const uint8_t flags : {uint8_t{kRst}, uint8_t{kRst | kAck}}) {
+      ExpectFromClient(conn, conn.FromClient(flags, 100 + off, 2));
+      const Segment rst = conn.FromBackend(flags, 2 + off, n + 100);
+      ExpectSent(rst, conn.ToClient(rst, (flags & kAck) ? n : 0));
+      EXPECT_TRUE(IsLive(conn)) << off;
+    }
+  }
+  ExpectFromClient(conn, conn.FromClient(kRst, 100, 0));
+  EXPECT_FALSE(IsLive(conn));
+  const Conn other = Established(v6());
+  ExpectFromBackend(other, other.FromBackend(kRst | kAck, 0, n));
+  EXPECT_FALSE(IsLive(other));
+}
+
+TEST_P(PacketResetTest, ARstSaysNothingOfTheHeader) {
+  const Conn conn = Greeted(v6());
+  ExpectFromBackend(conn, conn.FromBackend(kRst | kAck, 9999, conn.header()));
+  const Segment ack = conn.FromClient(kAck, 0, 0);
+  ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+}
+
+TEST_P(PacketResetTest, AClosedFlowThatGoesOnHoldsNobodyUp) {
+  OpenTable(4096);
+  Configure();
+  const Conn lively = Established(v6()), later = Established(v6()),
+             fresh = Established(v6());
+  for (const Conn& conn : {lively, later, fresh}) {
+    ExpectFromClient(conn, conn.FromClient(kRst, 0, 0));
+  }
+  Age(lively, 100, 0);
+  Age(later, 90, 90);
+  Sweep();
+  ExpectReset(later.FromClient(kAck, 0, 0), HG_PACKET_NO_FLOW);
+  for (const Conn& conn : {lively, fresh}) {
+    const Segment data = conn.FromClient(kAck, 1, 0);
+    ExpectFromClient(conn, data);
+  }
+  // In its turn again, behind the others.
+  Age(fresh, 70, 70);
+  Sweep();
+  ExpectReset(fresh.FromClient(kAck, 1, 0), HG_PACKET_NO_FLOW);
+  Age(lively, 61, 61);
+  Sweep();
+  ExpectReset(lively.FromClient(kAck, 1, 0), HG_PACKET_NO_FLOW);
+}
 
 // ---- damage -----------------------------------------------------------------
 

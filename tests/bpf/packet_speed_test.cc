@@ -32,11 +32,6 @@ class PacketSpeedTest : public PacketProgramTest {
            static_cast<double>(after.run_cnt - before.run_cnt);
   }
 
-  static int Pinned(const char* map) {
-    const int fd = bpf_obj_get(absl::StrCat(kPins, "/", map).c_str());
-    EXPECT_GE(fd, 0) << map;
-    return fd;
-  }
   static uint64_t MemoryOf(const char* map) {
     const int fd = Pinned(map);
     std::ifstream info(absl::StrCat("/proc/self/fdinfo/", fd));
@@ -248,8 +243,8 @@ void PacketSpeedTest::Measure(uint32_t flows) {
     for (uint32_t i = 0; i < kSample; ++i) RunOnce(arp, "in0");
   });
   uint64_t bytes = 0;
-  for (const char* map : {"packet_keys", "packet_flows", "packet_times",
-                          "packet_free", "packet_closed"}) {
+  for (const char* map :
+       {"packet_keys", "packet_flows", "packet_free", "packet_closed"}) {
     bytes += MemoryOf(map);
   }
   std::cout << flows << " flows, " << bytes / 1000000 << " MB; ns each, caches "

@@ -221,7 +221,6 @@ TEST_P(PacketStreamTest, B13_AResetPassesInEveryState) {
   from_client(Answered(v6()), 0, 0);
   from_client(Greeted(v6()), 0, n);
   from_client(Established(v6()), 0, n);
-  from_client(Established(v6()), 700, n);
   for (conn = Established(v6()); IsLive(conn);) {
     const Segment rst = conn.FromBackend(kRst, 0, 0);
     ExpectSent(rst, conn.ToClient(rst, 0));
