@@ -107,8 +107,17 @@ struct hg_flow {
 	__u32 next_out;
 	__u32 last_seen; /* s */
 	__u64 since;	 /* ns: the SYN; once closed, the end */
-	__u64 bytes_in;	 /* payload, retransmissions once */
-	__u64 bytes_out;
+	/* Payload, retransmissions once. Up to the backend's answer: bit n, and
+	 * 64 + n, says that slot n did not take the connection.
+	 */
+	union {
+		__u64 bytes_in;
+		__u64 tried_low;
+	};
+	union {
+		__u64 bytes_out;
+		__u64 tried_high;
+	};
 };
 HG_ABI_ASSERT(sizeof(struct hg_flow) == 96);
 

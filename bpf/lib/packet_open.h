@@ -94,6 +94,25 @@ static __always_inline void count_failed_connect(const struct hg_flow *flow)
 		__sync_fetch_and_add(&stats->connect_timeout, 1);
 }
 
+/* Makes s->flow the flow with a backend that it has not tried; 0: there is
+ * none. Which ones it has tried, it remembers of the first 128 slots.
+ */
+static __noinline int choose_another(const struct hg_flow *flow,
+				     struct packet_scratch *s)
+{
+	__u32 slot = flow->slot % HG_MAX_SERVICE_BACKENDS;
+	struct hg_flow *next = &s->flow;
+
+	__builtin_memset(s->tried, 0, sizeof(s->tried));
+	s->tried[0] = flow->tried_low;
+	s->tried[1] = flow->tried_high;
+	s->tried[slot / 64] |= 1ULL << (slot % 64);
+	*next = *flow;
+	next->tried_low = s->tried[0];
+	next->tried_high = s->tried[1];
+	return choose_backend(next, s);
+}
+
 /* The backend has not answered, or refused: the client's next SYN fits another
  * as well, for no number has been agreed on yet.
  */
@@ -102,13 +121,14 @@ static __always_inline void move_to_another(struct hg_flow *flow, __u32 number,
 {
 	struct hg_flow *next = &s->flow;
 	struct hg_flow_key old;
-	__u32 slot = flow->slot % HG_MAX_SERVICE_BACKENDS;
 
-	__builtin_memset(s->tried, 0, sizeof(s->tried));
-	s->tried[slot / 64] = 1ULL << (slot % 64);
-	*next = *flow;
-	if (!choose_backend(next, s))
-		return;
+	if (!choose_another(flow, s)) {
+		/* All have been asked: once more, from the beginning. */
+		flow->tried_low = 0;
+		flow->tried_high = 0;
+		if (!choose_another(flow, s))
+			return;
+	}
 	if (!claim_port(next, number, v6))
 		return;
 	count_failed_connect(flow);
@@ -118,6 +138,8 @@ static __always_inline void move_to_another(struct hg_flow *flow, __u32 number,
 	flow->backend_port = next->backend_port;
 	flow->source = next->source;
 	flow->source_port = next->source_port;
+	flow->tried_low = next->tried_low;
+	flow->tried_high = next->tried_high;
 	__builtin_memcpy(flow->backend_address, next->backend_address, 16);
 	__sync_fetch_and_and(&flow->flags, ~HG_FLOW_REFUSED);
 	bpf_map_delete_elem(&packet_keys, &old);

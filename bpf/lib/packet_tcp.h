@@ -171,8 +171,11 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 	}
 	if (p->flags & TCP_SYN) {
 		/* A late one is behind what has come since. */
-		if (flow->state == HG_FLOW_SYN_SENT)
+		if (flow->state == HG_FLOW_SYN_SENT) {
 			flow->next_out = p->seq + 1;
+			flow->bytes_in = 0;
+			flow->bytes_out = 0;
+		}
 		move_state(flow, HG_FLOW_SYN_SENT, HG_FLOW_SYN_RECEIVED);
 		return;
 	}
@@ -196,20 +199,26 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 		close_flow(flow, number);
 }
 
-/* A refusal is kept from the client for as long as another may do better: its
- * SYN comes again within a second.
+/* The exit for a RST that answers the SYN; 0: it is the client's to see. A
+ * refusal is kept from it for as long as another may do better: its SYN comes
+ * again within a second. What acknowledges no SYN is no answer (RFC 9293,
+ * 3.10.7.3).
  */
-static __always_inline int keeps_refusal(struct hg_flow *flow,
-					 const struct packet *p)
+static __always_inline int refusal(struct hg_flow *flow, const struct packet *p,
+				   struct packet_scratch *s)
 {
-	__u32 id = flow->service;
-	struct hg_service *service;
+	struct hg_service_stats *stats;
 
-	if (!(p->flags & TCP_RST) || flow->state != HG_FLOW_SYN_SENT)
-		return 0;
+	if (!(p->flags & TCP_ACK) || p->ack != flow->isn + 1)
+		return HG_PACKET_STRAY_RST;
 	set_flags(flow, HG_FLOW_REFUSED);
-	service = bpf_map_lookup_elem(&services, &id);
-	return service && service->backend_count > 1;
+	if (choose_another(flow, s))
+		return HG_PACKET_REFUSED;
+	count_failed_connect(flow);
+	stats = stats_of(flow);
+	if (stats)
+		__sync_fetch_and_add(&stats->no_backend, 1);
+	return 0;
 }
 
 static __noinline int from_backend(frame_t *frame, struct packet *p,
@@ -221,8 +230,11 @@ static __noinline int from_backend(frame_t *frame, struct packet *p,
 	int exit;
 
 	touch(flow);
-	if (keeps_refusal(flow, p))
-		return drop(HG_PACKET_REFUSED);
+	if (flow->state == HG_FLOW_SYN_SENT && (p->flags & TCP_RST)) {
+		exit = refusal(flow, p, s);
+		if (exit)
+			return drop(exit);
+	}
 	/* It has an old connection on that port, and challenges the SYN: the
 	 * RST clears the way for the next one (RFC 9293, 3.5.1).
 	 */

@@ -59,6 +59,7 @@ std::vector<PacketPath::Flow> PacketPath::Flows() const {
     Flow& row = rows.emplace_back();
     row.number = number;
     row.state = flows_[number];
+    if (state == HG_FLOW_SYN_SENT) row.state.bytes_in = row.state.bytes_out = 0;
     row.listen = AddressAt(skeleton_->maps.packet_local, row.state.listen);
     row.source = AddressAt(skeleton_->maps.packet_local, row.state.source);
     row.started_ns = static_cast<int64_t>(row.state.since);

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -36,10 +37,12 @@ class PacketModel {
     bool fin_in_acked = false, fin_out_acked = false;
     uint32_t next_in = 0, next_out = 0;
     uint64_t bytes_in = 0;
+    std::set<PacketAddress> tried;  // That did not take it; conn's besides.
   };
   using Key = std::tuple<PacketAddress, uint16_t, PacketAddress, uint16_t>;
 
-  explicit PacketModel(uint32_t mtu) : mtu_(mtu) {}
+  // Of services with so many backends.
+  PacketModel(uint32_t mtu, size_t backends) : mtu_(mtu), backends_(backends) {}
 
   // Of a flow whose backend it does not know, for its SYN was dropped, it can
   // tell what becomes of SYNs only.
@@ -203,7 +206,11 @@ class PacketModel {
                 leg.backend.end() - static_cast<long>(size));
     leg.source_port = static_cast<uint16_t>(Get16(frame, tcp));
     leg.backend_port = static_cast<uint16_t>(Get16(frame, tcp + 2));
-    if (old && leg.backend == *old) return "did not move to another backend";
+    if (old) {
+      flow.tried.insert(*old);
+      if (flow.tried.size() == backends_) flow.tried = {*old};
+      if (flow.tried.contains(leg.backend)) return "it was tried already";
+    }
     for (const auto& [key, other] : flows_) {
       if (&other != &flow && other.has_leg &&
           other.conn.backend == leg.backend &&
@@ -288,8 +295,15 @@ class PacketModel {
   }
 
   Prediction BackendOf(Flow& flow, const Segment& s) {
-    if (flow.state == kSynSent && (s.flags & kRst)) return Drop("refused");
-    if (flow.state == kSynSent && !(s.flags & kSyn)) {
+    if (flow.state == kSynSent && (s.flags & kRst)) {
+      if (!(s.flags & kAck) || s.ack != flow.conn.isn + 1) {
+        return Drop("stray_rst");
+      }
+      std::set<PacketAddress> tried = flow.tried;
+      tried.insert(flow.conn.backend);
+      if (tried.size() < backends_) return Drop("refused");
+    }
+    if (flow.state == kSynSent && !(s.flags & (kSyn | kRst))) {
       return Refuse(s, "before_handshake");
     }
     if (s.ttl <= 1) return Drop("ttl");
@@ -329,6 +343,7 @@ class PacketModel {
   }
 
   const uint32_t mtu_;
+  const size_t backends_;
   std::map<Key, Flow> flows_;
   uint64_t opened_ = 0;
   uint64_t connections_ = 0;

@@ -40,7 +40,7 @@ class PacketModelTest : public PacketProgramTest {
       Clear(datapath_->service_stats(id));
     }
     ForgetCaptured();
-    model_.emplace(1500);
+    model_.emplace(1500, 3);
     counted_ = Counted();
     old_legs_.clear();
   }
@@ -163,6 +163,11 @@ class PacketModelTest : public PacketProgramTest {
         Below(4) != 0) {
       s.flags = kAck;
     }
+    // Dropped, it moves the flow to a backend that the model does not know.
+    if ((s.flags & kSyn) && flow_.state == PacketModel::kSynSent) {
+      s.ttl = 64;
+      s.options = Mss(Below(65536));
+    }
     if (flow_.state == PacketModel::kSynReceived && Below(2) == 0) {
       s.flags = kAck;
       s.seq = flow_.conn.isn + 1;
@@ -187,7 +192,7 @@ class PacketModelTest : public PacketProgramTest {
     s.seq = Below(3) == 0 ? flow_.next_out : Near();
     s.ack = Below(3) == 0 ? flow_.next_in + conn.header() : Near();
     if (flow_.state == PacketModel::kSynSent && Below(2) == 0) {
-      s.flags = kSyn | kAck;
+      s.flags = OneOf<uint8_t>({kSyn | kAck, kSyn | kAck, kRst | kAck});
       s.ack = conn.isn + 1;
     }
     return s;

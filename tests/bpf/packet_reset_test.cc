@@ -1,6 +1,9 @@
-// Resets: whose ends a connection, and what becomes of segments that came
-// damaged.
+// Resets: whose ends a connection, what they answer, and what becomes of
+// segments that came damaged.
 #include <time.h>
+
+#include <map>
+#include <set>
 
 #include "packet_fixture.h"
 
@@ -29,6 +32,14 @@ class PacketResetTest : public PacketFamilyTest {
   }
   static void Sweep() {
     packet().Sweep([](uint32_t) { return 3600U; });
+  }
+  static uint32_t service() { return v6() ? kService6 : kService4; }
+  static uint64_t Refusals(const std::vector<uint32_t>& backends) {
+    uint64_t sum = 0;
+    for (const uint32_t n : backends) {
+      sum += Read(datapath_->backend_stats(service() * 10 + n).connect_refused);
+    }
+    return sum;
   }
   static void ExpectDamagedIsDropped(const Segment& s) {
     const Bytes frame = Build(s);
@@ -76,6 +87,18 @@ TEST_P(PacketResetTest, ARstSaysNothingOfTheHeader) {
   ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
 }
 
+// RFC 9293, 3.10.7.3.
+TEST_P(PacketResetTest, ARefusalAcknowledgesTheSyn) {
+  Conn conn = NewConn(v6());
+  Open(&conn);
+  ExpectDropped(conn.FromBackend(kRst | kAck, -1, 1), HG_PACKET_STRAY_RST);
+  ExpectDropped(conn.FromBackend(kRst, -1, 0), HG_PACKET_STRAY_RST);
+  EXPECT_TRUE(IsLive(conn));
+  const Segment refusal = conn.FromBackend(kRst | kAck, -1, 0);
+  ExpectSent(refusal, conn.ToClient(refusal, 0));
+  EXPECT_FALSE(IsLive(conn));
+}
+
 TEST_P(PacketResetTest, AClosedFlowThatGoesOnHoldsNobodyUp) {
   OpenTable(4096);
   Configure();
@@ -99,6 +122,62 @@ TEST_P(PacketResetTest, AClosedFlowThatGoesOnHoldsNobodyUp) {
   Age(lively, 61, 61);
   Sweep();
   ExpectReset(lively.FromClient(kAck, 1, 0), HG_PACKET_NO_FLOW);
+}
+
+// ---- refusals ---------------------------------------------------------------
+
+TEST_P(PacketResetTest, WhenAllHaveRefusedTheClientIsTold) {
+  Serve({1, 2, 3});
+  const uint64_t refusals = Refusals({1, 2, 3});
+  Conn conn = NewConn(v6());
+  std::set<PacketAddress> asked;
+  for (int i = 0; i < 3; ++i) {
+    Open(&conn);
+    EXPECT_TRUE(asked.insert(conn.backend).second) << "asked twice";
+    const Segment refusal = conn.FromBackend(kRst | kAck, -1, 0);
+    if (i < 2) {
+      ExpectDropped(refusal, HG_PACKET_REFUSED);
+    } else {
+      ExpectSent(refusal, conn.ToClient(refusal, 0));
+    }
+  }
+  EXPECT_FALSE(IsLive(conn));
+  EXPECT_EQ(Read(datapath_->service_stats(service()).no_backend), 1U);
+  EXPECT_EQ(Refusals({1, 2, 3}), refusals + 3);
+  // The next attempt has all of them before it again.
+  Open(&conn, conn.Syn());
+  ExpectDropped(conn.FromBackend(kRst | kAck, -1, 0), HG_PACKET_REFUSED);
+}
+
+TEST_P(PacketResetTest, TheLastToRefuseAfterSilenceIsPassedOn) {
+  Serve({1, 2});
+  Conn conn = NewConn(v6());
+  Open(&conn);
+  const PacketAddress silent = conn.backend;
+  Open(&conn);
+  EXPECT_NE(conn.backend, silent);
+  const Segment refusal = conn.FromBackend(kRst | kAck, -1, 0);
+  ExpectSent(refusal, conn.ToClient(refusal, 0));
+}
+
+TEST_P(PacketResetTest, WhereAllAreSilentTheyAreAskedInTurn) {
+  Serve({1, 2, 3});
+  Conn conn = NewConn(v6());
+  std::map<PacketAddress, int> asked;
+  PacketAddress last{};
+  for (int i = 0; i < 9; ++i) {
+    Open(&conn);
+    EXPECT_NE(conn.backend, last);
+    last = conn.backend;
+    ++asked[last];
+  }
+  for (const auto& [backend, times] : asked) EXPECT_GE(times, 2);
+  ExpectSent(conn.SynAck(), conn.ToClient(conn.SynAck(), 0));
+  const Segment ack = conn.FromClient(kAck, 0, 0);
+  ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+  for (const PacketPath::Flow& flow : packet().Flows()) {
+    EXPECT_EQ(flow.state.bytes_in + flow.state.bytes_out, 0U);
+  }
 }
 
 // ---- damage -----------------------------------------------------------------
