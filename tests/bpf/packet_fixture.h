@@ -364,6 +364,24 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
   static void ExpectFromBackend(const Conn& conn, const Segment& in) {
     ExpectSent(in, conn.ToClient(in, conn.header()));
   }
+  // One of so many clients, which the source addresses have room for.
+  static Conn Client(uint32_t number) {
+    Conn conn;
+    conn.client = Parse("198.19.0.0");
+    conn.client[14] = static_cast<uint8_t>(number >> 8);
+    conn.client[15] = static_cast<uint8_t>(number);
+    conn.client_port = static_cast<uint16_t>(1024 + (number >> 16));
+    conn.vip = Parse("198.18.1.1");
+    return conn;
+  }
+  // As Learn(), of IPv4 and without a check.
+  static void LearnLeg(const Bytes& frame, Conn* conn) {
+    std::copy_n(frame.begin() + 26, 4, conn->source.begin() + 12);
+    conn->source[10] = conn->source[11] = 0xff;
+    std::copy_n(frame.begin() + 30, 4, conn->backend.begin() + 12);
+    conn->backend[10] = conn->backend[11] = 0xff;
+    conn->source_port = static_cast<uint16_t>(Get16(frame, 34));
+  }
   static int Pinned(const char* map) {
     const int fd = bpf_obj_get(absl::StrCat(kPins, "/", map).c_str());
     EXPECT_GE(fd, 0) << map;

@@ -44,16 +44,6 @@ class PacketSpeedTest : public PacketProgramTest {
     return bytes;
   }
 
-  // One of so many clients, which the source addresses have room for.
-  static Conn Client(uint32_t number) {
-    Conn conn;
-    conn.client = Parse("198.19.0.0");
-    conn.client[14] = static_cast<uint8_t>(number >> 8);
-    conn.client[15] = static_cast<uint8_t>(number);
-    conn.client_port = static_cast<uint16_t>(1024 + (number >> 16));
-    conn.vip = Parse("198.18.1.1");
-    return conn;
-  }
   static PacketPath::Setup ServeMany() {
     PacketPath::Setup setup = DefaultSetup();
     setup.sources.clear();
@@ -66,14 +56,6 @@ class PacketSpeedTest : public PacketProgramTest {
     Configure(setup);
     return setup;
   }
-  static void LearnLeg(const Bytes& frame, Conn* conn) {
-    std::copy_n(frame.begin() + 26, 4, conn->source.begin() + 12);
-    conn->source[10] = conn->source[11] = 0xff;
-    std::copy_n(frame.begin() + 30, 4, conn->backend.begin() + 12);
-    conn->backend[10] = conn->backend[11] = 0xff;
-    conn->source_port = static_cast<uint16_t>(Get16(frame, 34));
-  }
-
   static void Measure(uint32_t flows);
   static uint32_t IdOf(const PacketAddress& address);
   static void Put(uint32_t number, const Conn& conn);
