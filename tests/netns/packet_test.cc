@@ -120,6 +120,17 @@ TEST_F(PacketTest, ABackendThatRefusesOrIsSilentIsReplaced) {
   EXPECT_EQ(daemon_->Backend("mail", "two")["connections_total"], 8);
 }
 
+TEST_F(PacketTest, TheLastRefusalIsTheClients) {
+  Start({.backends = R"(      - {name: one, address: "198.18.2.11:25"}
+      - {name: two, address: "198.18.2.12:25"})",
+         .health = "{type: none}"});  // Nobody listens.
+  const absl::Time start = absl::Now();
+  EXPECT_EQ(TcpSocket::Connect(kClient, vip_).error(), ECONNREFUSED);
+  EXPECT_GE(absl::Now() - start, absl::Milliseconds(900));
+  EXPECT_EQ(Drops("refused"), 1);
+  EXPECT_EQ(Metric(R"(headgate_no_backend_total{service="mail"})"), 1);
+}
+
 TEST_F(PacketTest, B16_AClientUsesItsPortAgainAtOnce) {
   const auto server = Node();
   Start();
