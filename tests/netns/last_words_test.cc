@@ -211,7 +211,8 @@ TEST_F(LastWordsTest, IdsOfRemovedBackendsAreNotReusedUnderTheirConnections) {
   client.Reset();
   EXPECT_TRUE(WaitUntil(absl::Seconds(5),
                         [&] { return daemon.ActiveConnections() == 0; }));
-  for (const auto& row : daemon.Json({"backend", "list"})["backends"]) {
+  const nlohmann::json list = daemon.Json({"backend", "list"});
+  for (const auto& row : list["backends"]) {
     EXPECT_EQ(row["connections_active"], 0) << row;
   }
 }

@@ -84,6 +84,22 @@ class StateTest : public ::testing::Test {
     }
     return sessions;
   }
+  // Of `one`, which has just come back.
+  void ExpectSlowStart() {
+    const double effective =
+        daemon_->Backend("mail", "one")["weight_effective"].get<double>();
+    EXPECT_GE(effective, 0.1);
+    EXPECT_LT(effective, 0.5);
+    EXPECT_EQ(Load(210), 210u);
+    const size_t cold = one_->TakeAccepted().size();
+    EXPECT_GT(cold, 5u);  // A tenth at first: 19 of 210.
+    EXPECT_LT(cold, 70u);
+    ASSERT_TRUE(WaitUntil(absl::Seconds(10), [&] {
+      return daemon_->Backend("mail", "one")["weight_effective"] == 1.0;
+    }));
+    EXPECT_EQ(Load(200), 200u);
+    EXPECT_EQ(one_->TakeAccepted().size(), 100u);
+  }
 
   Lab lab_;
   std::unique_ptr<Server> one_ = Node("198.18.2.11");
@@ -211,6 +227,28 @@ TEST_F(StateTest, OldestFirstAndReadyCancels) {
   EXPECT_EQ(daemon_->ActiveConnections(), 8);
 }
 
+// The oldest ones are those that have something to do.
+TEST_F(StateTest, IdleOnesFirst) {
+  Start();
+  ASSERT_TRUE(BothUp());
+  ExpectCtl(*daemon_, {"drain", "mail/two"});
+  std::vector<TcpSocket> sessions = Sessions(10);
+  const auto lives = [](TcpSocket& session) {
+    return session.Send("NOOP") && session.Receive(4) == "NOOP";
+  };
+  for (size_t i = 0; i < 5; ++i) EXPECT_TRUE(lives(sessions[i]));
+  ExpectCtl(*daemon_, {"drain", "mail/one", "--over=10s", "--order=idle"});
+  ASSERT_TRUE(WaitUntil(absl::Seconds(8),
+                        [&] { return daemon_->ActiveConnections() <= 8; }));
+  ExpectCtl(*daemon_, {"ready", "mail/one"});
+  const auto left = static_cast<size_t>(daemon_->ActiveConnections());
+  ASSERT_GE(left, 6u) << "too slow to see the order";
+  for (size_t i = 0; i < 10; ++i) {
+    const bool ended = i >= 5 && i < 5 + 10 - left;
+    EXPECT_TRUE(ended ? sessions[i].ReceivesReset() : lives(sessions[i])) << i;
+  }
+}
+
 TEST_F(StateTest, WhoComesBackStartsSlowly) {
   Start();
   ASSERT_TRUE(BothUp());
@@ -219,20 +257,18 @@ TEST_F(StateTest, WhoComesBackStartsSlowly) {
   ASSERT_TRUE(daemon_->WaitBackendState("mail", "one", "down"));
   one_ = Node("198.18.2.11");
   ASSERT_TRUE(daemon_->WaitBackendState("mail", "one", "up"));
-  const double effective =
-      daemon_->Backend("mail", "one")["weight_effective"].get<double>();
-  EXPECT_GE(effective, 0.1);
-  EXPECT_LT(effective, 0.5);
-  EXPECT_EQ(Load(210), 210u);
-  const size_t cold = one_->TakeAccepted().size();
-  EXPECT_GT(cold, 5u);  // A tenth at first: 19 of 210.
-  EXPECT_LT(cold, 70u);
-  ASSERT_TRUE(WaitUntil(absl::Seconds(10), [&] {
-    return daemon_->Backend("mail", "one")["weight_effective"] == 1.0;
-  }));
-  EXPECT_EQ(Load(200), 200u);
-  const size_t warm = one_->TakeAccepted().size();
-  EXPECT_EQ(warm, 100u);
+  ExpectSlowStart();
+}
+
+TEST_F(StateTest, WhoWasInMaintStartsSlowly) {
+  Start();
+  ASSERT_TRUE(BothUp());
+  ExpectCtl(*daemon_, {"maint", "mail/one"});
+  EXPECT_EQ(Load(20), 20u);
+  EXPECT_EQ(one_->TakeAccepted().size(), 0u);
+  ExpectCtl(*daemon_, {"ready", "mail/one"});
+  ASSERT_TRUE(daemon_->WaitBackendState("mail", "one", "up"));
+  ExpectSlowStart();
 }
 
 TEST_F(StateTest, D6_AddedAndDeletedAtRunTime) {
