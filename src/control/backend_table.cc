@@ -44,6 +44,9 @@ BackendTable::BackendTable(EventLoop* loop, datapath::Datapath* datapath,
             return health::StartCheck(loop_, &farewells_, request,
                                       std::move(done));
           },
+          [this](std::unique_ptr<health::Check> check) {
+            farewells_.Add(std::move(check));
+          },
           [this](uint32_t id, const health::CheckResult& result,
                  health::State state,
                  bool changed) { Checked(id, result, state, changed); }),
@@ -189,6 +192,12 @@ std::unique_ptr<health::Check> BackendTable::StartCheck(
       loop_, &farewells_,
       {CheckedEndpoint(backend.row, health), health, explain, backend.sources},
       std::move(done));
+}
+
+void BackendTable::EndChecks(absl::Duration patience,
+                             absl::AnyInvocable<void()> done) {
+  monitor_.RemoveAll();
+  farewells_.Finish(patience, std::move(done));
 }
 
 uint64_t BackendTable::ConnectionsActive(uint32_t id) const {

@@ -89,6 +89,14 @@ class BackendTable {
                                             bool explain,
                                             health::Check::Done done);
 
+  // Ends a check that StartCheck() has started.
+  void LeaveCheck(std::unique_ptr<health::Check> check) {
+    farewells_.Add(std::move(check));
+  }
+  // Begins no check any more and ends those under way in order; then, or when
+  // `patience` is over, calls `done`: at once if no server would notice.
+  void EndChecks(absl::Duration patience, absl::AnyInvocable<void()> done);
+
   Backend* Find(uint32_t id);  // Null: forgotten.
   Backend& at(uint32_t id) { return backends_.at(id); }
   const Backend& at(uint32_t id) const { return backends_.at(id); }

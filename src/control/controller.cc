@@ -25,6 +25,9 @@ uint64_t MaxPipes(const Controller::Options& options) {
                             128);
 }
 
+// What checks that are under way may delay the end.
+constexpr absl::Duration kStopPatience = absl::Seconds(1);
+
 // Two descriptors a connection; some stay free for maps, checks, listeners and
 // the admin API, so that a flood of clients takes neither sight nor control
 // away.
@@ -79,6 +82,12 @@ Controller::Controller(const Options& options)
 Controller::~Controller() {
   listeners_.Set({});
   Save();
+}
+
+void Controller::EndChecks(absl::AnyInvocable<void()> done) {
+  for (auto& [id, check] : checks_now_) backends_.LeaveCheck(std::move(check));
+  checks_now_.clear();
+  backends_.EndChecks(kStopPatience, std::move(done));
 }
 
 absl::StatusOr<std::unique_ptr<Controller>> Controller::Make(

@@ -62,6 +62,11 @@ class Controller {
   // `mistakes` (may be null) one by one. Logs how it went.
   absl::StatusOr<Applied> Reload(std::vector<config::Error>* mistakes);
 
+  // Before the end: checks nobody any more and lets the checks that are under
+  // way end in order, within a second; then calls `done`, maybe at once.
+  // Clients are served meanwhile, as health was last known.
+  void EndChecks(absl::AnyInvocable<void()> done);
+
   // Called after each change.
   void OnApplied(absl::AnyInvocable<void()> callback) {
     on_applied_ = std::move(callback);

@@ -15,14 +15,33 @@
 
 namespace headgate::health {
 
-// Destroying a check ends it without a result; what it has opened is closed in
-// order, by `farewells`.
+// Destroying a check breaks it off without a result: what it has opened is
+// closed in order, by `farewells`, but without the goodbye of its protocol.
+// Farewells::Add(Check) is the polite way.
 class Check {
  public:
   // Told exactly once, from the loop; the check may be destroyed in it.
   using Done = absl::AnyInvocable<void(CheckResult)>;
 
+  explicit Check(Done done) : done_(std::move(done)) {}
+  Check(const Check&) = delete;
+  Check& operator=(const Check&) = delete;
   virtual ~Check() = default;
+
+  // Whether a server has heard of it, and would notice that it is broken off.
+  virtual bool met_server() const = 0;
+  // Somebody else is told instead.
+  void set_done(Done done) { done_ = std::move(done); }
+
+ protected:
+  // The last that a check does: it may be gone after it.
+  void Tell(CheckResult result) {
+    auto done = std::move(done_);
+    done(std::move(result));
+  }
+
+ private:
+  Done done_;
 };
 
 struct CheckRequest {

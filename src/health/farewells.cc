@@ -5,6 +5,9 @@
 
 #include <array>
 #include <cerrno>
+#include <utility>
+
+#include "health/check.h"
 
 namespace headgate::health {
 namespace {
@@ -31,7 +34,7 @@ class Farewells::Leaving final : public IoHandler {
   Leaving(Farewells* all, UniqueFd fd)
       : all_(all),
         fd_(std::move(fd)),
-        timer_(all->loop_, [this] { all_->leaving_.erase(self_); }) {}
+        timer_(all->loop_, [this] { all_->Erase(self_); }) {}
   ~Leaving() {
     all_->loop_->Remove(fd_.get(), this);
     Drain(fd_.get());  // Unread data would turn the end into a RST.
@@ -45,7 +48,7 @@ class Farewells::Leaving final : public IoHandler {
   }
 
   void OnIo(uint32_t) override {
-    if (!Drain(fd_.get())) all_->leaving_.erase(self_);
+    if (!Drain(fd_.get())) all_->Erase(self_);
   }
 
  private:
@@ -55,14 +58,60 @@ class Farewells::Leaving final : public IoHandler {
   std::list<Leaving>::iterator self_;
 };
 
-Farewells::Farewells(EventLoop* loop) : loop_(loop) {}
+Farewells::Farewells(EventLoop* loop)
+    : loop_(loop), impatience_(loop, [this] { OnImpatience(); }) {}
 
-Farewells::~Farewells() = default;
+// Broken off, they leave connections.
+Farewells::~Farewells() { checks_.clear(); }
 
 void Farewells::Add(UniqueFd fd) {
   if (leaving_.size() >= kMax) leaving_.pop_front();
   const auto added = leaving_.emplace(leaving_.end(), this, std::move(fd));
   if (!added->Start(added)) leaving_.erase(added);
+}
+
+void Farewells::Add(std::unique_ptr<Check> check) {
+  if (!check->met_server()) return;
+  if (checks_.size() >= kMax) checks_.pop_front();
+  const auto added = checks_.insert(checks_.end(), std::move(check));
+  (*added)->set_done([this, added](const CheckResult&) {
+    checks_.erase(added);
+    NoteEmpty();
+  });
+}
+
+void Farewells::Erase(std::list<Leaving>::iterator left) {
+  leaving_.erase(left);
+  NoteEmpty();
+}
+
+void Farewells::Finish(absl::Duration patience,
+                       absl::AnyInvocable<void()> done) {
+  finished_ = std::move(done);
+  patience_ = patience / 2;
+  impatience_.Set(patience / 2);
+  NoteEmpty();
+}
+
+void Farewells::NoteEmpty() {
+  if (size() == 0 && finished_) Finished();
+}
+
+void Farewells::OnImpatience() {
+  checks_.clear();
+  if (patience_ == absl::ZeroDuration()) {
+    Finished();
+    return;
+  }
+  impatience_.Set(std::exchange(patience_, absl::ZeroDuration()));
+  NoteEmpty();  // They may have left nothing.
+}
+
+void Farewells::Finished() {
+  impatience_.Cancel();
+  auto finished = std::move(finished_);
+  finished_ = nullptr;
+  finished();
 }
 
 }  // namespace headgate::health

@@ -1,18 +1,25 @@
-// Connections that checks are done with, on their way to an orderly end.
+// Connections that checks are done with, and checks that nobody waits for any
+// more, on their way to an orderly end.
 //
 // A server that is closed upon is told so by a FIN and left the time to read
 // everything, above all the PROXY header: Postfix before 3.11 dies of a LOCAL
 // header whose connection was reset (smtpd_peer_hostaddr_to_sockaddr()). So no
-// check closes its own socket.
+// check closes its own socket. And who leaves without the goodbye of the
+// protocol is in the log (smtpd: lost connection after CONNECT), so a check
+// that is under way when its backend is removed goes on to its end.
 #pragma once
 
 #include <list>
+#include <memory>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/time/time.h"
 #include "base/unique_fd.h"
 #include "net/event_loop.h"
 
 namespace headgate::health {
+
+class Check;
 
 class Farewells {
  public:
@@ -29,14 +36,30 @@ class Farewells {
   // Sends FIN, reads and drops what comes, closes after the peer's FIN.
   // `fd` is in no loop.
   void Add(UniqueFd fd);
+  // Its result is nobody's; one that no server has heard of ends at once.
+  void Add(std::unique_ptr<Check> check);
 
-  size_t size() const { return leaving_.size(); }
+  // Calls `done` when all have left: at once if there are none, and after
+  // `patience` whatever is left. Checks have half of it, the rest is for their
+  // servers' FINs. To be called once, before the end.
+  void Finish(absl::Duration patience, absl::AnyInvocable<void()> done);
+
+  size_t size() const { return leaving_.size() + checks_.size(); }
 
  private:
   class Leaving;
 
+  void Erase(std::list<Leaving>::iterator left);
+  void NoteEmpty();
+  void OnImpatience();
+  void Finished();
+
   EventLoop* loop_;
-  std::list<Leaving> leaving_;  // Oldest first.
+  std::list<Leaving> leaving_;  // Oldest first, as the next.
+  std::list<std::unique_ptr<Check>> checks_;
+  absl::AnyInvocable<void()> finished_;
+  absl::Duration patience_;  // What is left of it when the timer fires.
+  Timer impatience_;
 };
 
 }  // namespace headgate::health

@@ -73,7 +73,7 @@ class Monitor::Series final : public LoopOwned {
     ids_.erase(std::find(ids_.begin(), ids_.end(), id));
     if (!ids_.empty()) return false;
     timer_.Cancel();
-    check_.reset();
+    if (check_ != nullptr) monitor_->leave_(std::move(check_));
     return true;
   }
 
@@ -166,8 +166,11 @@ class Monitor::Series final : public LoopOwned {
   Timer timer_;
 };
 
-Monitor::Monitor(EventLoop* loop, Start start, OnResult on_result)
-    : loop_(loop), start_(std::move(start)), on_result_(std::move(on_result)) {}
+Monitor::Monitor(EventLoop* loop, Start start, Leave leave, OnResult on_result)
+    : loop_(loop),
+      start_(std::move(start)),
+      leave_(std::move(leave)),
+      on_result_(std::move(on_result)) {}
 
 Monitor::~Monitor() = default;
 
@@ -227,7 +230,7 @@ Monitor::Checked Monitor::Keep(const Target& target, const Checked& known) {
 void Monitor::Move(uint32_t id, Series* from, Series* to) {
   if (from == to) return;
   if (to != nullptr) to->Join(id);
-  if (from != nullptr) Leave(id, from);
+  if (from != nullptr) Quit(id, from);
 }
 
 void Monitor::Remove(uint32_t id) {
@@ -235,8 +238,12 @@ void Monitor::Remove(uint32_t id) {
   if (found == targets_.end()) return;
   const Checked checked = found->second;
   targets_.erase(found);
-  Leave(id, checked.own.series);
-  if (checked.deep.has_value()) Leave(id, checked.deep->series);
+  Quit(id, checked.own.series);
+  if (checked.deep.has_value()) Quit(id, checked.deep->series);
+}
+
+void Monitor::RemoveAll() {
+  while (!targets_.empty()) Remove(targets_.begin()->first);
 }
 
 Monitor::Series* Monitor::SeriesFor(const Target& target) {
@@ -249,7 +256,7 @@ Monitor::Series* Monitor::SeriesFor(const Target& target) {
   return alike.back().get();
 }
 
-void Monitor::Leave(uint32_t id, Series* series) {
+void Monitor::Quit(uint32_t id, Series* series) {
   if (!series->Leave(id)) return;
   const auto found = series_.find(series->target().endpoint);
   auto& alike = found->second;

@@ -41,11 +41,13 @@ class Monitor {
   // Starts one check, as health::StartCheck.
   using Start = absl::AnyInvocable<std::unique_ptr<Check>(const CheckRequest&,
                                                           Check::Done)>;
+  // Takes a check whose result nobody waits for any more.
+  using Leave = absl::AnyInvocable<void(std::unique_ptr<Check>)>;
   // `changed`: the state is new since this result. May put and remove targets.
   using OnResult = absl::AnyInvocable<void(uint32_t id, const CheckResult&,
                                            State state, bool changed)>;
 
-  Monitor(EventLoop* loop, Start start, OnResult on_result);
+  Monitor(EventLoop* loop, Start start, Leave leave, OnResult on_result);
   ~Monitor();
 
   // Starts checking, the first time almost at once. Replaces an earlier target
@@ -53,7 +55,9 @@ class Monitor {
   // one starts with what is `remembered` from before a restart.
   void Put(uint32_t id, const Target& target,
            State remembered = State::kStarting);
+  // A check of it that is under way goes to `leave`.
   void Remove(uint32_t id);
+  void RemoveAll();
   // Does not wait for the interval; a check that is under way will do. Nothing
   // for an id that is not checked.
   void CheckNow(uint32_t id);
@@ -76,7 +80,7 @@ class Monitor {
   Checked Keep(const Target& target, const Checked& known);
   Series* SeriesFor(const Target& target);
   void Move(uint32_t id, Series* from, Series* to);
-  void Leave(uint32_t id, Series* series);
+  void Quit(uint32_t id, Series* series);
   // Null: the target does not take part in the series (any more).
   static Track* TrackOf(Checked& checked, const Series* series);
   static State StateOf(const Checked& checked);
@@ -86,6 +90,7 @@ class Monitor {
 
   EventLoop* loop_;
   Start start_;
+  Leave leave_;
   OnResult on_result_;
   std::mt19937_64 random_{std::random_device{}()};
   int64_t next_turn_ns_ = 0;

@@ -55,10 +55,10 @@ Outcome OutcomeOf(int error) {
 
 Probe::Probe(EventLoop* loop, Farewells* farewells, const CheckRequest& request,
              Done done)
-    : loop_(loop),
+    : Check(std::move(done)),
+      loop_(loop),
       farewells_(farewells),
       request_(request),
-      done_(std::move(done)),
       started_ns_(MonotonicNs()),
       dialog_(MakeDialog(
           request.health, request.target.ToString(),
@@ -81,7 +81,11 @@ Probe::Probe(EventLoop* loop, Farewells* farewells, const CheckRequest& request,
 Probe::~Probe() {
   if (!fd_.valid()) return;
   loop_->Remove(fd_.get(), this);
-  if (phase_ != Phase::kConnect) farewells_->Add(std::move(fd_));
+  if (met_server()) farewells_->Add(std::move(fd_));
+}
+
+bool Probe::met_server() const {
+  return fd_.valid() && (phase_ != Phase::kConnect || IsConnected(fd_.get()));
 }
 
 // ---- the socket ------------------------------------------------------------
@@ -366,8 +370,7 @@ bool Probe::Finish(Verdict verdict) {
     loop_->Remove(fd_.get(), this);
     farewells_->Add(std::move(fd_));
   }
-  auto done = std::move(done_);  // It may destroy us.
-  done(std::move(result_));
+  Tell(std::move(result_));
   return false;
 }
 

@@ -24,6 +24,7 @@ class Probe final : public Check, public IoHandler {
   ~Probe() override;
 
   void OnIo(uint32_t events) override;
+  bool met_server() const override;
 
  private:
   enum class Phase { kConnect, kHandshake, kDialog };
@@ -54,7 +55,6 @@ class Probe final : public Check, public IoHandler {
   EventLoop* loop_;
   Farewells* farewells_;
   const CheckRequest request_;
-  Done done_;
   const int64_t started_ns_;
   Phase phase_ = Phase::kConnect;
   UniqueFd fd_;

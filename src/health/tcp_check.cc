@@ -16,14 +16,14 @@
 namespace headgate::health {
 TcpCheck::TcpCheck(EventLoop* loop, Farewells* farewells,
                    const CheckRequest& request, Done done)
-    : loop_(loop),
+    : Check(std::move(done)),
+      loop_(loop),
       farewells_(farewells),
       target_(request.target),
       explain_(request.explain),
       header_(
           request.health.proxy_protocol.value_or(config::CheckHeader::kNone)),
       timeout_(*request.health.timeout),
-      done_(std::move(done)),
       started_ns_(MonotonicNs()),
       timer_(loop, [this] { OnTimer(); }) {
   fd_ = ConnectForCheck(request,
@@ -43,11 +43,17 @@ TcpCheck::TcpCheck(EventLoop* loop, Farewells* farewells,
 TcpCheck::~TcpCheck() {
   if (!fd_.valid()) return;
   loop_->Remove(fd_.get(), this);
-  if (header_sent_) {
+  if (met_server()) {
     farewells_->Add(std::move(fd_));
   } else {
     ResetOnClose(fd_.get());
   }
+}
+
+// Without a header the handshake's last ACK is not out.
+bool TcpCheck::met_server() const {
+  return header_sent_ || (header_ != config::CheckHeader::kNone &&
+                          fd_.valid() && IsConnected(fd_.get()));
 }
 
 void TcpCheck::OnTimer() {
@@ -131,8 +137,7 @@ void TcpCheck::Finish(Outcome outcome, std::string detail) {
     }
   }
   result.steps = std::move(steps_);
-  auto done = std::move(done_);  // It may destroy us.
-  done(std::move(result));
+  Tell(std::move(result));
 }
 
 void TcpCheck::Note(std::string what) {

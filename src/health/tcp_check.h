@@ -21,6 +21,7 @@ class TcpCheck final : public Check, public IoHandler {
   ~TcpCheck() override;
 
   void OnIo(uint32_t events) override;
+  bool met_server() const override;
 
  private:
   void OnTimer();
@@ -35,7 +36,6 @@ class TcpCheck final : public Check, public IoHandler {
   const bool explain_;
   const config::CheckHeader header_;
   const absl::Duration timeout_;
-  Done done_;
   const int64_t started_ns_;
   UniqueFd fd_;
   int start_error_ = 0;

@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -109,8 +110,6 @@ class Daemon final : public IoHandler {
   void Run() {
     controller_->OnReady([] { sd_notify(0, "READY=1"); });
     loop_->Run();
-    sd_notify(0, "STOPPING=1");
-    log::Info("stopping");
   }
 
   ~Daemon() {
@@ -121,10 +120,10 @@ class Daemon final : public IoHandler {
   void OnIo(uint32_t) override {
     signalfd_siginfo info{};
     if (read(signals_.get(), &info, sizeof info) != sizeof info) return;
-    if (info.ssi_signo == SIGHUP) {
+    if (info.ssi_signo != SIGHUP) {
+      Stop();
+    } else if (!stopping_) {
       Reload();
-    } else {
-      loop_->Stop();
     }
   }
 
@@ -194,6 +193,17 @@ class Daemon final : public IoHandler {
     sd_notify(0, "READY=1");
   }
 
+  // At once when asked again.
+  void Stop() {
+    if (std::exchange(stopping_, true)) {
+      loop_->Stop();
+      return;
+    }
+    sd_notify(0, "STOPPING=1");
+    log::Info("stopping");
+    controller_->EndChecks([this] { loop_->Stop(); });
+  }
+
   // In the order in which they need each other.
   std::unique_ptr<EventLoop> loop_;
   UniqueFd signals_;
@@ -202,6 +212,7 @@ class Daemon final : public IoHandler {
   std::optional<admin::PublicServer> metrics_;
   std::unique_ptr<admin::HttpServer> admin_;
   bool owns_socket_ = false;
+  bool stopping_ = false;
 };
 
 int Main() {

@@ -175,6 +175,13 @@ int TakeSocketError(int fd) {
   return error;
 }
 
+bool IsConnected(int fd) {
+  sockaddr_storage storage{};
+  socklen_t size = sizeof storage;
+  // ENOTCONN in SYN_SENT (inet_getname()).
+  return getpeername(fd, reinterpret_cast<sockaddr*>(&storage), &size) == 0;
+}
+
 Endpoint LocalEndpoint(int fd) {
   sockaddr_storage storage{};
   socklen_t size = sizeof storage;

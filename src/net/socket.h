@@ -50,6 +50,8 @@ bool HasSource(const IpAddress& source, const Endpoint& endpoint);
 
 // SO_ERROR, which reading clears; 0 is success.
 int TakeSocketError(int fd);
+// Whether the handshake is done, known of or not.
+bool IsConnected(int fd);
 
 Endpoint LocalEndpoint(int fd);
 

@@ -92,11 +92,37 @@ set_up() {
   # its own wait, and hand the connection on.
   MAIL_GREET_WAIT=3s mail_node_start 1
   probe_config >"$WORK/headgate.yaml"
+  start_edge
+}
+
+start_edge() {
   ns_spawn edge "$(edge_bin)/headgated" --config="$WORK/headgate.yaml" \
-    >"$WORK/headgated.log" 2>&1
+    >>"$WORK/headgated.log" 2>&1
   echo $! >"$WORK/headgated.pid"
   wait_for 20 edge_is_settled
   ctl status --wait --timeout=20s
+}
+
+# Each time some checks are under way.
+stop_edge_often() {
+  local i
+  for ((i = 0; i < 3; i++)); do
+    kill -TERM "$(edge_pid)"
+    wait_for 10 edge_has_ended
+    wait_for 10 all_have_left
+    start_edge
+  done
+  no_complaint
+}
+
+edge_has_ended() { ! kill -0 "$(edge_pid)"; }
+
+# smtpd logs its complaint in front of the second line.
+all_have_left() {
+  local opened closed
+  opened=$(mail_log 1 | grep -cE 'smtpd.*: connect from ')
+  closed=$(mail_log 1 | grep -cE 'smtpd.*: disconnect from ')
+  ((opened == closed))
 }
 
 checks_of() {
@@ -192,6 +218,7 @@ main() {
   step "$CHECKS fast checks of each kind pass" all_pass
   step 'and leave no complaint' no_complaint
   step 'but whole conversations' quits_are_counted
+  step 'nor do those that are under way when headgated stops' stop_edge_often
   step 'headgatectl explains a check' explains
   step 'services with mistakes are added' add_wrong
   step 'a header that is missed is told' is_told wrong-none header_refused \

@@ -21,18 +21,17 @@ inline constexpr absl::Duration kSoon = absl::Milliseconds(1);
 class FakeCheck final : public Check {
  public:
   FakeCheck(EventLoop* loop, Outcome outcome, Done done)
-      : done_(std::move(done)), timer_(loop, [this, outcome] {
+      : Check(std::move(done)), timer_(loop, [this, outcome] {
           CheckResult result;
           result.outcome = outcome;
           if (outcome == Outcome::kWrongAnswer) result.layer = Layer::kDialog;
-          auto tell = std::move(done_);  // It destroys us.
-          tell(std::move(result));
+          Tell(std::move(result));  // It destroys us.
         }) {
     timer_.Set(absl::ZeroDuration());
   }
+  bool met_server() const override { return true; }
 
  private:
-  Done done_;
   Timer timer_;
 };
 
@@ -121,10 +120,15 @@ class MonitorTest : public ::testing::Test {
   // By target, as in RiseFallTest, with S for starting.
   std::map<uint32_t, std::string> seen_;
   std::function<void(uint32_t id)> meanwhile_;
+  std::vector<std::unique_ptr<Check>> left_;
   Monitor monitor_{
       loop_.get(),
       [this](const CheckRequest& request, Check::Done done) {
         return Start(request, std::move(done));
+      },
+      [this](std::unique_ptr<Check> check) {
+        check->set_done([](const CheckResult&) {});
+        left_.push_back(std::move(check));
       },
       [this](uint32_t id, const CheckResult& result, State state,
              bool changed) { OnResult(id, result, state, changed); }};

@@ -129,6 +129,20 @@ TEST_F(MonitorTest, ThoseWhoStayAreCheckedOn) {
   EXPECT_LE(started_.size(), checks + seen_[3].size() + 1);
 }
 
+TEST_F(MonitorTest, ACheckUnderWayIsLeftAndTellsNobody) {
+  monitor_.Put(1, Target(1, kNever));
+  monitor_.Put(2, Target(1, kNever));
+  RunUntil([&] { return !started_.empty(); });
+  ASSERT_EQ(seen_[1], "");
+  monitor_.Remove(1);
+  EXPECT_TRUE(left_.empty()) << "another wants its result";
+  monitor_.RemoveAll();
+  EXPECT_EQ(left_.size(), 1u);
+  monitor_.Put(3, Target(3, kSoon));
+  RunUntilSeen(3, 5);
+  EXPECT_EQ(seen_[1] + seen_[2], "");
+}
+
 TEST_F(MonitorTest, ResultsMayPutAndRemove) {
   const Monitor::Target target = Target(1, kSoon);
   meanwhile_ = [&](uint32_t id) {

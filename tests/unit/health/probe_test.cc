@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <future>
 #include <thread>
 
 #include "net/socket.h"
@@ -195,6 +196,94 @@ TEST_F(ProbeTest, AClosedPortIsRefused) {
   EXPECT_EQ(result.outcome, Outcome::kRefused);
   EXPECT_EQ(Reason(result),
             "Layer4 connection problem, info: \"Connection refused\"");
+}
+
+// ---- checks that nobody waits for any more ----
+
+class LeftProbeTest : public ProbeTest {
+ protected:
+  void SetUp() override {
+    ProbeTest::SetUp();
+    request_.health.proxy_protocol = config::CheckHeader::kLocal;
+  }
+  void Start() {
+    check_ = StartCheck(loop_.get(), farewells_.get(), request_,
+                        [](auto) { ADD_FAILURE() << "nobody is told"; });
+  }
+  UniqueFd Accept() {
+    return UniqueFd(accept(listener_.get(), nullptr, nullptr));
+  }
+  void Leave(absl::Duration patience) {
+    farewells_->Add(std::move(check_));
+    farewells_->Finish(patience, [this] {
+      ended_ = true;
+      loop_->Stop();
+    });
+  }
+  static void HearHeader(int fd) {
+    char header[16];
+    EXPECT_EQ(recv(fd, header, sizeof header, MSG_WAITALL), 16);
+  }
+  static void GreetAndPart(int fd) {
+    Say(fd, "220 mail\r\n");
+    char quit[6];
+    EXPECT_EQ(recv(fd, quit, sizeof quit, MSG_WAITALL), 6);
+    Say(fd, "221 bye\r\n");
+    EXPECT_EQ(HearAll(fd), "");
+  }
+
+  std::unique_ptr<Check> check_;
+  bool ended_ = false;
+};
+
+TEST_F(LeftProbeTest, SaysGoodbyeAllTheSame) {
+  Start();
+  std::thread server([&] {
+    const UniqueFd fd = Accept();
+    HearHeader(fd.get());
+    std::promise<void> left;
+    loop_->Post([&] {
+      Leave(absl::Minutes(1));
+      left.set_value();
+    });
+    left.get_future().wait();
+    GreetAndPart(fd.get());
+  });
+  loop_->Run();
+  server.join();
+  EXPECT_TRUE(ended_);
+}
+
+TEST_F(LeftProbeTest, SoDoesOneThatTheServerHasAcceptedAndTheLoopNotSeen) {
+  Start();
+  std::thread server([&, fd = Accept()] {
+    HearHeader(fd.get());
+    GreetAndPart(fd.get());
+    // Its own end: the loop waits for it.
+    shutdown(fd.get(), SHUT_RDWR);
+  });
+  Leave(absl::Minutes(1));
+  EXPECT_FALSE(ended_);
+  loop_->Run();
+  server.join();
+  EXPECT_TRUE(ended_);
+}
+
+TEST_F(LeftProbeTest, ASilentServerIsWaitedForAsLongAsToldAndHearsAFin) {
+  Start();
+  const UniqueFd fd = Accept();
+  Leave(absl::Milliseconds(200));
+  loop_->Run();
+  EXPECT_TRUE(ended_);
+  EXPECT_EQ(farewells_->size(), 1u) << "it has not closed yet";
+  EXPECT_EQ(HearAll(fd.get()).size(), 16u) << "the header, whole";
+}
+
+TEST_F(LeftProbeTest, OneThatNobodyHasHeardOfEndsAtOnce) {
+  listener_.reset();
+  Start();
+  Leave(absl::Minutes(1));
+  EXPECT_TRUE(ended_);
 }
 
 }  // namespace
