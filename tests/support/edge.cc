@@ -3,11 +3,13 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "support/lab.h"
@@ -24,12 +26,13 @@ void AddIf(absl::string_view word, absl::string_view key, int64_t* sum) {
   *sum += value;
 }
 
-// The number after the word `key` in the part of a file behind `section`.
+// The number after the word `key` in the part of a file behind `section`;
+// empty: the whole file.
 int64_t NumberIn(const char* path, const std::string& section,
                  const std::string& key) {
   std::ifstream file(path);
   std::string word;
-  while (file >> word && word != section) {
+  while (!section.empty() && file >> word && word != section) {
   }
   while (word != key && file >> word) {
   }
@@ -39,7 +42,8 @@ int64_t NumberIn(const char* path, const std::string& section,
   return value;
 }
 
-// Pages that a CPU keeps for itself when they are freed, hundreds of MB of them.
+// Pages that a CPU keeps for itself when they are freed, hundreds of MB of
+// them.
 int64_t KeptByCpusBytes() {
   std::ifstream zones("/proc/zoneinfo");
   int64_t pages = 0;
@@ -84,6 +88,40 @@ int64_t SocketMemoryBytes() {
 int64_t AvailableMemoryBytes() {
   return NumberIn("/proc/meminfo", "MemAvailable:", "MemAvailable:") * 1024 +
          KeptByCpusBytes();
+}
+
+CpuTime CpuTimeOf(pid_t pid) {
+  const std::string proc = absl::StrCat("/proc/", pid);
+  double run_ns = 0;
+  for (const auto& task :
+       std::filesystem::directory_iterator(absl::StrCat(proc, "/task"))) {
+    double ns = 0;
+    std::ifstream(task.path() / "schedstat") >> ns;
+    run_ns += ns;
+  }
+  std::ifstream stat(absl::StrCat(proc, "/stat"));
+  std::string word;
+  for (int i = 0; i < 13; ++i) stat >> word;  // No space in the name.
+  double user = 0, system = 0;
+  stat >> user >> system;
+  const double share = user + system > 0 ? user / (user + system) : 0;
+  return {run_ns / 1e9 * share, run_ns / 1e9 * (1 - share)};
+}
+
+int64_t ResidentBytes(pid_t pid) {
+  const std::string status = absl::StrCat("/proc/", pid, "/status");
+  return NumberIn(status.c_str(), "", "VmRSS:") * 1024;
+}
+
+int64_t ConnectsBegun() {
+  const ScopedNetns inside(kEdge);
+  std::ifstream snmp("/proc/thread-self/net/snmp");
+  std::string word;
+  for (int seen = 0; seen < 2 && snmp >> word;) seen += word == "Tcp:" ? 1 : 0;
+  int64_t value = -1;
+  for (int i = 0; i < 5; ++i) snmp >> value;
+  EXPECT_GE(value, 0);
+  return value;
 }
 
 }  // namespace headgate::testing

@@ -1,6 +1,8 @@
 // What the edge's kernel and daemon hold, seen from outside.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 
 namespace headgate::testing {
@@ -26,5 +28,18 @@ EdgeQueues QueuesAtEdge();
 // it in the lists of free pages that CPUs keep for themselves.
 int64_t SocketMemoryBytes();
 int64_t AvailableMemoryBytes();
+
+// What a process has used so far, all its threads together. The sum is exact;
+// the kernel splits it by samples of 1 to 10 ms.
+struct CpuTime {
+  double user_seconds = 0;
+  double system_seconds = 0;
+  double total() const { return user_seconds + system_seconds; }
+};
+CpuTime CpuTimeOf(pid_t pid);
+int64_t ResidentBytes(pid_t pid);
+
+// TCP connections that the edge namespace has begun, ever.
+int64_t ConnectsBegun();
 
 }  // namespace headgate::testing

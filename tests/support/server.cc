@@ -137,6 +137,10 @@ bool Server::Consume(Connection& connection, absl::string_view bytes) {
     bytes = connection.received;
   }
   if (options_.echo) absl::StrAppend(&connection.unsent, bytes);
+  if (!options_.answer.empty() && !bytes.empty()) {
+    connection.unsent = options_.answer;
+    connection.peer_done = true;
+  }
   return Flush(connection);
 }
 

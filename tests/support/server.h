@@ -24,6 +24,7 @@ struct ServerOptions {
   bool greets_before_header = false;  // As a lenient server may.
   bool echo = false;                  // Otherwise what comes is dropped.
   bool hangs_up = false;              // Closes right after the header.
+  std::string answer = {};            // To what comes first; then it closes.
 };
 
 struct Accepted {
