@@ -52,9 +52,13 @@ struct CheckRequest {
   std::vector<IpAddress> sources = {};
 };
 
-// As ConnectTcp.
-UniqueFd ConnectForCheck(const CheckRequest& request, HandshakeAck ack,
+// As ConnectTcp, from the request's sources.
+UniqueFd ConnectForCheck(const CheckRequest& request, ConnectOptions options,
                          int* error);
+
+// What is wrong with a socket that epoll told `events` of; 0: nothing. No
+// system call unless they say that something is.
+int ErrorOf(int fd, uint32_t events);
 
 // Starts at once. `farewells` outlives the check.
 std::unique_ptr<Check> StartCheck(EventLoop* loop, Farewells* farewells,

@@ -36,19 +36,23 @@ class Farewells::Leaving final : public IoHandler {
         fd_(std::move(fd)),
         timer_(all->loop_, [this] { all_->Erase(self_); }) {}
   ~Leaving() {
-    all_->loop_->Remove(fd_.get(), this);
+    if (!fd_.valid()) return;
     Drain(fd_.get());  // Unread data would turn the end into a RST.
+    all_->loop_->Close(std::move(fd_), this);
   }
 
-  bool Start(std::list<Leaving>::iterator self) {
+  bool Start(std::list<Leaving>::iterator self, IoHandler* from) {
     self_ = self;
     timer_.Set(kPatience);
     shutdown(fd_.get(), SHUT_WR);
-    return all_->loop_->Add(fd_.get(), EPOLLIN | EPOLLRDHUP, this).ok();
+    return all_->loop_->HandOver(fd_.get(), from, this, EPOLLIN | EPOLLRDHUP)
+        .ok();
   }
 
   void OnIo(uint32_t) override {
-    if (!Drain(fd_.get())) all_->Erase(self_);
+    if (Drain(fd_.get())) return;
+    all_->loop_->Close(std::move(fd_), this);
+    all_->Erase(self_);
   }
 
  private:
@@ -64,10 +68,15 @@ Farewells::Farewells(EventLoop* loop)
 // Broken off, they leave connections.
 Farewells::~Farewells() { checks_.clear(); }
 
-void Farewells::Add(UniqueFd fd) {
+void Farewells::Take(UniqueFd fd, IoHandler* from, uint32_t events) {
+  const bool over = (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
+  if (over && !Drain(fd.get())) {
+    loop_->Close(std::move(fd), from);  // Which sends the FIN, too.
+    return;
+  }
   if (leaving_.size() >= kMax) leaving_.pop_front();
   const auto added = leaving_.emplace(leaving_.end(), this, std::move(fd));
-  if (!added->Start(added)) leaving_.erase(added);
+  if (!added->Start(added, from)) leaving_.erase(added);
 }
 
 void Farewells::Add(std::unique_ptr<Check> check) {

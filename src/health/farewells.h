@@ -34,8 +34,10 @@ class Farewells {
   ~Farewells();
 
   // Sends FIN, reads and drops what comes, closes after the peer's FIN.
-  // `fd` is in no loop.
-  void Add(UniqueFd fd);
+  // `fd` is in the loop for `from`, which hears no more of it. `events`: what
+  // was told of it in this round; a peer that has closed need not be waited
+  // for.
+  void Take(UniqueFd fd, IoHandler* from, uint32_t events = 0);
   // Its result is nobody's; one that no server has heard of ends at once.
   void Add(std::unique_ptr<Check> check);
 

@@ -7,8 +7,13 @@
 namespace headgate::health {
 namespace {
 
-// Between the starts of two checks.
-constexpr absl::Duration kTurn = absl::Microseconds(200);
+// Those that are due within so long start together: the loop wakes up once for
+// them. No more than kBatchSize have their turn at once.
+constexpr absl::Duration kBatch = absl::Milliseconds(4);
+constexpr int kBatchSize = 20;
+// Between the starts of two checks, on average; with a batch besides it is less
+// than 5,000 in any second.
+constexpr absl::Duration kTurn = absl::Microseconds(201);
 // What an interval is multiplied by, at random between the two. The first one
 // takes a wave of new targets apart; later ones drift.
 constexpr std::pair kFirstStretch(0.0, 1.0);
@@ -29,6 +34,13 @@ absl::Duration Interval(const config::Health& health, const RiseFall& state) {
   if (state.in_transition()) return *health.fast_interval;
   return state.state() == State::kDown ? *health.down_interval
                                        : health.interval;
+}
+
+// When the next batch starts; sooner than kBatch for short intervals.
+int64_t BatchAfter(int64_t due_ns, absl::Duration interval) {
+  const int64_t batch_ns = std::max<int64_t>(
+      absl::ToInt64Nanoseconds(std::min(kBatch, interval / 50)), 1);
+  return (due_ns / batch_ns + 1) * batch_ns;
 }
 
 // The same for all targets that may share their checks.
@@ -148,8 +160,10 @@ class Monitor::Series final : public LoopOwned {
     std::uniform_real_distribution<double> stretch(stretch_.first,
                                                    stretch_.second);
     stretch_ = kStretch;
-    return interval * stretch(monitor_->random_) -
-           absl::Nanoseconds(MonotonicNs() - started_ns_);
+    const int64_t due_ns =
+        started_ns_ +
+        absl::ToInt64Nanoseconds(interval * stretch(monitor_->random_));
+    return absl::Nanoseconds(BatchAfter(due_ns, interval) - MonotonicNs());
   }
 
   Monitor* monitor_;
@@ -304,12 +318,15 @@ void Monitor::Count(uint32_t id, const Series* from,
   on_result_(id, result, checked.state, checked.state != before);
 }
 
-// How long until a check may start; the moment is the caller's alone.
+// How long until a check may start; turns that nobody took are left for a
+// batch.
 absl::Duration Monitor::TakeTurn() {
   const int64_t now_ns = MonotonicNs();
-  const int64_t turn_ns = std::max(now_ns, next_turn_ns_);
+  const int64_t turn_ns =
+      std::max(now_ns - absl::ToInt64Nanoseconds((kBatchSize - 1) * kTurn),
+               next_turn_ns_);
   next_turn_ns_ = turn_ns + absl::ToInt64Nanoseconds(kTurn);
-  return absl::Nanoseconds(turn_ns - now_ns);
+  return std::max(absl::ZeroDuration(), absl::Nanoseconds(turn_ns - now_ns));
 }
 
 void Monitor::CheckNow(uint32_t id) {

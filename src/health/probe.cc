@@ -19,12 +19,24 @@ namespace {
 
 // One lost SYN is forgiven (the first is repeated after 1 s).
 constexpr absl::Duration kConnectTimeout = absl::Seconds(2);
-constexpr uint32_t kReadable = EPOLLIN | EPOLLRDHUP;
+// Edge-triggered: set once, for as long as the check lasts.
+constexpr uint32_t kWatched = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+constexpr uint32_t kEnd = EPOLLRDHUP | EPOLLHUP | EPOLLERR;
 constexpr size_t kMaxSteps = 64;
 constexpr size_t kMaxFirstBytes = 512;
 
 bool WantsTls(const config::Health& health) {
   return health.tls || health.type == config::HealthType::kTls;
+}
+
+bool SendsHeader(const config::Health& health) {
+  return health.proxy_protocol.value_or(config::CheckHeader::kNone) !=
+         config::CheckHeader::kNone;
+}
+
+// Whether two sends may follow each other; else the server speaks in between.
+bool SpeaksTwice(const config::Health& health) {
+  return SendsHeader(health) || WantsTls(health) || health.starttls;
 }
 
 std::string Seconds(absl::Duration duration) {
@@ -60,14 +72,15 @@ Probe::Probe(EventLoop* loop, Farewells* farewells, const CheckRequest& request,
       farewells_(farewells),
       request_(request),
       started_ns_(MonotonicNs()),
-      dialog_(MakeDialog(
-          request.health, request.target.ToString(),
-          request.health.proxy_protocol.value_or(config::CheckHeader::kNone) !=
-              config::CheckHeader::kNone)),
+      dialog_(MakeDialog(request.health, request.target.ToString(),
+                         SendsHeader(request.health))),
       timer_(loop, [this] { OnTimer(); }) {
-  Note(absl::StrCat("connecting to ", request_.target.ToString()));
-  fd_ = ConnectForCheck(request_, HandshakeAck::kSend, &start_error_);
-  if (fd_.valid() && !loop_->Add(fd_.get(), EPOLLOUT | kReadable, this).ok()) {
+  Note([this] {
+    return absl::StrCat("connecting to ", request_.target.ToString());
+  });
+  fd_ = ConnectForCheck(request_, {.no_delay = SpeaksTwice(request_.health)},
+                        &start_error_);
+  if (fd_.valid() && !loop_->Add(fd_.get(), kWatched, this).ok()) {
     fd_.reset();
     start_error_ = ENOMEM;
   }
@@ -79,13 +92,19 @@ Probe::Probe(EventLoop* loop, Farewells* farewells, const CheckRequest& request,
 }
 
 Probe::~Probe() {
-  if (!fd_.valid()) return;
-  loop_->Remove(fd_.get(), this);
-  if (met_server()) farewells_->Add(std::move(fd_));
+  if (fd_.valid()) Leave();
 }
 
 bool Probe::met_server() const {
   return fd_.valid() && (phase_ != Phase::kConnect || IsConnected(fd_.get()));
+}
+
+void Probe::Leave() {
+  if (met_server()) {
+    farewells_->Take(std::move(fd_), this, events_);
+  } else {
+    loop_->Close(std::move(fd_), this);
+  }
 }
 
 // ---- the socket ------------------------------------------------------------
@@ -115,25 +134,28 @@ void Probe::OnTimer() {
 
 void Probe::OnIo(uint32_t events) {
   if (!fd_.valid()) return;
+  events_ = events;
   if (phase_ == Phase::kConnect) {
-    if (const int error = TakeSocketError(fd_.get()); error != 0) {
+    if (const int error = ErrorOf(fd_.get(), events); error != 0) {
       FinishWithErrno(error);
       return;
     }
     if ((events & EPOLLOUT) == 0 || !Connected()) return;
-  } else if ((events & EPOLLOUT) != 0 && !Flush()) {
-    return;
+  } else if ((events & EPOLLOUT) != 0) {
+    Flush();
   }
-  if ((events & ~static_cast<uint32_t>(EPOLLOUT)) != 0) Receive();
+  if ((events & ~static_cast<uint32_t>(EPOLLOUT)) != 0 && !Receive()) return;
+  events_ = 0;
 }
 
 bool Probe::Connected() {
-  Note(absl::StrCat("connected from ", LocalEndpoint(fd_.get()).ToString()));
+  Note([this] {
+    return absl::StrCat("connected from ", LocalEndpoint(fd_.get()).ToString());
+  });
   timer_.Set(*request_.health.timeout -
              absl::Nanoseconds(MonotonicNs() - started_ns_));
   phase_ = Phase::kDialog;
   if (!SendHeader()) return false;
-  loop_->Modify(fd_.get(), kReadable, this).IgnoreError();
   if (WantsTls(request_.health)) return StartTls();
   in_dialog_ = true;
   return Act(dialog_->OnReady());
@@ -153,19 +175,39 @@ bool Probe::SendHeader() {
   if (sent != static_cast<ssize_t>(bytes.size())) {
     return FinishWithErrno(sent < 0 ? errno : EIO);
   }
-  Note(absl::StrCat(
-      "> PROXY v2 ", kind == config::CheckHeader::kLocal ? "LOCAL" : "PROXY",
-      ", ", bytes.size(), " bytes: ", absl::BytesToHexString(bytes)));
+  Note([&] {
+    return absl::StrCat(
+        "> PROXY v2 ", kind == config::CheckHeader::kLocal ? "LOCAL" : "PROXY",
+        ", ", bytes.size(), " bytes: ", absl::BytesToHexString(bytes));
+  });
   return true;
 }
 
+// Until nothing is left that epoll would not tell of: more makes a new edge, an
+// end that came with the bytes does not.
 bool Probe::Receive() {
   std::array<char, 16 * 1024> buffer;
-  const ssize_t got =
-      recv(fd_.get(), buffer.data(), buffer.size(), MSG_DONTWAIT);
-  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return true;
-  if (got <= 0) return OnClosed(got == 0 ? 0 : errno);
-  const absl::string_view bytes(buffer.data(), static_cast<size_t>(got));
+  for (;;) {
+    const ssize_t got =
+        recv(fd_.get(), buffer.data(), buffer.size(), MSG_DONTWAIT);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0 && errno == EAGAIN) return true;
+    if (got <= 0) return OnClosed(got == 0 ? 0 : errno);
+    const auto size = static_cast<size_t>(got);
+    if (!TakeBytes({buffer.data(), size})) return false;
+    // A flood has its next turn in the next round.
+    if (size == buffer.size()) return WatchAgain();
+    if ((events_ & kEnd) == 0) return true;
+  }
+}
+
+// False, as by Finish().
+bool Probe::WatchAgain() {
+  return loop_->Modify(fd_.get(), kWatched, this).ok() ||
+         FinishWithErrno(ENOMEM);
+}
+
+bool Probe::TakeBytes(absl::string_view bytes) {
   if (tls_ == nullptr) return TakePlain(bytes);
   tls_->Feed(bytes);
   if (!tls_up_) {
@@ -178,18 +220,21 @@ bool Probe::Receive() {
   }
   std::string plain;
   const Tls::Progress progress = tls_->Read(plain);
-  if (!Flush() || !TakePlain(plain)) return false;
+  Flush();
+  if (!TakePlain(plain)) return false;
   return progress == Tls::Progress::kWaits || OnClosed(0);
 }
 
 // What the server said before counts: a refusal may lack its line end.
 bool Probe::OnClosed(int error) {
-  Note(error == 0 ? "closed by the server" : strerrordesc_np(error));
+  Note([error] {
+    return error == 0 ? "closed by the server" : strerrordesc_np(error);
+  });
   if (tls_ != nullptr && !tls_up_) return FailTls();
   if (!lines_.partial().empty()) {
     const std::string line(lines_.partial());
     lines_.Forget();
-    Note(absl::StrCat("< ", Printable(line)));
+    NoteLine(line);
     if (!Act(dialog_->OnLine(line))) return false;
   }
   Verdict verdict = dialog_->OnEof();
@@ -200,20 +245,17 @@ bool Probe::OnClosed(int error) {
   return Finish(std::move(verdict));
 }
 
-bool Probe::Flush() {
+void Probe::Flush() {
   if (tls_ != nullptr) unsent_ += tls_->TakeOutput();
   while (!unsent_.empty()) {
     const ssize_t sent = send(fd_.get(), unsent_.data(), unsent_.size(),
                               MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent < 0 && errno == EINTR) continue;
-    if (sent < 0 && errno == EAGAIN) break;
+    if (sent < 0 && errno == EAGAIN) return;
     // The reason comes with the next read, behind what the server said last.
     if (sent < 0) unsent_.clear();
     if (sent > 0) unsent_.erase(0, static_cast<size_t>(sent));
   }
-  const uint32_t events =
-      unsent_.empty() ? kReadable : kReadable | static_cast<uint32_t>(EPOLLOUT);
-  return loop_->Modify(fd_.get(), events, this).ok() || FinishWithErrno(ENOMEM);
 }
 
 // ---- TLS -------------------------------------------------------------------
@@ -228,13 +270,13 @@ bool Probe::StartTls() {
   lines_.Forget();
   tls_ = *std::move(made);
   phase_ = Phase::kHandshake;
-  Note("TLS handshake");
+  Note([] { return "TLS handshake"; });
   return ContinueHandshake();
 }
 
 bool Probe::ContinueHandshake() {
   const Tls::Progress progress = tls_->Handshake();
-  if (!Flush()) return false;
+  Flush();
   if (progress == Tls::Progress::kFailed) return FailTls();
   return progress == Tls::Progress::kWaits || OnTlsUp();
 }
@@ -244,11 +286,14 @@ bool Probe::OnTlsUp() {
   phase_ = Phase::kDialog;
   result_.tls = tls_->Description();
   result_.certificate = tls_->PeerCertificate();
-  Note(absl::StrCat("TLS is up: ", result_.tls));
+  Note([this] { return absl::StrCat("TLS is up: ", result_.tls); });
   if (result_.certificate.has_value()) {
-    Note(absl::StrCat("certificate ", Printable(result_.certificate->subject),
-                      ", expires in ",
-                      DaysLeft(*result_.certificate, absl::Now()), " days"));
+    Note([this] {
+      return absl::StrCat("certificate ",
+                          Printable(result_.certificate->subject),
+                          ", expires in ",
+                          DaysLeft(*result_.certificate, absl::Now()), " days");
+    });
   }
   if (in_dialog_) return Act(dialog_->OnTls());
   in_dialog_ = true;
@@ -263,7 +308,7 @@ bool Probe::FailTls() {
   const absl::string_view first = first_bytes_;
   const absl::string_view line = first.substr(0, first.find_first_of("\r\n"));
   if (ReplyCode(line) != 0) {
-    Note(absl::StrCat("< ", Printable(line)));
+    NoteLine(line);
     Verdict verdict = JudgeSmtpRefusal(line, header);
     if (ReplyCode(line) == 220) {
       verdict.outcome = Outcome::kTls;
@@ -298,7 +343,7 @@ bool Probe::TakePlain(absl::string_view bytes) {
                    ""});
   }
   while (const auto line = lines_.Next()) {
-    Note(absl::StrCat("< ", Printable(*line)));
+    NoteLine(*line);
     if (!Act(dialog_->OnLine(*line))) return false;
   }
   return true;
@@ -310,11 +355,16 @@ bool Probe::Act(Move move) {
     result_.weight = dialog_->weight();
     return Finish(*std::move(move.verdict));
   }
-  return move.start_tls ? StartTls() : Flush();
+  if (move.start_tls) return StartTls();
+  Flush();
+  return true;
 }
 
 void Probe::Say(absl::string_view text) {
-  Note(absl::StrCat("> ", Printable(absl::StripTrailingAsciiWhitespace(text))));
+  Note([text] {
+    return absl::StrCat("> ",
+                        Printable(absl::StripTrailingAsciiWhitespace(text)));
+  });
   if (tls_ != nullptr) {
     tls_->Write(text);
   } else {
@@ -322,10 +372,14 @@ void Probe::Say(absl::string_view text) {
   }
 }
 
-void Probe::Note(std::string what) {
+void Probe::Note(absl::FunctionRef<std::string()> what) {
   if (!request_.explain || result_.steps.size() >= kMaxSteps) return;
   result_.steps.push_back(
-      {absl::Nanoseconds(MonotonicNs() - started_ns_), std::move(what)});
+      {absl::Nanoseconds(MonotonicNs() - started_ns_), what()});
+}
+
+void Probe::NoteLine(absl::string_view line) {
+  Note([line] { return absl::StrCat("< ", Printable(line)); });
 }
 
 // ---- the end ---------------------------------------------------------------
@@ -358,18 +412,16 @@ bool Probe::Finish(Verdict verdict) {
   result_.code = verdict.code;
   result_.detail = std::move(verdict.detail);
   result_.hint = std::move(verdict.hint);
-  if (fd_.valid() && phase_ == Phase::kConnect) {
-    loop_->Remove(fd_.get(), this);
-    fd_.reset();
-  } else if (fd_.valid()) {
+  if (fd_.valid() && phase_ != Phase::kConnect) {
     if (tls_up_) tls_->Close();
     if (tls_ != nullptr) unsent_ += tls_->TakeOutput();
-    send(fd_.get(), unsent_.data(), unsent_.size(),
-         MSG_DONTWAIT | MSG_NOSIGNAL);
-    Note("FIN");
-    loop_->Remove(fd_.get(), this);
-    farewells_->Add(std::move(fd_));
+    if (!unsent_.empty()) {
+      send(fd_.get(), unsent_.data(), unsent_.size(),
+           MSG_DONTWAIT | MSG_NOSIGNAL);
+    }
+    Note([] { return "FIN"; });
   }
+  if (fd_.valid()) Leave();
   Tell(std::move(result_));
   return false;
 }

@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "base/unique_fd.h"
 #include "health/check.h"
 #include "health/dialog.h"
@@ -37,15 +38,19 @@ class Probe final : public Check, public IoHandler {
   bool OnTlsUp();
   bool CheckCertificate();
   bool Receive();
+  bool WatchAgain();
+  bool TakeBytes(absl::string_view bytes);
+  void Leave();  // Gives fd_ away.
   bool TakePlain(absl::string_view bytes);
-  bool RunLines();
   bool Act(Move move);
   bool OnClosed(int error);
   bool FailTls();
 
   void Say(absl::string_view text);
-  bool Flush();
-  void Note(std::string what);
+  void Flush();
+  // For people who ask; `what` is not called otherwise.
+  void Note(absl::FunctionRef<std::string()> what);
+  void NoteLine(absl::string_view line);
 
   // Always false: "return Finish(...)". The probe may be gone after it.
   bool Finish(Verdict verdict);
@@ -58,6 +63,7 @@ class Probe final : public Check, public IoHandler {
   const int64_t started_ns_;
   Phase phase_ = Phase::kConnect;
   UniqueFd fd_;
+  uint32_t events_ = 0;  // What is being told of it.
   int start_error_ = 0;
   std::string unsent_;
   std::unique_ptr<Tls> tls_;

@@ -26,11 +26,11 @@ TcpCheck::TcpCheck(EventLoop* loop, Farewells* farewells,
       timeout_(*request.health.timeout),
       started_ns_(MonotonicNs()),
       timer_(loop, [this] { OnTimer(); }) {
-  fd_ = ConnectForCheck(request,
-                        header_ == config::CheckHeader::kNone
-                            ? HandshakeAck::kHold
-                            : HandshakeAck::kSend,
-                        &start_error_);
+  const HandshakeAck ack = header_ == config::CheckHeader::kNone
+                               ? HandshakeAck::kHold
+                               : HandshakeAck::kSend;
+  fd_ =
+      ConnectForCheck(request, {.ack = ack, .no_delay = false}, &start_error_);
   if (fd_.valid() &&
       !loop_->Add(fd_.get(), EPOLLOUT | EPOLLIN | EPOLLRDHUP, this).ok()) {
     fd_.reset();
@@ -41,13 +41,17 @@ TcpCheck::TcpCheck(EventLoop* loop, Farewells* farewells,
 }
 
 TcpCheck::~TcpCheck() {
-  if (!fd_.valid()) return;
-  loop_->Remove(fd_.get(), this);
+  if (fd_.valid()) Leave();
+}
+
+void TcpCheck::Leave() {
   if (met_server()) {
-    farewells_->Add(std::move(fd_));
-  } else {
-    ResetOnClose(fd_.get());
+    farewells_->Take(std::move(fd_), this);
+    return;
   }
+  Note("RST, which the application does not see");
+  ResetOnClose(fd_.get());
+  loop_->Close(std::move(fd_), this);
 }
 
 // Without a header the handshake's last ACK is not out.
@@ -72,8 +76,7 @@ void TcpCheck::OnTimer() {
 void TcpCheck::OnIo(uint32_t events) {
   if (!fd_.valid()) return;
   if (!header_sent_) {
-    const int error = TakeSocketError(fd_.get());
-    if (error != 0) {
+    if (const int error = ErrorOf(fd_.get(), events); error != 0) {
       FinishWithErrno(error);
     } else if ((events & EPOLLOUT) != 0) {
       Connected();
@@ -84,7 +87,8 @@ void TcpCheck::OnIo(uint32_t events) {
   const ssize_t got =
       recv(fd_.get(), ignored.data(), ignored.size(), MSG_DONTWAIT);
   if (got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR))) return;
-  fd_.reset();  // Both FINs are out: nothing to reset.
+  // Both FINs are out: nothing to reset.
+  loop_->Close(std::move(fd_), this);
   Finish(Outcome::kPassed, "");
 }
 
@@ -126,16 +130,7 @@ void TcpCheck::Finish(Outcome outcome, std::string detail) {
   result.detail = std::move(detail);
   result.duration = absl::Nanoseconds(MonotonicNs() - started_ns_);
   result.time = absl::Now();
-  if (fd_.valid()) {
-    loop_->Remove(fd_.get(), this);
-    if (header_sent_) {
-      farewells_->Add(std::move(fd_));
-    } else {
-      Note("RST, which the application does not see");
-      ResetOnClose(fd_.get());
-      fd_.reset();
-    }
-  }
+  if (fd_.valid()) Leave();
   result.steps = std::move(steps_);
   Tell(std::move(result));
 }

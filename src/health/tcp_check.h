@@ -26,6 +26,7 @@ class TcpCheck final : public Check, public IoHandler {
  private:
   void OnTimer();
   void Connected();
+  void Leave();  // Gives fd_ away.
   void Finish(Outcome outcome, std::string detail);
   void FinishWithErrno(int error);
   void Note(std::string what);

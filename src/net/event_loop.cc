@@ -87,6 +87,22 @@ absl::Status EventLoop::Modify(int fd, uint32_t events, IoHandler* handler) {
 
 void EventLoop::Remove(int fd, IoHandler* handler) {
   epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+  DropEvents(handler);
+}
+
+void EventLoop::Close(UniqueFd fd, IoHandler* handler) {
+  fd.reset();
+  DropEvents(handler);
+}
+
+absl::Status EventLoop::HandOver(int fd, IoHandler* from, IoHandler* to,
+                                 uint32_t events) {
+  DropEvents(from);
+  return Modify(fd, events, to);
+}
+
+// Those of this round that are still to be told.
+void EventLoop::DropEvents(const IoHandler* handler) {
   for (int i = 0; i < round_size_; ++i) {
     if (round_[i].data.ptr == handler) round_[i].events = 0;
   }

@@ -75,6 +75,12 @@ class EventLoop {
   absl::Status Modify(int fd, uint32_t events, IoHandler* handler);
   // No event for the handler comes any more, not even from this round.
   void Remove(int fd, IoHandler* handler);
+  // Remove() and close() in one: epoll forgets what is closed by itself. `fd`
+  // was not duplicated.
+  void Close(UniqueFd fd, IoHandler* handler);
+  // Modify(), and it is `to` that hears of it from now on, `from` no more.
+  absl::Status HandOver(int fd, IoHandler* from, IoHandler* to,
+                        uint32_t events);
 
   // Runs `handler->OnIo(0)` in the next round; at most once per Defer.
   void Defer(IoHandler* handler) { deferred_.push_back(handler); }
@@ -96,6 +102,7 @@ class EventLoop {
   friend class Timer;
 
   EventLoop() = default;
+  void DropEvents(const IoHandler* handler);
   void RunPosted();
   void RunDeferred();
   void RunTimers();

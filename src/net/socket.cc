@@ -146,8 +146,10 @@ UniqueFd ConnectTcp(const Endpoint& endpoint, int* error,
     *error = errno;
     return fd;
   }
-  const int on = 1;  // Best effort: a stream without it works too.
-  setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  if (options.no_delay) {
+    const int on = 1;  // Best effort: a stream without it works too.
+    setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  }
   if (options.ack == HandshakeAck::kHold) {
     const int off = 0;  // tcp_rcv_synsent_state_process() delays it then.
     setsockopt(fd.get(), IPPROTO_TCP, TCP_QUICKACK, &off, sizeof off);

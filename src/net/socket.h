@@ -28,9 +28,12 @@ absl::Status CheckListenable(const Endpoint& endpoint);
 enum class HandshakeAck { kSend, kHold };
 
 struct ConnectOptions {
-  IpAddress source;      // Unspecified: the kernel's choice.
-  bool crowded = false;  // A large part of the ports to `endpoint` is in use.
+  IpAddress source = {};  // Unspecified: the kernel's choice.
+  bool crowded = false;   // A large part of the ports to `endpoint` is in use.
   HandshakeAck ack = HandshakeAck::kSend;
+  // TCP_NODELAY; who never sends twice without an answer in between does not
+  // need it.
+  bool no_delay = true;
 };
 
 // A socket on its way to `endpoint`. *error is 0 when it is connected,
