@@ -12,6 +12,8 @@
 #   mail_node_start N            configures and starts node N (1 or 2)
 #   mail_log N                   prints node N's log, of both servers
 #   mail_log_all                 prints both nodes' logs, in order of time
+#   mail_has_no_complaint N      fails, and prints them, when node N's log has
+#                                lines that no check may leave
 #   on_failure                   for step: the latest of all logs
 #   send_mail SERVICE HOST SUBJECT [BODY]   from the client to alice, by one of
 #                                the three SMTP services at HOST; @FILE: its text
@@ -184,6 +186,15 @@ mail_log_all() {
     mail_log 1
     mail_log 2
   } | sort --stable --key=3,3
+}
+
+mail_has_no_complaint() {
+  local complaints='fatal|panic|warning|throttling|getpeername'
+  complaints+='|lost connection|PREGREET|improper command|[Ee]rror|handshaking'
+  complaints+='|rate limit exceeded|: 421 '
+  if mail_log "$1" | grep -E "$complaints"; then
+    fail 'the checks left these lines'
+  fi
 }
 
 on_failure() {
