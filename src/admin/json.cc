@@ -5,6 +5,7 @@
 #include "base/status.h"
 #include "config/describe.h"
 #include "config/values.h"
+#include "net/event_loop.h"
 
 namespace headgate::admin {
 namespace {
@@ -70,12 +71,13 @@ Json CheckObject(const health::CheckResult& check) {
 
 Json DrainingObject(const std::optional<control::DrainProgress>& draining) {
   if (!draining.has_value()) return nullptr;
-  return {{"left", draining->left}, {"ends", Rfc3339(draining->ends)}};
+  return {{"left", draining->left},
+          {"ends", Rfc3339(WallTime(draining->ends_ns))}};
 }
 
 Json EjectedObject(const std::optional<control::Ejection>& ejected) {
   if (!ejected.has_value()) return nullptr;
-  return {{"until", Rfc3339(ejected->until)},
+  return {{"until", Rfc3339(WallTime(ejected->until_ns))},
           {"reason", control::FailureName(ejected->reason)}};
 }
 
@@ -104,7 +106,7 @@ std::string StatusJson(const control::StatusRow& status) {
        {{"relay", true}, {"splice", status.splice}, {"packet", status.packet}}},
       {"generation", status.generation},
       {"started", Rfc3339(status.started)},
-      {"uptime_seconds", absl::ToInt64Seconds(absl::Now() - status.started)},
+      {"uptime_seconds", absl::ToInt64Seconds(status.uptime)},
       {"problems", status.problems},
       {"runtime", status.runtime},
   };

@@ -172,6 +172,7 @@ class Controller {
 
   Options options_;
   absl::Time started_ = absl::Now();
+  int64_t started_ns_ = MonotonicNs();
   config::Config config_;
   absl::AnyInvocable<void()> on_applied_;
   absl::AnyInvocable<void()> on_ready_;
@@ -196,7 +197,7 @@ class Controller {
   Timer traffic_timer_;
   RuntimeChanges changes_;
   SavedState remembered_;  // From before the restart, until the first Apply.
-  absl::Time saved_ = absl::InfinitePast();
+  int64_t saved_ns_ = 0;
   Timer save_timer_;
 };
 

@@ -262,15 +262,16 @@ void Controller::Save() {
   if (SetProblem("state", problem) && !problem.empty()) {
     log::Warning("%s", problem);
   }
-  saved_ = state.saved;
+  saved_ns_ = MonotonicNs();
   save_timer_.Set(kSaveAgain);
 }
 
 void Controller::SaveSoon() {
-  if (absl::Now() - saved_ >= kShareWrite) {
+  const absl::Duration since = absl::Nanoseconds(MonotonicNs() - saved_ns_);
+  if (since >= kShareWrite) {
     Save();
   } else {
-    save_timer_.Set(kShareWrite);
+    save_timer_.Set(kShareWrite - since);
   }
 }
 

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "absl/time/clock.h"
-
 namespace headgate::control {
 namespace {
 
@@ -24,7 +22,6 @@ PacedDrain::PacedDrain(EventLoop* loop, const Workers* workers,
       datapath_(datapath),
       backend_(backend),
       order_(pace.order),
-      ends_(absl::Now() + pace.over),
       pacer_(MonotonicNs(), absl::ToInt64Nanoseconds(pace.over)),
       timer_(loop, [this] { Tick(); }) {
   timer_.Set(kShortest);
@@ -32,7 +29,7 @@ PacedDrain::PacedDrain(EventLoop* loop, const Workers* workers,
 
 std::optional<DrainProgress> PacedDrain::progress() const {
   if (over_) return std::nullopt;
-  return DrainProgress{Left(), ends_};
+  return DrainProgress{Left(), pacer_.end_ns()};
 }
 
 uint64_t PacedDrain::Left() const {

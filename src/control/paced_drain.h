@@ -46,7 +46,6 @@ class PacedDrain {
   const datapath::Datapath* datapath_;
   const uint32_t backend_;
   const Pace::Order order_;
-  const absl::Time ends_;
   Pacer pacer_;
   std::vector<uint64_t> victims_;  // The next one last.
   int64_t found_ns_ = 0;           // When they were.

@@ -37,13 +37,13 @@ struct ServiceRow {
 
 // Of a drain that ends connections by itself.
 struct DrainProgress {
-  uint64_t left = 0;  // Connections.
-  absl::Time ends;
+  uint64_t left = 0;    // Connections.
+  int64_t ends_ns = 0;  // MonotonicNs()
 };
 
 // Left out, because connections to it failed in this way.
 struct Ejection {
-  absl::Time until;
+  int64_t until_ns = 0;  // MonotonicNs()
   Failure reason = Failure::kRefused;
 };
 
@@ -93,7 +93,8 @@ struct StatusRow {
   bool packet = false;
   std::string packet_reason;  // Why not.
   uint64_t generation = 0;    // Of the configuration.
-  absl::Time started;
+  absl::Time started;         // By the wall clock of then.
+  absl::Duration uptime;
   std::vector<std::string> problems;  // What an operator should look at.
   // What operators changed at run time, and have not undone.
   std::vector<std::string> runtime;

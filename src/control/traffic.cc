@@ -50,7 +50,8 @@ void Controller::SettleEjection(Backend& backend) {
   if (ejected.has_value() == backend.row.ejected.has_value()) return;
   if (ejected.has_value()) {
     const config::Service& service = services_.at(backend.row.service).config;
-    backends_.Eject(backend, {absl::Now() + ejected->length, ejected->last});
+    backends_.Eject(backend,
+                    {absl::ToUnixNanos(ejected->until), ejected->last});
     LogEjection(backend.row, service.ejection->failures, ejected->length,
                 Siblings(backend), backends_.ConnectionsActive(backend.row.id));
     return;

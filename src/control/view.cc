@@ -105,6 +105,7 @@ StatusRow Controller::Status() const {
   status.ready = ready_;
   status.generation = generation_;
   status.started = started_;
+  status.uptime = absl::Nanoseconds(MonotonicNs() - started_ns_);
   status.runtime = RuntimeLines();
   status.connections_active = ConnectionsActive();
   for (const ServiceRow& service : Services()) {

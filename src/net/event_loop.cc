@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <ctime>
 
+#include "absl/time/clock.h"
 #include "absl/types/span.h"
 #include "base/status.h"
 
@@ -23,6 +24,10 @@ int64_t MonotonicNs() {
   timespec now{};
   clock_gettime(CLOCK_MONOTONIC, &now);
   return now.tv_sec * 1'000'000'000 + now.tv_nsec;
+}
+
+absl::Time WallTime(int64_t monotonic_ns) {
+  return absl::Now() + absl::Nanoseconds(monotonic_ns - MonotonicNs());
 }
 
 void Timer::Set(absl::Duration from_now) {

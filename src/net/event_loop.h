@@ -21,6 +21,9 @@ namespace headgate {
 
 // CLOCK_MONOTONIC, nanoseconds; the clock of bpf_ktime_get_ns() too.
 int64_t MonotonicNs();
+// What the wall clock, as it is set now, says of a moment of MonotonicNs(). It
+// may be set at any time: to be shown, never to decide by or to be kept.
+absl::Time WallTime(int64_t monotonic_ns);
 
 class IoHandler {
  public:
