@@ -41,7 +41,8 @@ absl::StatusOr<SavedState> ParseState(absl::string_view text);
 
 // Of the server `key` at `address`; kStarting: not known, or too old at `now`.
 // By the wall clock, the only one that outlives a reboot; where it was set
-// meanwhile, health may be forgotten and is found by the first check.
+// meanwhile, health may be forgotten, or be taken for younger than it is; the
+// first checks put that right.
 health::State RememberedHealth(const SavedState& state, const BackendKey& key,
                                const Endpoint& address, absl::Time now);
 

@@ -1,8 +1,9 @@
-"""Checks that the programs decide nothing by the wall clock.
+"""Checks who reads the wall clock, and that none reckons with its readings.
 
 It may be set at any time, by NTP or by hand. Durations and deadlines are of
 MonotonicNs() and timers; the files named here read the wall clock to show or
-to keep what it says. None but WallTime() may reckon with it.
+to keep what it says, and for what has no other clock: whether a certificate
+has expired, and how old the health is that the last run has left.
 """
 import pathlib
 import re
