@@ -106,12 +106,13 @@ void Connection::ReturnToQueue() {
   if (!dial_.AllAreFull()) service_->queue->LookForRoom();
 }
 
-absl::AnyInvocable<void()> Connection::AdmissionLater() {
-  return [host = host_, id = id_, queue = service_->queue] {
-    host->loop()->Post([host, id, queue] {
-      if (!host->Admitted(id)) queue->GiveBack();
-    });
-  };
+Queue::Admitted Connection::AdmissionLater() {
+  return
+      [host = host_, id = id_, queue = service_->queue](Queue::Ticket ticket) {
+        host->loop()->Post([host, id, queue, ticket] {
+          if (!host->Admitted(id)) queue->GiveBack(ticket);
+        });
+      };
 }
 
 void Connection::Wait() {
@@ -134,7 +135,9 @@ void Connection::Admit() {
   state_ = State::kConnecting;
   dial_.Next();
   // Where it has found room there may be more.
-  if (has_waited_ && state_ != State::kQueued) service_->queue->LookForRoom();
+  if (has_waited_ && state_ != State::kQueued) {
+    service_->queue->FoundRoom(ticket_);
+  }
 }
 
 // ---- connecting -----------------------------------------------------------

@@ -90,7 +90,7 @@ class Connection final : public LoopOwned, public DialOwner {
 
   void EnterQueue();
   void ReturnToQueue();
-  absl::AnyInvocable<void()> AdmissionLater();
+  Queue::Admitted AdmissionLater();
   void Wait();
   void Admit();
   int SendHeader(int socket) override;

@@ -13,12 +13,12 @@ void Queue::SetLimits(uint64_t max, uint64_t size) {
   AdmitLocked();
 }
 
-Queue::Entry Queue::Enter(absl::AnyInvocable<void()> admitted, Ticket* ticket) {
+Queue::Entry Queue::Enter(Admitted admitted, Ticket* ticket) {
   std::lock_guard<std::mutex> lock(mutex_);
   ++waiting_;  // Before the look at the room, see LookForRoom().
   std::atomic_thread_fence(std::memory_order_seq_cst);
   *ticket = next_++;
-  if (waiters_.empty() && TakeRoom()) {
+  if (waiters_.empty() && !looking_.has_value() && TakeRoom()) {
     --waiting_;
     return Entry::kAdmitted;
   }
@@ -30,19 +30,30 @@ Queue::Entry Queue::Enter(absl::AnyInvocable<void()> admitted, Ticket* ticket) {
   return Entry::kWaits;
 }
 
-bool Queue::Return(Ticket ticket, bool has_waited,
-                   absl::AnyInvocable<void()> admitted) {
+bool Queue::Return(Ticket ticket, bool has_waited, Admitted admitted) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (!has_waited && waiters_.size() >= size_) return false;
   ++waiting_;
   backends_full_ = true;
+  if (looking_ == ticket) looking_.reset();
   AddWaiter(ticket, std::move(admitted));
   datapath::Subtract(stats_->connections_active, 1);
   std::atomic_thread_fence(std::memory_order_seq_cst);
   return true;
 }
 
-void Queue::AddWaiter(Ticket ticket, absl::AnyInvocable<void()> admitted) {
+void Queue::FoundRoom(Ticket ticket) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (looking_ == ticket) looking_.reset();
+  AdmitLocked();
+}
+
+void Queue::GiveBack(Ticket ticket) {
+  datapath::Subtract(stats_->connections_active, 1);
+  FoundRoom(ticket);
+}
+
+void Queue::AddWaiter(Ticket ticket, Admitted admitted) {
   waiters_.emplace(ticket, std::move(admitted));
   datapath::Add(stats_->queue_active, 1);
 }
@@ -51,14 +62,9 @@ bool Queue::Cancel(Ticket ticket) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (waiters_.erase(ticket) == 0) return false;
   --waiting_;
-  backends_full_ &= !waiters_.empty();
+  NoteWhoIsLeft();
   datapath::Subtract(stats_->queue_active, 1);
   return true;
-}
-
-void Queue::GiveBack() {
-  datapath::Subtract(stats_->connections_active, 1);
-  LookForRoom();
 }
 
 void Queue::Admit() {
@@ -67,15 +73,18 @@ void Queue::Admit() {
 }
 
 void Queue::AdmitLocked() {
-  while (!waiters_.empty() && TakeRoom()) {
-    const auto first = waiters_.begin();
+  while (!waiters_.empty() && !looking_.has_value() && TakeRoom()) {
+    auto first = waiters_.extract(waiters_.begin());
     --waiting_;
     datapath::Subtract(stats_->queue_active, 1);
-    first->second();
-    waiters_.erase(first);
-    if (backends_full_) break;
+    if (backends_full_) looking_ = first.key();
+    first.mapped()(first.key());
   }
-  backends_full_ &= !waiters_.empty();
+  NoteWhoIsLeft();
+}
+
+void Queue::NoteWhoIsLeft() {
+  backends_full_ &= !waiters_.empty() || looking_.has_value();
 }
 
 // Only the holder of the lock adds connections, so the limit is never passed.
