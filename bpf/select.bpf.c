@@ -20,6 +20,7 @@ int select_backend(struct hg_select *ctx)
 	ctx->slot = request.slot;
 	ctx->port = request.port;
 	ctx->full = request.full;
+	ctx->max_connections = request.max_connections;
 	__builtin_memcpy(ctx->address, request.address, sizeof(ctx->address));
 	return 0;
 }

@@ -145,6 +145,7 @@ struct hg_packet_bytes {
 	X(SIGNED, "tcp_signature")	 /* covers what must be changed */     \
 	X(TTL, "ttl")                                                          \
 	X(SERVICE_FULL, "service_full") /* a SYN beyond max_connections */     \
+	X(BACKEND_FULL, "backend_full") /* a handshake's end, likewise */      \
 	X(TABLE_FULL, "flow_table_full")                                       \
 	X(NO_PORT, "no_source_port")                                           \
 	X(EARLY, "before_handshake") /* neither SYN nor its answer */          \

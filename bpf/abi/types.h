@@ -153,8 +153,10 @@ struct hg_select {
 	__u32 client_port;		/* in */
 	__u32 full;			/* out, with backend 0: 1: one would do if
 					 * it were not at its max_connections */
+	__u32 max_connections;		/* out: of the backend; 0: no limit */
+	__u32 _pad;
 };
-HG_ABI_ASSERT(sizeof(struct hg_select) == 32 + 64 + 24);
+HG_ABI_ASSERT(sizeof(struct hg_select) == 128);
 
 enum hg_splice_mode {
 	HG_SPLICE_OFF = 0,		/* every byte goes to userspace */

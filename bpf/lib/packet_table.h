@@ -23,16 +23,34 @@ static __always_inline __u32 now_seconds(void)
 	return bpf_ktime_get_coarse_ns() / 1000000000ULL;
 }
 
-static __always_inline void count_backend(__u32 backend, int by)
+static __always_inline void leave_places(struct hg_service_stats *service,
+					 struct hg_backend_stats *backend)
 {
-	struct hg_backend_stats *stats =
-	    bpf_map_lookup_elem(&backend_stats, &backend);
+	__sync_fetch_and_add(&service->connections_active, -1);
+	__sync_fetch_and_add(&backend->connections_active, -1);
+}
 
-	if (!stats)
-		return;
-	__sync_fetch_and_add(&stats->connections_active, (__s64)by);
-	if (by > 0)
-		__sync_fetch_and_add(&stats->connections_total, 1);
+/* 0, and both are counted; or HG_PACKET_SERVICE_FULL, HG_PACKET_BACKEND_FULL.
+ * A maximum of 0 is none.
+ */
+static __always_inline int take_places(struct hg_service_stats *service,
+				       __u32 service_max,
+				       struct hg_backend_stats *backend,
+				       __u32 backend_max)
+{
+	if (__sync_fetch_and_add(&service->connections_active, 1) >=
+		service_max &&
+	    service_max) {
+		__sync_fetch_and_add(&service->connections_active, -1);
+		return HG_PACKET_SERVICE_FULL;
+	}
+	if (__sync_fetch_and_add(&backend->connections_active, 1) >=
+		backend_max &&
+	    backend_max) {
+		leave_places(service, backend);
+		return HG_PACKET_BACKEND_FULL;
+	}
+	return 0;
 }
 
 static __always_inline struct hg_service_stats *
@@ -43,13 +61,21 @@ stats_of(const struct hg_flow *flow)
 	return bpf_map_lookup_elem(&service_stats, &service);
 }
 
+static __always_inline struct hg_backend_stats *
+backend_stats_of(const struct hg_flow *flow)
+{
+	__u32 backend = flow->backend;
+
+	return bpf_map_lookup_elem(&backend_stats, &backend);
+}
+
 static __always_inline void count_end(const struct hg_flow *flow)
 {
-	struct hg_service_stats *stats = stats_of(flow);
+	struct hg_service_stats *service = stats_of(flow);
+	struct hg_backend_stats *backend = backend_stats_of(flow);
 
-	count_backend(flow->backend, -1);
-	if (stats)
-		__sync_fetch_and_add(&stats->connections_active, -1);
+	if (service && backend)
+		leave_places(service, backend);
 }
 
 static __always_inline int move_state(struct hg_flow *flow, __u32 from,

@@ -22,28 +22,38 @@ static __always_inline __u32 max_connections_of(const struct hg_flow *flow)
 	return listener ? listener->max_connections : 0;
 }
 
-/* The handshake's last ACK makes a connection, if the service has room: a burst
- * would overfill it if SYNs were counted that are not answered yet, and a flood
- * of them would lock everybody out if handshakes took a place. Without room the
- * ACK is dropped, as in a full accept queue: it comes again.
+static __always_inline __u32
+max_connections_of_backend(const struct hg_flow *flow)
+{
+	__u32 id = flow->backend;
+	struct hg_backend *backend = bpf_map_lookup_elem(&backends, &id);
+
+	return backend ? backend->max_connections : 0;
+}
+
+/* The handshake's last ACK makes a connection, if service and backend have
+ * room: a burst would overfill them if SYNs were counted that are not answered
+ * yet, and a flood of them would lock everybody out if handshakes took a place.
+ * Without room the ACK is dropped, as in a full accept queue: it comes again.
  */
 static __noinline int establish(struct hg_flow *flow)
 {
-	struct hg_service_stats *stats = stats_of(flow);
-	__u32 max = max_connections_of(flow);
+	struct hg_service_stats *service = stats_of(flow);
+	struct hg_backend_stats *backend = backend_stats_of(flow);
+	int exit;
 
-	if (!stats)
+	if (!service || !backend)
 		return HG_PACKET_FAILED;
-	if (__sync_fetch_and_add(&stats->connections_active, 1) >= max && max) {
-		__sync_fetch_and_add(&stats->connections_active, -1);
-		return HG_PACKET_SERVICE_FULL;
-	}
+	exit = take_places(service, max_connections_of(flow), backend,
+			   max_connections_of_backend(flow));
+	if (exit)
+		return exit;
 	if (!move_state(flow, HG_FLOW_SYN_RECEIVED, HG_FLOW_ESTABLISHED)) {
-		__sync_fetch_and_add(&stats->connections_active, -1);
+		leave_places(service, backend);
 		return 0;
 	}
-	__sync_fetch_and_add(&stats->connections_total, 1);
-	count_backend(flow->backend, 1);
+	__sync_fetch_and_add(&service->connections_total, 1);
+	__sync_fetch_and_add(&backend->connections_total, 1);
 	return 0;
 }
 

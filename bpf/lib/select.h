@@ -35,8 +35,8 @@
  * Who finds nobody is told whether somebody would do but for being full; one
  * that is down would in a panic only.
  *
- * Connections are counted by their owner after selection: as many workers as
- * select at once may all take the last place below max_connections.
+ * Who gets a backend takes a place there afterwards: when many have selected
+ * the last one at once, only the first to take it has it.
  */
 #ifndef HG_LIB_SELECT_H
 #define HG_LIB_SELECT_H
@@ -417,6 +417,7 @@ static __always_inline void select_backend_for(struct hg_select *request,
 	request->backend =
 	    walk.service->backends[walk.slot % HG_MAX_SERVICE_BACKENDS];
 	request->port = backend->port;
+	request->max_connections = backend->max_connections;
 	__builtin_memcpy(request->address, backend->address,
 			 sizeof(request->address));
 }

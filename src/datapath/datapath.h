@@ -26,9 +26,10 @@ struct headgate_bpf;
 
 namespace headgate::datapath {
 
-// Both halves count in shared memory. Relaxed: counters order nothing.
-inline void Add(__u64& counter, uint64_t amount) {
-  __atomic_fetch_add(&counter, amount, __ATOMIC_RELAXED);
+// Both halves count in shared memory. Relaxed: counters order nothing. Returns
+// what it was before.
+inline uint64_t Add(__u64& counter, uint64_t amount) {
+  return __atomic_fetch_add(&counter, amount, __ATOMIC_RELAXED);
 }
 inline void Subtract(__u64& counter, uint64_t amount) {
   __atomic_fetch_sub(&counter, amount, __ATOMIC_RELAXED);

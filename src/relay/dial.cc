@@ -92,12 +92,12 @@ bool Dial::StartRival() {
 }
 
 bool Dial::Connect(Attempt& attempt, HandshakeAck ack) {
-  datapath::Datapath* datapath = host_->context()->datapath;
   while (Select()) {
     attempt.backend = selection_.backend;
     // Connected at once or not, the loop will say so.
     const int error = ConnectFromSource(attempt, ack);
     if (!attempt.socket.valid()) {
+      LeavePlace(attempt.backend);
       if (IsLocal(error)) return false;  // No backend can help.
       continue;
     }
@@ -105,12 +105,10 @@ bool Dial::Connect(Attempt& attempt, HandshakeAck ack) {
              ->Add(attempt.socket.get(), kAllEvents, attempt.handler)
              .ok()) {
       attempt.socket.reset();
+      LeavePlace(attempt.backend);
       return false;
     }
     attempt.started_ns = last_start_ns_ = MonotonicNs();
-    // Counted from here on, so that the id is not given to another backend.
-    datapath::Add(datapath->backend_stats(attempt.backend).connections_active,
-                  1);
     return true;
   }
   return false;
@@ -146,15 +144,39 @@ int Dial::ConnectFromSource(Attempt& attempt, HandshakeAck ack) {
   return error;
 }
 
+// A backend that has not been tried, and a place there.
 bool Dial::Select() {
-  const absl::Status status = host_->context()->datapath->Select(&selection_);
-  if (!status.ok()) {
-    log::Error("service %s: %s", service_->config.name, status.message());
-    return false;
-  }
-  if (selection_.backend == 0) return false;
+  do {
+    const absl::Status status = host_->context()->datapath->Select(&selection_);
+    if (!status.ok()) {
+      log::Error("service %s: %s", service_->config.name, status.message());
+      return false;
+    }
+    if (selection_.backend == 0) return false;
+  } while (!TakePlace());  // The last one is gone: the next look sees it full.
   selection_.tried[selection_.slot / 64] |= 1ULL << (selection_.slot % 64);
   return true;
+}
+
+// Counted from here on, so that the id is not given to another backend, either.
+bool Dial::TakePlace() {
+  const uint64_t before =
+      datapath::Add(host_->context()
+                        ->datapath->backend_stats(selection_.backend)
+                        .connections_active,
+                    1);
+  if (selection_.max_connections == 0 || before < selection_.max_connections) {
+    return true;
+  }
+  LeavePlace(selection_.backend);
+  return false;
+}
+
+// Somebody may be waiting for it.
+void Dial::LeavePlace(uint32_t backend) {
+  datapath::Subtract(
+      host_->context()->datapath->backend_stats(backend).connections_active, 1);
+  service_->queue->LookForRoom();
 }
 
 bool Dial::AllAreFull() {
@@ -265,15 +287,11 @@ void Dial::CountFailure(const Attempt& attempt, int error) {
 
 void Dial::Drop(Attempt& attempt) {
   if (!attempt.socket.valid()) return;
-  datapath::Subtract(host_->context()
-                         ->datapath->backend_stats(attempt.backend)
-                         .connections_active,
-                     1);
   // Its handler may get another socket in this very round.
   host_->loop()->Remove(attempt.socket.get(), attempt.handler);
   ResetOnClose(attempt.socket.get());
   attempt.socket.reset();
-  service_->queue->LookForRoom();
+  LeavePlace(attempt.backend);
 }
 
 void Dial::FreeRivals() {

@@ -88,6 +88,8 @@ class Dial {
   bool Connect(Attempt& attempt, HandshakeAck ack);
   int ConnectFromSource(Attempt& attempt, HandshakeAck ack);
   bool Select();
+  bool TakePlace();
+  void LeavePlace(uint32_t backend);
   void OnAttempt(Attempt& attempt, uint32_t events);
   void Won(Attempt& attempt, uint32_t events);
   void NoteOvertaken(const Attempt& attempt, const Dialled& winner);

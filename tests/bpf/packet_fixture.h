@@ -152,7 +152,9 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
     return v6 ? Parse(absl::StrCat("2001:db8:2::", 10 + n))
               : Parse(absl::StrCat("198.18.2.", 10 + n));
   }
-  static void Serve(const std::vector<uint32_t>& backends) {
+  // `max_connections` of each; 0: no limit.
+  static void Serve(const std::vector<uint32_t>& backends,
+                    uint32_t max_connections = 0) {
     for (const uint32_t service : {kService4, kService6, kPlain}) {
       hg_service value{};
       std::strcpy(value.name, absl::StrCat("service", service).c_str());
@@ -165,6 +167,7 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
         backend.weight = 1;
         backend.health = HG_HEALTH_UP;
         backend.port = 30125;
+        backend.max_connections = max_connections;
         const PacketAddress address = BackendAddress(n, service == kService6);
         std::copy(address.begin(), address.end(), backend.address);
         ASSERT_TRUE(datapath_->PutBackend(id, backend).ok());

@@ -168,6 +168,31 @@ TEST_F(PacketTableTest, MaxConnectionsBoundsABurst) {
   EXPECT_EQ(Read(stats.connections_total), 3U);
 }
 
+// Selection passes over a backend that is full; of those that it has chosen
+// before, the handshakes' ends wait for a place there.
+TEST_F(PacketTableTest, MaxConnectionsOfABackendBoundABurst) {
+  Serve({1}, 2);
+  Configure(DefaultSetup());
+  std::vector<Conn> burst;
+  for (int i = 0; i < 4; ++i) burst.push_back(Answered(false));
+  const auto finish = [](const Conn& conn) {
+    const Segment ack = conn.FromClient(kAck, 0, 0);
+    ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+  };
+  finish(burst[0]);
+  finish(burst[1]);
+  for (const Conn& late : {burst[2], burst[3]}) {
+    ExpectDropped(late.FromClient(kAck, 0, 0), HG_PACKET_BACKEND_FULL);
+    ExpectDropped(late.FromClient(kAck, 0, 0, Text("EHLO")),
+                  HG_PACKET_BACKEND_FULL);
+  }
+  Close(burst[0]);
+  finish(burst[3]);
+  ExpectDropped(burst[2].FromClient(kAck, 0, 0), HG_PACKET_BACKEND_FULL);
+  EXPECT_EQ(Read(datapath_->service_stats(kService4).connections_active), 2U);
+  Serve({1});
+}
+
 TEST_F(PacketTableTest, B17_EveryPortIsUsedOnceAndThenRefused) {
   PacketPath::Setup setup = DefaultSetup();
   setup.first_port = 30000;

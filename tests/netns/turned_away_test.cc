@@ -1,7 +1,9 @@
 // Clients that cannot be served, or not yet: what they are told, the queue, and
 // connections whose backend goes down.
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 
+#include <algorithm>
 #include <optional>
 #include <vector>
 
@@ -194,10 +196,9 @@ TEST_F(TurnedAwayTest, UnderLoadTheLimitHoldsAndAllAreServed) {
 
 // ---- full backends ---------------------------------------------------------
 
-// $0: more keys of the service. Of several workers, each may take the last
-// place at the same moment.
+// $0: more keys of the service.
 constexpr char kFullConfig[] = R"(
-workers: 1
+workers: 4
 metrics: {listen: 127.0.0.1:9140}
 pools:
   nodes:
@@ -257,6 +258,36 @@ TEST_F(TurnedAwayTest, WithoutAQueueFullBackendsAreNobody) {
   Session second = OpenSession(vip_, one);
   TcpSocket beyond = Client();
   ExpectLine(beyond, k421);
+}
+
+// Of several workers, each finds the last place at the same moment.
+TEST_F(TurnedAwayTest, OnlyOneTakesTheLastPlace) {
+  constexpr int kRounds = 20, kClients = 60;
+  const Daemon daemon(absl::Substitute(kFullConfig, ""));
+  const UniqueFd one = ListenAtOne();
+  for (int round = 0; round < kRounds; ++round) {
+    std::vector<UniqueFd> clients = RunIn(kClient, [&] {
+      std::vector<UniqueFd> begun;
+      for (int i = 0; i < kClients; ++i) {
+        begun.push_back(StartConnect({}, vip_));
+      }
+      return begun;
+    });
+    const auto turned_away = [&] {
+      const auto told = [](const UniqueFd& client) {
+        char byte = 0;
+        return ::recv(client.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 1;
+      };
+      return std::count_if(clients.begin(), clients.end(), told);
+    };
+    EXPECT_TRUE(
+        WaitUntil(kTcpTimeout, [&] { return turned_away() >= kClients - 2; }));
+    EXPECT_EQ(turned_away(), kClients - 2);
+    for (const UniqueFd& client : clients) ResetOnClose(client.get());
+    clients.clear();
+    ASSERT_TRUE(WaitUntil(kTcpTimeout,
+                          [&] { return daemon.ActiveConnections() == 0; }));
+  }
 }
 
 TEST_F(TurnedAwayTest, WhoWaitsForFullBackendsHearsOfChanges) {
