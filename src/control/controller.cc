@@ -28,13 +28,13 @@ uint64_t MaxPipes(const Controller::Options& options) {
 // What checks that are under way may delay the end.
 constexpr absl::Duration kStopPatience = absl::Seconds(1);
 
-// Two descriptors a connection; some stay free for maps, checks, listeners and
-// the admin API, so that a flood of clients takes neither sight nor control
-// away.
-uint64_t MaxConnections(const Controller::Options& options) {
-  const uint64_t reserve =
-      std::min<uint64_t>(options.max_descriptors / 2,
-                         192 + (8 + 2 * MaxPipes(options)) * options.workers);
+// Two descriptors a connection; some stay free for maps, listeners, the admin
+// API, and two checks a backend, one under way and one taking leave, so that a
+// flood of clients takes neither sight nor control away.
+uint64_t MaxConnections(const Controller::Options& options, size_t backends) {
+  const uint64_t reserve = std::min<uint64_t>(
+      options.max_descriptors / 2,
+      192 + 2 * backends + (8 + 2 * MaxPipes(options)) * options.workers);
   return (options.max_descriptors - reserve) / 2;
 }
 
@@ -93,7 +93,6 @@ void Controller::EndChecks(absl::AnyInvocable<void()> done) {
 absl::StatusOr<std::unique_ptr<Controller>> Controller::Make(
     const Options& options) {
   std::unique_ptr<Controller> made(new Controller(options));
-  made->limit_.max = MaxConnections(options);
   for (uint32_t i = 0; i < options.workers; ++i) {
     ASSIGN_OR_RETURN(auto worker,
                      relay::Worker::Make({i, options.datapath, &made->limit_,
@@ -287,6 +286,7 @@ void Controller::PutService(const config::Service& config,
   for (const auto& worker : workers_) worker->PutService(shared);
   service.queue->SetLimits(config.max_connections,
                            config.queue.has_value() ? config.queue->size : 0);
+  limit_.max = MaxConnections(options_, backends_.all().size());
 }
 
 // What was adopted counts on.

@@ -196,7 +196,7 @@ class Worker::Impl final : public ConnectionHost, public IoHandler {
       log::Warning(
           "%d connections are open, as many as there are descriptors for; "
           "clients wait until some end: raise LimitNOFILE",
-          limit_->max);
+          limit_->max.load());
     }
     said_full_ = full;
     if (full) return false;

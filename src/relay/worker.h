@@ -27,7 +27,7 @@ namespace headgate::relay {
 // How many connections all workers together may have; more wait in the
 // kernel's queues. Shared between threads.
 struct ConnectionLimit {
-  uint64_t max = 0;
+  std::atomic<uint64_t> max{0};
   std::atomic<uint64_t> open{0};
 };
 
