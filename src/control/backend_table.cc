@@ -86,6 +86,7 @@ uint32_t BackendTable::Put(const config::Service& service, uint32_t service_id,
     backend->row.health = remembered;
     backend->remembered = remembered != health::State::kStarting;
     backend->service_id = service_id;
+    members_[service_id].ids.insert(id);
   } else if (backend->config.weight != config.weight) {
     backend->row.weight = config.weight;
   }
@@ -130,7 +131,10 @@ void BackendTable::Retire(uint32_t id) {
   monitor_.Remove(id);
   LogIfFailed(datapath_->EraseBackend(id));
   backend->retired = true;
+  const auto members = members_.find(backend->service_id);
+  members->second.ids.erase(id);
   EndWarming(*backend);
+  if (members->second.ids.empty()) members_.erase(members);
 }
 
 void BackendTable::FreeRetired() {
@@ -237,60 +241,68 @@ void BackendTable::Publish(const Backend& backend) {
 }
 
 void BackendTable::PublishAll(uint32_t service_id) {
-  for (const auto& [id, backend] : backends_) {
-    if (backend.service_id == service_id && !backend.retired) Publish(backend);
-  }
+  for (const uint32_t id : members_.at(service_id).ids) Publish(at(id));
 }
 
 // ---- slow start ------------------------------------------------------------
 
 // 1 while no backend of the service is in a slow start.
 uint32_t BackendTable::Scale(uint32_t service_id) const {
-  if (warming_ == 0) return 1;
-  bool warming = false;
+  const auto members = members_.find(service_id);
+  if (members == members_.end() || members->second.warming == 0) return 1;
   uint32_t max_weight = 0;
-  for (const auto& [id, backend] : backends_) {
-    if (backend.service_id != service_id || backend.retired) continue;
-    warming = warming || backend.warm_since_ns.has_value();
-    max_weight = std::max(max_weight, backend.row.weight);
+  for (const uint32_t id : members->second.ids) {
+    max_weight = std::max(max_weight, at(id).row.weight);
   }
-  return warming ? WeightScale(max_weight) : 1;
+  return WeightScale(max_weight);
 }
 
 void BackendTable::Warm(Backend& backend) {
   if (!backend.slow_start.has_value() || backend.row.admin != HG_ADMIN_READY) {
     return;
   }
-  if (!backend.warm_since_ns.has_value()) ++warming_;
+  Members& members = members_.at(backend.service_id);
+  if (!backend.warm_since_ns.has_value()) ++members.warming;
   backend.warm_since_ns = MonotonicNs();
   backend.share = kColdShare;
-  PublishAll(backend.service_id);
-  warm_timer_.Set(WarmStep(*backend.slow_start));
+  PublishScaled(backend, members.warming == 1);
+  // What comes back every now and then does not put off the others' steps.
+  if (!warm_timer_.armed()) warm_timer_.Set(WarmStep(*backend.slow_start));
 }
 
 void BackendTable::EndWarming(Backend& backend) {
   if (!backend.warm_since_ns.has_value()) return;
+  Members& members = members_.at(backend.service_id);
   backend.warm_since_ns.reset();
   backend.share = 1;
-  --warming_;
-  PublishAll(backend.service_id);
+  --members.warming;
+  PublishScaled(backend, members.warming == 0);
+}
+
+// `rescaled`: the weights of the service's other backends follow.
+void BackendTable::PublishScaled(const Backend& backend, bool rescaled) {
+  if (rescaled) {
+    PublishAll(backend.service_id);
+  } else if (!backend.retired) {
+    Publish(backend);
+  }
 }
 
 void BackendTable::WarmStepPassed() {
   absl::Duration step = absl::InfiniteDuration();
   for (auto& [id, backend] : backends_) {
     if (!backend.warm_since_ns.has_value()) continue;
-    backend.share =
-        WarmShare(absl::Nanoseconds(MonotonicNs() - *backend.warm_since_ns),
-                  *backend.slow_start);
+    const absl::Duration since =
+        absl::Nanoseconds(MonotonicNs() - *backend.warm_since_ns);
+    backend.share = WarmShare(since, *backend.slow_start);
     if (backend.share >= 1) {
       EndWarming(backend);
-      continue;
+    } else {
+      step = std::min(step, WarmStep(*backend.slow_start));
+      Publish(backend);
     }
-    step = std::min(step, WarmStep(*backend.slow_start));
-    PublishAll(backend.service_id);
   }
-  if (warming_ > 0) warm_timer_.Set(step);
+  if (step < absl::InfiniteDuration()) warm_timer_.Set(step);
 }
 
 // ---- health ----------------------------------------------------------------

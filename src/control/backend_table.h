@@ -104,6 +104,12 @@ class BackendTable {
   uint64_t ConnectionsActive(uint32_t id) const;
 
  private:
+  // Of a service, those that are not retired.
+  struct Members {
+    std::set<uint32_t> ids;
+    size_t warming = 0;  // How many are in their slow start.
+  };
+
   void Watch(const Backend& backend, const config::Service& service,
              health::State remembered = health::State::kStarting);
   void Publish(const Backend& backend);
@@ -111,6 +117,7 @@ class BackendTable {
                   const Endpoint& address);
   void PublishAll(uint32_t service_id);
   uint32_t Scale(uint32_t service_id) const;
+  void PublishScaled(const Backend& backend, bool rescaled);
   void Warm(Backend& backend);
   void EndWarming(Backend& backend);
   void WarmStepPassed();
@@ -123,9 +130,9 @@ class BackendTable {
   health::Farewells farewells_;
   health::Monitor monitor_;
   Timer warm_timer_;
-  size_t warming_ = 0;  // How many backends are.
   IdPool ids_{HG_MAX_BACKENDS};
   std::map<uint32_t, Backend> backends_;
+  std::map<uint32_t, Members> members_;  // By service id.
 };
 
 }  // namespace headgate::control

@@ -366,7 +366,7 @@ void Controller::OnCheck(Backend& backend, bool changed) {
   NoteReady();
   if (!changed) return;
   SaveSoon();
-  WatchTraffic();
+  traffic_timer_.Set(absl::ZeroDuration());  // Once for all that changed.
   LogTransition(backend.row, Siblings(backend),
                 backends_.ConnectionsActive(backend.row.id));
   Service& service = services_.at(backend.row.service);
