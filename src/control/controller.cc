@@ -267,7 +267,7 @@ void Controller::PutService(const config::Service& config,
         config, service.id, FindBackend(config.name, backend.name), backend,
         pool.source,
         RememberedHealth(remembered_, {config.name, backend.name},
-                         AddressOf(config, backend), absl::Now())));
+                         AddressOf(config, backend))));
     ApplyChange(backends.back(), config);
   }
   for (const uint32_t old : service.backends) {

@@ -232,6 +232,7 @@ void Controller::LoadState() {
     return;
   }
   remembered_ = *std::move(state);
+  ForgetStale(remembered_, CurrentMoment());
   changes_ = remembered_.changes;
 }
 
@@ -244,7 +245,7 @@ void Controller::SayWhatIsKept() const {
 void Controller::Save() {
   if (options_.state_file.empty() || generation_ == 0) return;
   SavedState state;
-  state.saved = absl::Now();
+  state.saved = CurrentMoment();
   state.changes = changes_;
   for (const auto& [id, backend] : backends_.all()) {
     const BackendRow& row = backend.row;

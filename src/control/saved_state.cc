@@ -1,9 +1,12 @@
 #include "control/saved_state.h"
 
 #include <algorithm>
+#include <ctime>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "base/status.h"
 #include "config/values.h"
 
@@ -65,6 +68,11 @@ class Reader {
     const Json& value = Get(key);
     ok_ = ok_ && value.is_number_integer() && value >= 0 && value <= 256;
     return ok_ ? value.get<uint32_t>() : 0;
+  }
+  int64_t Integer(const char* key) {
+    const Json& value = Get(key);
+    ok_ = ok_ && value.is_number_integer();
+    return ok_ ? value.get<int64_t>() : 0;
   }
   bool Bool(const char* key) {
     const Json& value = Get(key);
@@ -171,7 +179,33 @@ bool ReadHealth(const Json& json, std::vector<SavedHealth>& all) {
   return reader.ok();
 }
 
+// Versions that knew the wall clock only have written no "boot".
+bool ReadMoment(Reader& reader, Moment& moment) {
+  moment.wall = reader.Time("saved");
+  if (!reader.Has("boot")) return reader.ok();
+  Reader boot(reader.Get("boot"));
+  moment.boot = boot.Text("id");
+  moment.since_boot_ns = boot.Integer("ns");
+  return reader.ok() && boot.ok();
+}
+
+absl::Duration Between(const Moment& then, const Moment& now) {
+  return !then.boot.empty() && then.boot == now.boot
+             ? absl::Nanoseconds(now.since_boot_ns - then.since_boot_ns)
+             : now.wall - then.wall;
+}
+
 }  // namespace
+
+Moment CurrentMoment() {
+  Moment moment;
+  moment.wall = absl::Now();
+  std::ifstream("/proc/sys/kernel/random/boot_id") >> moment.boot;
+  timespec since_boot{};
+  clock_gettime(CLOCK_BOOTTIME, &since_boot);
+  moment.since_boot_ns = since_boot.tv_sec * 1'000'000'000 + since_boot.tv_nsec;
+  return moment;
+}
 
 std::string FormatState(const SavedState& state) {
   Json changes = Json::array();
@@ -186,11 +220,13 @@ std::string FormatState(const SavedState& state) {
                       {"address", one.address.ToString()},
                       {"state", config::NameOf(kHealthStates, one.state)}});
   }
-  const Json json = {{"format", kFormat},
-                     {"version", kVersion},
-                     {"saved", TimeText(state.saved)},
-                     {"changes", std::move(changes)},
-                     {"health", std::move(health)}};
+  const Json json = {
+      {"format", kFormat},
+      {"version", kVersion},
+      {"saved", TimeText(state.saved.wall)},
+      {"boot", {{"id", state.saved.boot}, {"ns", state.saved.since_boot_ns}}},
+      {"changes", std::move(changes)},
+      {"health", std::move(health)}};
   return json.dump(1) + "\n";
 }
 
@@ -207,8 +243,9 @@ absl::StatusOr<SavedState> ParseState(absl::string_view text) {
         "format version ", version.dump(), ", this program knows ", kVersion));
   }
   SavedState state;
-  state.saved = reader.Time("saved");
-  bool ok = reader.Get("changes").is_array() && reader.Get("health").is_array();
+  bool ok = ReadMoment(reader, state.saved);
+  ok =
+      ok && reader.Get("changes").is_array() && reader.Get("health").is_array();
   for (const Json& change : reader.Get("changes")) {
     ok = ok && ReadChange(change, state.changes);
   }
@@ -219,12 +256,14 @@ absl::StatusOr<SavedState> ParseState(absl::string_view text) {
   return state;
 }
 
+void ForgetStale(SavedState& state, const Moment& now) {
+  const absl::Duration age = Between(state.saved, now);
+  // Younger than nothing: the clock was set back, nobody knows how old it is.
+  if (age < absl::ZeroDuration() || age > kHealthIsStale) state.health.clear();
+}
+
 health::State RememberedHealth(const SavedState& state, const BackendKey& key,
-                               const Endpoint& address, absl::Time now) {
-  // A time in the future: the clock was set back, nobody knows how old it is.
-  if (now < state.saved || now - state.saved > kHealthIsStale) {
-    return health::State::kStarting;
-  }
+                               const Endpoint& address) {
   const auto found = std::find_if(
       state.health.begin(), state.health.end(), [&](const SavedHealth& one) {
         return one.key == key && one.address == address;

@@ -5,6 +5,7 @@
 // minutes only, and only of the server that was checked.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -27,8 +28,19 @@ struct SavedHealth {
   bool operator==(const SavedHealth&) const = default;
 };
 
+// By the clock of this boot, which nobody can set and which goes on while the
+// machine sleeps, and for other boots by the wall clock.
+struct Moment {
+  absl::Time wall = absl::UnixEpoch();
+  std::string boot = {};      // Its id; empty: not known.
+  int64_t since_boot_ns = 0;  // CLOCK_BOOTTIME
+  bool operator==(const Moment&) const = default;
+};
+
+Moment CurrentMoment();
+
 struct SavedState {
-  absl::Time saved = absl::UnixEpoch();  // When all of it was true.
+  Moment saved = {};  // When all of it was true.
   RuntimeChanges changes = {};
   std::vector<SavedHealth> health = {};
   bool operator==(const SavedState&) const = default;
@@ -39,12 +51,13 @@ std::string FormatState(const SavedState& state);
 // another program or a newer version.
 absl::StatusOr<SavedState> ParseState(absl::string_view text);
 
-// Of the server `key` at `address`; kStarting: not known, or too old at `now`.
-// By the wall clock, the only one that outlives a reboot; where it was set
-// meanwhile, health may be forgotten, or be taken for younger than it is; the
-// first checks put that right.
+// Forgets all health that is too old at `now`. Where the machine was booted and
+// its wall clock set meanwhile, health may be forgotten, or be taken for
+// younger than it is; the first checks put that right.
+void ForgetStale(SavedState& state, const Moment& now);
+// Of the server `key` at `address`; kStarting: not known.
 health::State RememberedHealth(const SavedState& state, const BackendKey& key,
-                               const Endpoint& address, absl::Time now);
+                               const Endpoint& address);
 
 // NotFound when there is no such file.
 absl::StatusOr<std::string> ReadStateFile(const std::string& path);

@@ -3,16 +3,18 @@
 It may be set at any time, by NTP or by hand. Durations and deadlines are of
 MonotonicNs() and timers; the files named here read the wall clock to show or
 to keep what it says, and for what has no other clock: whether a certificate
-has expired, and how old the health is that the last run has left.
+has expired, and, after a reboot, how old the health is that the last run has
+left.
 """
 import pathlib
 import re
 import sys
 
 READERS = {
-    "src/control/controller.cc": "when configured; how old the last run's health is",
+    "src/control/controller.cc": "when configured",
     "src/control/controller.h": "when started, when configured",
-    "src/control/operations.cc": "since when changes stand; when they were saved",
+    "src/control/operations.cc": "since when changes stand",
+    "src/control/saved_state.cc": "when saved; how old that is after a reboot",
     "src/health/probe.cc": "when checked; when a certificate expires",
     "src/health/tcp_check.cc": "when checked",
     "src/net/event_loop.cc": "WallTime()",

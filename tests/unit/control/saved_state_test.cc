@@ -12,10 +12,12 @@
 namespace headgate::control {
 namespace {
 
+using ::testing::AnyOf;
 using ::testing::HasSubstr;
 using Presence = RuntimeChange::Presence;
 
 const absl::Time kNow = absl::FromUnixSeconds(1'700'000'000);
+const Moment kSaved = {kNow, "3f1c", 7'000'000'000};
 
 Endpoint At(const char* text) { return *Endpoint::Parse(text); }
 
@@ -43,7 +45,7 @@ RuntimeChange Added(const char* name, const char* address) {
 // One of everything.
 SavedState Full() {
   SavedState state;
-  state.saved = kNow;
+  state.saved = kSaved;
   state.changes[{"smtp", "a"}] = Drained("198.18.2.11:25");
   state.changes[{"smtp", "a"}].weight = {3, 1, kNow};
   state.changes[{"smtp", "n5"}] = Added("n5", "[2001:db8::5]:25");
@@ -61,8 +63,8 @@ TEST(SavedStateTest, ReadsBackWhatItWrote) {
   const auto read = ParseState(FormatState(Full()));
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(*read, Full());
-  EXPECT_EQ(*ParseState(FormatState({.saved = kNow})),
-            SavedState{.saved = kNow});
+  EXPECT_EQ(*ParseState(FormatState({.saved = kSaved})),
+            SavedState{.saved = kSaved});
 }
 
 TEST(SavedStateTest, WhatIsCutOffAnywhereIsRefused) {
@@ -88,6 +90,8 @@ TEST(SavedStateTest, ForeignAndDamagedFilesAreRefusedWithTheReason) {
       {"\"backup\": true", "\"backup\": 1"},
       {"\"admin_since\"", "\"admin_sinse\""},
       {"\"health\"", "\"wealth\""},
+      {"\"3f1c\"", "3"},
+      {"7000000000", "\"7\""},
   };
   for (const auto& [from, to] : edits) {
     const std::string bad = absl::StrReplaceAll(good, {{from, to}});
@@ -102,22 +106,80 @@ TEST(SavedStateTest, ForeignAndDamagedFilesAreRefusedWithTheReason) {
               HasSubstr("version 9"));
 }
 
-TEST(SavedStateTest, HealthIsRememberedOfTheSameServerForFiveMinutes) {
+// As versions wrote them that knew the wall clock only.
+TEST(SavedStateTest, OlderFilesAreRead) {
+  const std::string text = FormatState(Full());
+  const size_t boot = text.find(" \"boot\": {");
+  const size_t end = text.find("},\n", boot) + 3;
+  const auto read = ParseState(text.substr(0, boot) + text.substr(end));
+  ASSERT_TRUE(read.ok()) << read.status();
+  SavedState expected = Full();
+  expected.saved = {.wall = kNow};
+  EXPECT_EQ(*read, expected);
+}
+
+const BackendKey kDown = {"smtp", "b"};
+const Endpoint kDownAt = At("198.18.2.12:25");
+
+// Of what was saved at `saved`, by who reads it at `now`.
+bool Remembers(const Moment& saved, const Moment& now) {
+  SavedState state = Full();
+  state.saved = saved;
+  ForgetStale(state, now);
+  const health::State known = RememberedHealth(state, kDown, kDownAt);
+  EXPECT_THAT(known, AnyOf(health::State::kDown, health::State::kStarting));
+  return known == health::State::kDown;
+}
+
+Moment After(absl::Duration time, absl::Duration clock_set_by,
+             const Moment& then = kSaved) {
+  return {then.wall + time + clock_set_by, then.boot,
+          then.since_boot_ns + absl::ToInt64Nanoseconds(time)};
+}
+
+TEST(SavedStateTest, HealthLastsFiveMinutesWhateverTheWallClockSays) {
+  for (const absl::Duration set_by :
+       {absl::ZeroDuration(), absl::Hours(24), -absl::Hours(24 * 365)}) {
+    EXPECT_TRUE(Remembers(kSaved, After(absl::ZeroDuration(), set_by)));
+    EXPECT_TRUE(Remembers(kSaved, After(absl::Minutes(5), set_by)));
+    EXPECT_FALSE(Remembers(
+        kSaved, After(absl::Minutes(5) + absl::Nanoseconds(1), set_by)));
+    EXPECT_FALSE(Remembers(kSaved, After(-absl::Nanoseconds(1), set_by)));
+  }
+}
+
+TEST(SavedStateTest, AfterARebootTheWallClockSaysHowOldHealthIs) {
+  // The clock of a boot that is not known says nothing either.
+  for (const char* boot : {"77aa", ""}) {
+    const auto remembers = [&](absl::Duration after) {
+      return Remembers(kSaved, {kNow + after, boot, 1'000'000'000});
+    };
+    EXPECT_TRUE(remembers(absl::ZeroDuration()));
+    EXPECT_TRUE(remembers(absl::Minutes(5)));
+    EXPECT_FALSE(remembers(absl::Minutes(5) + absl::Seconds(1)));
+    EXPECT_FALSE(remembers(-absl::Seconds(1)));
+  }
+  const Moment old_file = {kNow};
+  EXPECT_TRUE(Remembers(old_file, {kNow, "", 1}));
+  EXPECT_FALSE(Remembers(old_file, {kNow + absl::Hours(1), "", 1}));
+}
+
+TEST(SavedStateTest, HealthIsRememberedOfTheSameServerOnly) {
   const SavedState state = Full();
-  const BackendKey down = {"smtp", "b"};
-  const Endpoint address = At("198.18.2.12:25");
-  const auto after = [&](absl::Duration time) {
-    return RememberedHealth(state, down, address, kNow + time);
-  };
-  EXPECT_EQ(after(absl::ZeroDuration()), health::State::kDown);
-  EXPECT_EQ(after(absl::Minutes(5)), health::State::kDown);
-  EXPECT_EQ(after(absl::Minutes(5) + absl::Seconds(1)),
+  EXPECT_EQ(RememberedHealth(state, kDown, kDownAt), health::State::kDown);
+  EXPECT_EQ(RememberedHealth(state, kDown, At("198.18.2.13:25")),
             health::State::kStarting);
-  EXPECT_EQ(after(-absl::Seconds(1)), health::State::kStarting);
-  EXPECT_EQ(RememberedHealth(state, down, At("198.18.2.13:25"), kNow),
+  EXPECT_EQ(RememberedHealth(state, {"imap", "b"}, kDownAt),
             health::State::kStarting);
-  EXPECT_EQ(RememberedHealth(state, {"imap", "b"}, address, kNow),
-            health::State::kStarting);
+}
+
+TEST(MomentTest, GoesOnWithinOneBoot) {
+  const Moment before = CurrentMoment();
+  const Moment after = CurrentMoment();
+  EXPECT_EQ(before.boot.size(), 36u);
+  EXPECT_EQ(before.boot, after.boot);
+  EXPECT_GT(before.since_boot_ns, 0);
+  EXPECT_GE(after.since_boot_ns, before.since_boot_ns);
 }
 
 TEST(StateFileTest, IsReplacedWholeAndOnlyForItsOwner) {
