@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "support/process.h"
@@ -31,13 +32,19 @@ std::vector<nlohmann::json> Dump(const std::vector<std::string>& which) {
   return values;
 }
 
-// "map_id:\t17" in a line of its own, for file descriptors of maps.
-std::string MapId(const std::filesystem::path& fdinfo) {
+// Such as "map_id:\t17" for file descriptors of maps; "" if there is none.
+std::string Field(const std::filesystem::path& fdinfo,
+                  const std::string& field) {
   std::ifstream file(fdinfo);
   for (std::string word; file >> word;) {
-    if (word == "map_id:" && file >> word) return word;
+    if (word == field && file >> word) return word;
   }
   return "";
+}
+
+std::filesystem::directory_iterator DescriptorsOf(pid_t pid) {
+  return std::filesystem::directory_iterator(
+      absl::StrCat("/proc/", pid, "/fdinfo"));
 }
 
 }  // namespace
@@ -48,9 +55,8 @@ std::vector<nlohmann::json> DumpMap(const std::string& pin_dir,
 }
 
 std::vector<nlohmann::json> DumpMapOf(pid_t pid, const std::string& map) {
-  for (const auto& entry : std::filesystem::directory_iterator(
-           absl::StrCat("/proc/", pid, "/fdinfo"))) {
-    const std::string id = MapId(entry.path());
+  for (const auto& entry : DescriptorsOf(pid)) {
+    const std::string id = Field(entry.path(), "map_id:");
     if (id.empty()) continue;
     const nlohmann::json shown = nlohmann::json::parse(
         RunCommand({"bpftool", "-j", "map", "show", "id", id}).out, nullptr,
@@ -61,6 +67,18 @@ std::vector<nlohmann::json> DumpMapOf(pid_t pid, const std::string& map) {
   }
   ADD_FAILURE() << "process " << pid << " has no map " << map;
   return {};
+}
+
+uint32_t ProgramOf(pid_t pid, uint32_t type) {
+  for (const auto& entry : DescriptorsOf(pid)) {
+    uint32_t id = 0;
+    if (Field(entry.path(), "prog_type:") == absl::StrCat(type) &&
+        absl::SimpleAtoi(Field(entry.path(), "prog_id:"), &id)) {
+      return id;
+    }
+  }
+  ADD_FAILURE() << "process " << pid << " has no program of type " << type;
+  return 0;
 }
 
 int64_t SumMapField(const std::vector<nlohmann::json>& values,
