@@ -3,9 +3,13 @@
 #include <sys/stat.h>
 
 #include <csignal>
+#include <fstream>
+#include <iterator>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "support/daemon.h"
 #include "support/lab.h"
@@ -98,6 +102,39 @@ class StartTest : public ::testing::Test {
   Lab lab_;
   Server one_{{At("198.18.2.11:30125")}, {.greeting = "220 one\r\n"}};
 };
+
+// No resolver is configured, and nobody asks one: all of /etc is missing.
+TEST_F(StartTest, NeedsNoDns) {
+  const std::string calls = "/run/headgate/calls";
+  const std::string config = absl::StrReplaceAll(
+      kConfig, {{"type: none", "type: tcp, interval: 100ms"}});
+  Daemon daemon(config,
+                {.wrapper = {// Leaks cannot be looked for under strace.
+                             "env", "ASAN_OPTIONS=detect_leaks=0", "strace",
+                             "-D", "-f", "-o", calls, "-e",
+                             "trace=openat,connect,sendto,sendmsg,sendmmsg",
+                             "unshare", "--mount", "sh", "-euc",
+                             "mount -t tmpfs tmpfs /etc; exec \"$@\"", "sh"}});
+  ASSERT_TRUE(daemon.WaitBackendState("smtp", "one", "up"));
+  EXPECT_EQ(Greeted(25), 10u);
+  EXPECT_EQ(daemon.Ctl({"config", "reload"}).exit_code, 0);
+  daemon.Stop();
+
+  std::string text;
+  ASSERT_TRUE(WaitUntil(absl::Seconds(10), [&] {
+    std::ifstream file(calls);
+    text.assign(std::istreambuf_iterator<char>(file), {});
+    return absl::StrContains(
+        text, absl::StrFormat("%-5d +++ exited with 0 +++", daemon.pid()));
+  })) << text;
+  // What would be seen is: a connect, a file.
+  EXPECT_TRUE(absl::StrContains(text, "htons(30125)")) << text;
+  EXPECT_TRUE(absl::StrContains(text, daemon.config_path())) << text;
+  for (const char* resolver :
+       {"htons(53)", "resolv.conf", "nsswitch.conf", "/etc/hosts", "nscd"}) {
+    EXPECT_FALSE(absl::StrContains(text, resolver)) << resolver;
+  }
+}
 
 TEST_F(StartTest, EndsWithZeroAndLeavesNothing) {
   Daemon daemon(kConfig);
