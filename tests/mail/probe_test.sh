@@ -123,6 +123,24 @@ all_have_left() {
   ((opened == closed))
 }
 
+# One that gets its greeting and then ends without QUIT, as under kill -9. The
+# shell's own printf would write its header line by line.
+cut_off_is_told() {
+  # shellcheck disable=SC2016  # the inner shell expands
+  ns edge bash -euc '
+    exec 3<>"/dev/tcp/$1/30127"
+    env printf "\r\n\r\n\0\r\nQUIT\n\x20\0\0\0" >&3
+    read -r -t 10 greeting <&3
+    [[ $greeting == 220* ]]' cut_off "${NODE4[1]}"
+  wait_for 10 complaint_is_found 'submission/smtpd.*: lost connection after '
+}
+
+complaint_is_found() {
+  local found
+  if found=$(mail_has_no_complaint 1); then return 1; fi
+  grep -E "$1" <<<"$found"
+}
+
 checks_of() {
   metrics | sed -n "s/^headgate_backend_checks_total{.*service=\"$1\".*} //p"
 }
@@ -211,6 +229,7 @@ main() {
   step 'and leave no complaint' mail_has_no_complaint 1
   step 'but whole conversations' quits_are_counted
   step 'nor do those that are under way when headgated stops' stop_edge_often
+  step 'as one would that is cut off' cut_off_is_told
   step 'headgatectl explains a check' explains
   step 'services with mistakes are added' add_wrong
   step 'a header that is missed is told' is_told wrong-none header_refused \
