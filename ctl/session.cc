@@ -1,7 +1,9 @@
 #include "ctl/session.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <ostream>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -30,14 +32,30 @@ absl::StatusCode CodeOf(int http_status) {
   }
 }
 
+// Flow tables outlive a daemon that was killed, and with them what it carried.
+std::string PacketPathsLeft() {
+  std::string left;
+  std::error_code ignored;
+  for (const auto& pins :
+       std::filesystem::directory_iterator("/sys/fs/bpf", ignored)) {
+    if (!std::filesystem::exists(pins.path() / "packet_flows", ignored)) {
+      continue;
+    }
+    absl::StrAppend(&left, "\nthe packet path of ", pins.path().string(),
+                    " goes on without its daemon; backends that go down now "
+                    "are not noticed");
+  }
+  return left;
+}
+
 // Says what to do about a daemon that cannot be talked to.
 absl::Status WithHint(const absl::Status& status, const std::string& socket) {
   if (absl::IsUnavailable(status)) {
     const bool usual = socket == kDefaultSocket;
-    return absl::UnavailableError(
-        absl::StrCat("daemon not reachable: ", status.message(),
-                     "; start it with: headgated --config=FILE",
-                     usual ? "" : absl::StrCat(" --socket=", socket)));
+    return absl::UnavailableError(absl::StrCat(
+        "daemon not reachable: ", status.message(),
+        "; start it with: headgated --config=FILE",
+        usual ? "" : absl::StrCat(" --socket=", socket), PacketPathsLeft()));
   }
   if (absl::IsPermissionDenied(status)) {
     return absl::PermissionDeniedError(absl::StrCat(

@@ -275,6 +275,11 @@ TEST_F(PacketTest, ConnectionsOutliveTheDaemonAndTheNextOneAdoptsThem) {
     EXPECT_TRUE(socket.Send("x") && socket.Receive(1) == "x");
   }
   EXPECT_EQ(Load(20).ok, 20u) << "new ones, without a daemon";
+  const std::string frozen =
+      absl::StrCat("the packet path of ", daemon_->pin_dir(), " goes on");
+  const ProcessResult status = daemon_->Ctl({"status"});
+  EXPECT_EQ(status.exit_code, 3);
+  EXPECT_NE(status.err.find(frozen), std::string::npos) << status.err;
   daemon_ = std::make_unique<Daemon>(PacketConfig(),
                                      DaemonOptions{.keep_state = true});
   EXPECT_TRUE(daemon_->LogHas("goes on with 20 connections"));
@@ -288,6 +293,37 @@ TEST_F(PacketTest, ConnectionsOutliveTheDaemonAndTheNextOneAdoptsThem) {
   EXPECT_EQ(Load(20).ok, 20u);
 }
 
+// Before Linux 6.6.
+TEST_F(PacketTest, WithoutTcxAFilterDoesTheSame) {
+  const DaemonOptions without_tcx = {
+      .wrapper = {"env", absl::StrCat("LD_PRELOAD=", HG_NO_TCX_LIBRARY)},
+      .keep_state = true};
+  const auto filters = [](const char* device) {
+    return RunCommand(
+               {"tc", "-n", "edge", "filter", "show", "dev", device, "ingress"})
+        .out;
+  };
+  const std::string config = PacketConfig({.health = "{type: none}"});
+  daemon_ = std::make_unique<Daemon>(config, without_tcx);
+  for (const char* device : {"e0", "e1"}) {
+    EXPECT_NE(filters(device).find("packet_ingress"), std::string::npos);
+  }
+  ExpectStreams(10);
+  const auto server = Node();
+  TcpSocket held = TcpSocket::Connect(kClient, vip_);
+  ASSERT_EQ(held.Receive(11), kGreeting);
+  EXPECT_EQ(daemon_->Json({"conn", "list"}).at("connections")[0]["datapath"],
+            "packet");
+  ::kill(daemon_->pid(), SIGKILL);
+  EXPECT_EQ(daemon_->WaitExit(), 128 + SIGKILL);
+  EXPECT_EQ(Load(20).ok, 20u) << "without a daemon";
+  daemon_ = std::make_unique<Daemon>(config, without_tcx);
+  EXPECT_TRUE(daemon_->LogHas("goes on with 1 connections"));
+  EXPECT_TRUE(held.Send("x") && held.Receive(1) == "x");
+  daemon_->Stop();
+  for (const char* device : {"e0", "e1"}) EXPECT_EQ(filters(device), "");
+}
+
 TEST_F(PacketTest, StoppedInOrderItLeavesNothing) {
   const auto server = Node();
   Start();
@@ -298,6 +334,9 @@ TEST_F(PacketTest, StoppedInOrderItLeavesNothing) {
   EXPECT_EQ(programs.out.find("packet_ingress"), std::string::npos)
       << programs.out;
   EXPECT_FALSE(TcpSocket::Connect(kClient, vip_).valid());
+  const ProcessResult status = daemon_->Ctl({"status"});
+  EXPECT_EQ(status.exit_code, 3);
+  EXPECT_EQ(status.err.find("packet path"), std::string::npos) << status.err;
 }
 
 }  // namespace
