@@ -31,8 +31,22 @@ static __always_inline int handle(frame_t *frame)
 	return VERDICT_NOT_OURS;
 }
 
+/* The one way out: every packet of ours is counted here. */
+static __always_inline int leave(int outcome)
+{
+	__u32 verdict = outcome & 0xff, exit = outcome >> 8;
+	struct hg_counter *counter;
+
+	if (outcome == VERDICT_NOT_OURS)
+		return VERDICT_NOT_OURS;
+	counter = bpf_map_lookup_elem(&packet_exits, &exit);
+	if (counter)
+		counter->count++;
+	return verdict;
+}
+
 SEC("tc")
 int packet_ingress(frame_t *frame)
 {
-	return handle(frame);
+	return leave(handle(frame));
 }

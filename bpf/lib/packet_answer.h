@@ -1,5 +1,5 @@
-/* How a packet leaves, each way counted, and what the packet path says of its
- * own: RST segments, and the PROXY header.
+/* How a packet leaves, and what the packet path says of its own: RST segments,
+ * and the PROXY header.
  */
 #ifndef HG_LIB_PACKET_ANSWER_H
 #define HG_LIB_PACKET_ANSWER_H
@@ -11,26 +11,22 @@ enum {
 	TTL_OF_OURS = 64,
 };
 
-static __always_inline void count_exit(__u32 exit)
+/* What becomes of a packet of ours: the verdict, and the exit that it counts
+ * as, for leave(). VERDICT_NOT_OURS stands for itself.
+ */
+static __always_inline int outcome(__u32 verdict, __u32 exit)
 {
-	struct hg_counter *counter = bpf_map_lookup_elem(&packet_exits, &exit);
-
-	if (counter)
-		counter->count++;
+	return exit << 8 | verdict;
 }
 
 static __always_inline int drop(__u32 exit)
 {
-	count_exit(exit);
-	return VERDICT_DROP;
+	return outcome(VERDICT_DROP, exit);
 }
 
 static __always_inline int sent(int exit, __u32 as)
 {
-	if (exit)
-		return drop(exit);
-	count_exit(as);
-	return VERDICT_SENT;
+	return exit ? drop(exit) : outcome(VERDICT_SENT, as);
 }
 
 static __always_inline struct packet_scratch *scratch(void)
@@ -105,8 +101,7 @@ static __always_inline int refuse(frame_t *frame, struct packet *p,
 		return drop(HG_PACKET_MALFORMED);
 	if (reset_sender(frame, p, (__u8 *)&s->request))
 		return drop(HG_PACKET_FAILED);
-	count_exit(exit);
-	return VERDICT_SENT;
+	return outcome(VERDICT_SENT, exit);
 }
 
 /* ---- the header ---------------------------------------------------------- */

@@ -60,12 +60,16 @@ static __noinline int forward_syn(frame_t *frame, struct packet *p,
 	return forward(frame, p, to);
 }
 
-/* Asks selection for a backend, other than the one that `tried` has. */
-static __noinline int choose_backend(struct hg_flow *flow,
-				     struct packet_scratch *s)
+/* Asks selection for a backend, other than the one that `tried` has. It is not
+ * static, so the verifier looks at it once, rather than at each call.
+ */
+__noinline int choose_backend(struct hg_flow *flow, struct packet_scratch *s)
 {
-	struct hg_select *request = &s->request;
+	struct hg_select *request;
 
+	if (!flow || !s)
+		return 0;
+	request = &s->request;
 	__builtin_memset(request, 0, sizeof(*request));
 	request->service = flow->service;
 	request->client_port = flow->client_port;
