@@ -7,6 +7,7 @@
 #include "bpf/lib/packet_maps.h"
 #include "bpf/lib/packet_parse.h"
 #include "bpf/lib/packet_tcp.h"
+#include "bpf/lib/packet_trace.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -19,6 +20,9 @@ static __always_inline int handle(frame_t *frame)
 	if (!s)
 		return VERDICT_NOT_OURS;
 	p = &s->packet;
+	p->flow = 0;
+	p->service = 0;
+	p->left_by = 0;
 	if (parse_ip(frame, p))
 		return VERDICT_NOT_OURS;
 	local = bpf_map_lookup_elem(&packet_addresses, &p->destination);
@@ -32,7 +36,7 @@ static __always_inline int handle(frame_t *frame)
 }
 
 /* The one way out: every packet of ours is counted here. */
-static __always_inline int leave(int outcome)
+static __always_inline int leave(frame_t *frame, int outcome)
 {
 	__u32 verdict = outcome & 0xff, exit = outcome >> 8;
 	struct hg_counter *counter;
@@ -42,11 +46,15 @@ static __always_inline int leave(int outcome)
 	counter = bpf_map_lookup_elem(&packet_exits, &exit);
 	if (counter)
 		counter->count++;
+	if (packet_trace.until)
+		trace_departure(frame, verdict, exit);
 	return verdict;
 }
 
 SEC("tc")
 int packet_ingress(frame_t *frame)
 {
-	return leave(handle(frame));
+	if (packet_trace.until)
+		trace_arrival(frame);
+	return leave(frame, handle(frame));
 }

@@ -160,6 +160,43 @@ enum hg_packet_exit {
 };
 enum { HG_PACKET_FIRST_DROP = HG_PACKET_NO_BACKEND };
 
+/* packet_trace, a global of the program: whether it tells of packets, and of
+ * which. The daemon writes `until` last.
+ */
+struct hg_trace {
+	__u32 until;	 /* s, coarse: tells no longer; 0: nobody listens */
+	__u32 service;	 /* id; 0: any */
+	__u8 client[16]; /* zeros: any */
+	__u32 client_port; /* 0: any */
+	__u32 lost;	 /* events that the ring had no room for */
+};
+HG_ABI_ASSERT(sizeof(struct hg_trace) == 32);
+
+enum hg_trace_limits {
+	HG_TRACE_BYTES = 256, /* of each frame: all headers, PROXY's included */
+};
+
+/* packet_events, a ring: what became of a packet. */
+struct hg_trace_event {
+	__u64 time; /* ns, bpf_ktime_get_ns(): it arrived */
+	__u32 exit; /* enum hg_packet_exit */
+	__u32 flow; /* number * 2 + enum hg_side + 1; 0: of none */
+	__u32 service;	/* ids; 0: none */
+	__u32 backend;
+	__u32 again; /* 1: its arrival was told before, with its header's */
+	/* Interfaces, and bytes with Ethernet header. What was dropped has not
+	 * left: 0.
+	 */
+	__u32 came_by;
+	__u32 left_by;
+	__u32 size_before;
+	__u32 size_after;
+	__u32 _pad;
+	__u8 before[HG_TRACE_BYTES];
+	__u8 after[HG_TRACE_BYTES];
+};
+HG_ABI_ASSERT(sizeof(struct hg_trace_event) == 48 + 2 * HG_TRACE_BYTES);
+
 /* skb->mark of a data segment that waits behind its header segment, within
  * one hook.
  */

@@ -203,6 +203,7 @@ static __always_inline int handle_icmp(frame_t *frame, struct packet *p,
 	value = bpf_map_lookup_elem(&packet_keys, &key);
 	if (!value)
 		return VERDICT_NOT_OURS;
+	p->flow = *value + 1;
 	number = *value / 2;
 	flow = bpf_map_lookup_elem(&packet_flows, &number);
 	if (!flow)

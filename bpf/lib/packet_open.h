@@ -160,6 +160,7 @@ static __noinline int open_flow(frame_t *frame, struct packet *p,
 	__u32 number, value, service = listener->service;
 	int exit;
 
+	p->service = service;
 	stats = bpf_map_lookup_elem(&service_stats, &service);
 	if (!stats)
 		return drop(HG_PACKET_FAILED);
@@ -203,6 +204,7 @@ static __noinline int open_flow(frame_t *frame, struct packet *p,
 		bpf_map_push_elem(&packet_free, &number, 0);
 		return drop(HG_PACKET_FAILED);
 	}
+	p->flow = value + 1;
 	exit = to_backend(p, flow, p->seq, &to);
 	if (!exit)
 		exit = forward_syn(frame, p, &to, s);

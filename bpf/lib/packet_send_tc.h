@@ -17,7 +17,7 @@ static __always_inline int send_back(frame_t *frame)
 }
 
 /* Sends the packet where its destination is, as routes are now. */
-static __noinline int forward(frame_t *frame, const struct packet *p,
+static __noinline int forward(frame_t *frame, struct packet *p,
 			      const struct rewrite *to)
 {
 	struct bpf_fib_lookup fib = {};
@@ -25,6 +25,7 @@ static __noinline int forward(frame_t *frame, const struct packet *p,
 
 	ask_route(frame, p, to, &fib);
 	found = bpf_fib_lookup(frame, &fib, sizeof(fib), 0);
+	p->left_by = fib.ifindex;
 	if (found == BPF_FIB_LKUP_RET_SUCCESS) {
 		if (write_macs(frame, fib.dmac, fib.smac))
 			return HG_PACKET_FAILED;
@@ -44,11 +45,17 @@ static __noinline int forward(frame_t *frame, const struct packet *p,
 }
 
 /* Whether the frame is the second of those that split_header_off() made of
- * one. The mark stays within the hook.
+ * one.
  */
+static __always_inline int is_marked_behind(const frame_t *frame)
+{
+	return frame->mark == HG_PACKET_MARK_BEHIND;
+}
+
+/* Likewise; the mark stays within the hook. */
 static __always_inline int is_behind_header(frame_t *frame)
 {
-	int behind = frame->mark == HG_PACKET_MARK_BEHIND;
+	int behind = is_marked_behind(frame);
 
 	if (behind)
 		frame->mark = 0;

@@ -350,6 +350,7 @@ static __always_inline int handle_tcp(frame_t *frame, struct packet *p,
 	if (is_forged(p) || !(p->flags & (TCP_SYN | TCP_ACK | TCP_RST)))
 		return drop(HG_PACKET_MALFORMED);
 	if (value) {
+		p->flow = *value + 1;
 		number = *value / 2;
 		flow = bpf_map_lookup_elem(&packet_flows, &number);
 		if (!flow)
@@ -358,6 +359,7 @@ static __always_inline int handle_tcp(frame_t *frame, struct packet *p,
 			return from_backend(frame, p, flow, number, s);
 		if (!begins_anew(flow, p))
 			return from_client(frame, p, flow, number, s);
+		p->flow = 0;
 		forget_flow(flow, number);
 		listener = bpf_map_lookup_elem(&packet_listeners, &at);
 	}

@@ -2,7 +2,6 @@
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
-#include <headgate_packet.skel.h>
 #include <net/if.h>
 #include <unistd.h>
 
@@ -19,6 +18,7 @@
 #include "base/status.h"
 #include "datapath/packet_hook.h"
 #include "datapath/pinned.h"
+#include "headgate_packet.skel.h"  // After the types that it names.
 
 namespace headgate::datapath {
 namespace {
@@ -196,6 +196,7 @@ absl::Status PacketPath::FillFreeNumbers() {
 }
 
 PacketPath::~PacketPath() {
+  if (const auto trace = trace_.lock()) trace->Close();
   while (!links_.empty()) Detach(links_.begin()->first);
   for (const std::string& pin : pins_) unlink(pin.c_str());
 }
@@ -385,6 +386,22 @@ void PacketPath::Detach(const std::string& name) {
 }
 
 // ---- what is seen -----------------------------------------------------------
+
+absl::StatusOr<std::shared_ptr<PacketTrace>> PacketPath::Trace(
+    const PacketTrace::Filter& filter) {
+  if (!trace_.expired()) {
+    return absl::FailedPreconditionError(
+        "somebody traces packets already; one can at a time");
+  }
+  ASSIGN_OR_RETURN(
+      std::shared_ptr<PacketTrace> trace,
+      PacketTrace::Start({bpf_map__fd(skeleton_->maps.packet_events),
+                          bpf_map__fd(skeleton_->maps.packet_event),
+                          &skeleton_->bss->packet_trace},
+                         filter));
+  trace_ = trace;
+  return trace;
+}
 
 std::vector<uint64_t> PacketPath::Exits() const {
   std::vector<uint64_t> sums(HG_PACKET_EXIT_COUNT);

@@ -20,6 +20,7 @@
 #include "absl/status/statusor.h"
 #include "base/unique_fd.h"
 #include "bpf/abi/packet.h"
+#include "datapath/packet_trace.h"
 #include "datapath/shared_array.h"
 
 struct headgate_packet_bpf;
@@ -97,6 +98,10 @@ class PacketPath {
   // not tell from its own connections.
   void Recount(const std::function<void(const hg_flow&)>& count) const;
 
+  // FailedPrecondition: there is a reader already.
+  absl::StatusOr<std::shared_ptr<PacketTrace>> Trace(
+      const PacketTrace::Filter& filter);
+
   std::vector<uint64_t> Exits() const;  // By enum hg_packet_exit.
   hg_packet_bytes Bytes(uint32_t service) const;
   void ClearBytes(uint32_t service);  // The id has a new service.
@@ -142,6 +147,7 @@ class PacketPath {
   SharedArray<hg_flow> flows_;
   SharedArray<hg_service_stats> service_stats_;
   SharedArray<hg_backend_stats> backend_stats_;
+  std::weak_ptr<PacketTrace> trace_;  // Its reader has it.
   std::map<std::string, Link> links_;
   std::set<std::string> wanted_;
   uint32_t cursor_ = 0;  // Of the sweep.

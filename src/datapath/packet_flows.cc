@@ -2,13 +2,13 @@
 // end gets a RST. The rules of ownership are those of bpf/lib/packet_table.h.
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
-#include <headgate_packet.skel.h>
-#include <time.h>
 
 #include <algorithm>
 
+#include "datapath/coarse_clock.h"
 #include "datapath/packet.h"
 #include "datapath/packet_reset.h"
+#include "headgate_packet.skel.h"
 
 namespace headgate::datapath {
 namespace {
@@ -18,13 +18,6 @@ constexpr uint32_t kSynSeconds = 20;       // Handshakes; RFC 9293 has a SYN's
                                            // sender decide, ours sends again.
 constexpr uint32_t kTimeWaitSeconds = 60;  // TCP_TIMEWAIT_LEN of Linux.
 constexpr uint32_t kHalfClosedSeconds = 3600;  // At most.
-
-// As bpf_ktime_get_coarse_ns() has it.
-uint32_t NowSeconds() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-  return static_cast<uint32_t>(now.tv_sec);
-}
 
 uint32_t Peek(const __u32& field) {
   return __atomic_load_n(&field, __ATOMIC_RELAXED);

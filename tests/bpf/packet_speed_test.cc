@@ -167,9 +167,12 @@ void PacketSpeedTest::MeasureWarm(uint32_t flows, PacketPath::Setup setup) {
             "ip route add 198.18.3.1 via 198.18.0.10"));
   const double in = Repeat(conn.FromClient(kAck, 0, 0), "in0");
   const double out = Repeat(conn.FromBackend(kAck, 0, 28), "out0");
+  const auto others = packet().Trace({.client = Parse("198.19.255.255")});
+  ASSERT_TRUE(others.ok()) << others.status();
+  const double traced = Repeat(conn.FromClient(kAck, 0, 0), "in0");
   ASSERT_TRUE(Shell("ip route del 198.18.1.1 && ip route del 198.18.3.1"));
   std::cout << "ns each, caches warm: data in " << in << ", data out " << out
-            << "\n";
+            << "; data in while others are traced " << traced << "\n";
 }
 
 void PacketSpeedTest::Measure(uint32_t flows) {
