@@ -15,6 +15,9 @@ constexpr unsigned kMaxConnections = 64;
 constexpr unsigned kIdleSeconds = 30;
 // For a connection that could not be accepted: no descriptor was left.
 constexpr absl::Duration kRetryAfter = absl::Milliseconds(20);
+// Of a body without an end.
+constexpr absl::Duration kStreamPause = absl::Milliseconds(50);
+constexpr size_t kStreamBlock = 16 * 1024;
 
 }  // namespace
 
@@ -24,6 +27,19 @@ struct HttpServer::Exchange {
   bool too_large = false;
   std::optional<Response> answer;       // That came later.
   MHD_Connection* suspended = nullptr;  // While it has not.
+};
+
+// A body without an end while it is sent; the library owns it.
+struct HttpServer::Stream final : public IoHandler {
+  Stream(HttpServer* of, MHD_Connection* to,
+         absl::AnyInvocable<std::optional<std::string>()> source);
+  void OnIo(uint32_t events) override;  // While the connection rests.
+
+  HttpServer* server;
+  MHD_Connection* connection;
+  absl::AnyInvocable<std::optional<std::string>()> next;
+  std::string left;  // Of what `next` gave last.
+  Timer news;        // Likewise.
 };
 
 // The library's callbacks.
@@ -45,7 +61,7 @@ struct Callbacks {
       return MHD_YES;
     }
     if (exchange->answer.has_value()) {
-      return Send(connection, *exchange->answer);
+      return Send(server, connection, *exchange->answer);
     }
     Response response;
     if (exchange->too_large) {
@@ -67,7 +83,7 @@ struct Callbacks {
         return MHD_YES;
       }
     }
-    return Send(connection, response);
+    return Send(server, connection, response);
   }
 
   // The library asks again with the same exchange once the connection is
@@ -92,10 +108,67 @@ struct Callbacks {
     server->timer_.Set(absl::ZeroDuration());
   }
 
-  static MHD_Result Send(MHD_Connection* connection, const Response& response) {
-    MHD_Response* out = MHD_create_response_from_buffer(
-        response.body.size(), const_cast<char*>(response.body.data()),
-        MHD_RESPMEM_MUST_COPY);
+  // The library asks whenever there is room for `size` bytes to the client.
+  static ssize_t Stream(void* self, uint64_t, char* out, size_t size) {
+    auto* stream = static_cast<HttpServer::Stream*>(self);
+    pollfd client{Socket(stream), 0, 0};
+    if (poll(&client, 1, 0) != 0) return MHD_CONTENT_READER_END_WITH_ERROR;
+    if (stream->left.empty()) {
+      std::optional<std::string> next = stream->next();
+      if (!next.has_value()) return MHD_CONTENT_READER_END_OF_STREAM;
+      stream->left = *std::move(next);
+    }
+    if (stream->left.empty()) {
+      Rest(stream);
+      return 0;
+    }
+    const size_t count = stream->left.copy(out, size);
+    stream->left.erase(0, count);
+    return static_cast<ssize_t>(count);
+  }
+
+  static int Socket(HttpServer::Stream* stream) {
+    return MHD_get_connection_info(stream->connection,
+                                   MHD_CONNECTION_INFO_CONNECTION_FD)
+        ->connect_fd;
+  }
+
+  // The library does not look at a suspended connection: we see its end.
+  static void Rest(HttpServer::Stream* stream) {
+    stream->server->resting_.insert(stream);
+    MHD_suspend_connection(stream->connection);
+    stream->server->loop_->Add(Socket(stream), 0, stream).IgnoreError();
+    stream->news.Set(kStreamPause);
+  }
+
+  static void Wake(HttpServer::Stream* stream) {
+    stream->server->resting_.erase(stream);
+    stream->server->loop_->Remove(Socket(stream), stream);
+    stream->news.Cancel();
+    MHD_resume_connection(stream->connection);
+    stream->server->timer_.Set(absl::ZeroDuration());
+  }
+
+  static void EndStream(void* self) {
+    delete static_cast<HttpServer::Stream*>(self);
+  }
+
+  static MHD_Response* Body(HttpServer* server, MHD_Connection* connection,
+                            Response& response) {
+    if (!response.stream) {
+      return MHD_create_response_from_buffer(
+          response.body.size(), const_cast<char*>(response.body.data()),
+          MHD_RESPMEM_MUST_COPY);
+    }
+    auto* stream =
+        new HttpServer::Stream(server, connection, std::move(response.stream));
+    return MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, kStreamBlock,
+                                             Stream, stream, EndStream);
+  }
+
+  static MHD_Result Send(HttpServer* server, MHD_Connection* connection,
+                         Response& response) {
+    MHD_Response* out = Body(server, connection, response);
     if (out == nullptr) return MHD_NO;
     MHD_add_response_header(out, "Content-Type", response.content_type.c_str());
     MHD_add_response_header(out, "Cache-Control", "no-store");
@@ -111,6 +184,16 @@ struct Callbacks {
     *state = nullptr;
   }
 };
+
+HttpServer::Stream::Stream(
+    HttpServer* of, MHD_Connection* to,
+    absl::AnyInvocable<std::optional<std::string>()> source)
+    : server(of),
+      connection(to),
+      next(std::move(source)),
+      news(of->loop_, [this] { Callbacks::Wake(this); }) {}
+
+void HttpServer::Stream::OnIo(uint32_t) { Callbacks::Wake(this); }
 
 HttpServer::HttpServer(EventLoop* loop, const Options& options, Handler handler)
     : loop_(loop),
@@ -149,7 +232,9 @@ HttpServer::~HttpServer() {
   if (daemon_ == nullptr) return;
   if (epoll_fd_ >= 0) loop_->Remove(epoll_fd_, this);
   self_.reset();
-  while (!waiting_.empty()) {  // The library must not stop before.
+  // The library must not stop before.
+  while (!resting_.empty()) Callbacks::Wake(*resting_.begin());
+  while (!waiting_.empty()) {
     Callbacks::Resume(this, *waiting_.begin(),
                       {503, "application/json", R"({"error":"stopping"})", {}});
   }

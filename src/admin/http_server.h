@@ -1,8 +1,10 @@
 // HTTP/1.1 on the control thread's loop: libmicrohttpd behind one function
-// from request to response. At most 64 connections, each idle for 30 s at most.
+// from request to response. At most 64 connections, each idle for 30 s at most:
+// so long a client may take nothing of an answer, too.
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -32,6 +34,10 @@ struct Response {
   // If set, the answer comes later: called once with what takes it, from the
   // loop, not from within the call. The rest of this response is ignored.
   absl::AnyInvocable<void(Done)> later;
+  // If set, the body has no end: it goes on with what this gives each time that
+  // the client has taken all of it. Empty: nothing new, to be asked again soon;
+  // nothing: that was all. Destroyed when the client has gone.
+  absl::AnyInvocable<std::optional<std::string>()> stream = nullptr;
 };
 
 class HttpServer final : public IoHandler {
@@ -52,6 +58,7 @@ class HttpServer final : public IoHandler {
 
  private:
   struct Exchange;
+  struct Stream;
   friend struct Callbacks;
 
   HttpServer(EventLoop* loop, const Options& options, Handler handler);
@@ -62,6 +69,7 @@ class HttpServer final : public IoHandler {
   MHD_Daemon* daemon_ = nullptr;
   int epoll_fd_ = -1;            // The library's own.
   std::set<Exchange*> waiting_;  // For answers that come later.
+  std::set<Stream*> resting_;    // Streams without news.
   // What an answer that comes after our end finds.
   std::shared_ptr<HttpServer*> self_ = std::make_shared<HttpServer*>(this);
   Timer timer_;

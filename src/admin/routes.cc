@@ -9,8 +9,10 @@
 #include "admin/json.h"
 #include "admin/live_page.h"
 #include "admin/metrics.h"
+#include "admin/trace.h"
 #include "config/diff.h"
 #include "config/parse.h"
+#include "config/values.h"
 #include "health/result.h"
 
 namespace headgate::admin {
@@ -78,6 +80,26 @@ Response ListConnections(const Controller& controller,
     std::erase_if(rows, [&](const auto& r) { return r.service != service; });
   }
   return Json(ConnectionsJson(rows));
+}
+
+// At most one client has this.
+Response Trace(Controller& controller, const Request& request) {
+  Endpoint client;
+  if (const std::string text = request.query("client"); !text.empty()) {
+    const auto target = config::ParseTarget(text);
+    if (!target.ok()) {
+      return Failure(400, absl::StrCat("client: ", target.status().message()));
+    }
+    client = {target->address, target->port.value_or(0)};
+  }
+  auto trace = controller.Trace(request.query("service"), client);
+  if (!trace.ok()) return Failure(trace.status());
+  auto stream = std::make_unique<TraceStream>(
+      &controller, *std::move(trace), request.query("frames") == "true");
+  Response response;
+  response.content_type = "application/x-ndjson";
+  response.stream = [stream = std::move(stream)] { return stream->Next(); };
+  return response;
 }
 
 // ---- changes ---------------------------------------------------------------
@@ -206,7 +228,7 @@ Response Post(Controller& controller, const Path& path,
   return Failure(404, "no such path");
 }
 
-Response Get(const Controller& controller, const Request& request) {
+Response Get(Controller& controller, const Request& request) {
   const std::string& path = request.path;
   if (path == "/v1/status") return Json(StatusJson(controller.Status()));
   if (path == "/v1/services") return Json(ServicesJson(controller.Services()));
@@ -220,6 +242,7 @@ Response Get(const Controller& controller, const Request& request) {
     return Json(ConnectionCountJson(controller.ConnectionsActive()));
   }
   if (path == "/v1/flows") return Json(FlowsJson(controller.Flows()));
+  if (path == "/v1/trace") return Trace(controller, request);
   if (path == "/v1/config") return Json(ConfigJson(controller));
   if (path == "/metrics") {
     return {200, "text/plain; version=0.0.4", MetricsText(controller), {}};

@@ -118,6 +118,13 @@ class Controller {
   std::vector<ConnectionRow> Connections() const;
   std::vector<FlowRow> Flows() const;
   uint64_t ConnectionsActive() const;
+  // What the packet path does to packets from now on, of one service (empty:
+  // any) and one client (zeros: any). NotFound without that service;
+  // FailedPrecondition: it is not in use, or there is a reader already.
+  absl::StatusOr<std::shared_ptr<datapath::PacketTrace>> Trace(
+      const std::string& service, const Endpoint& client);
+  // The row refers to the event.
+  TraceRow DescribePacket(const hg_trace_event& event) const;
   const datapath::Datapath& datapath() const { return *options_.datapath; }
   // Last reload or apply; of the daemon's start, if there was none.
   bool last_reload_ok() const { return last_reload_ok_; }

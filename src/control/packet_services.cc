@@ -165,6 +165,14 @@ std::vector<datapath::PacketPath::Flow> PacketServices::Flows() const {
   return datapath_->packet()->Flows();
 }
 
+absl::StatusOr<std::shared_ptr<datapath::PacketTrace>> PacketServices::Trace(
+    const datapath::PacketTrace::Filter& filter) {
+  if (datapath_->packet() == nullptr) {
+    return absl::FailedPreconditionError("no service has datapath: packet");
+  }
+  return datapath_->packet()->Trace(filter);
+}
+
 void PacketServices::AddBytes(uint32_t service, hg_service_stats& stats) const {
   if (datapath_->packet() == nullptr) return;
   const hg_packet_bytes bytes = datapath_->packet()->Bytes(service);

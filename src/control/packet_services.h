@@ -7,10 +7,12 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "config/types.h"
 #include "datapath/datapath.h"
 #include "net/event_loop.h"
@@ -35,6 +37,9 @@ class PacketServices {
   const std::string& problem() const { return problem_; }
 
   std::vector<datapath::PacketPath::Flow> Flows() const;
+  // FailedPrecondition: see Controller::Trace().
+  absl::StatusOr<std::shared_ptr<datapath::PacketTrace>> Trace(
+      const datapath::PacketTrace::Filter& filter);
   // Adds what the path has moved.
   void AddBytes(uint32_t service, hg_service_stats& stats) const;
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "bpf/abi/types.h"
 #include "config/types.h"
 #include "control/ejections.h"
@@ -122,6 +123,26 @@ struct FlowRow {
   const char* state = "";   // syn_sent, syn_received, established or closing.
   const char* header = "";  // none, due, sent or acknowledged.
   absl::Duration idle;
+};
+
+// What became of a packet of the packet path.
+struct TraceRow {
+  // A frame as it came, or as it left.
+  struct Side {
+    std::string interface;
+    uint32_t size = 0;                // Bytes; 0: it was dropped.
+    absl::Span<const uint8_t> bytes;  // The first ones, of the event.
+  };
+  int64_t time_ns = 0;      // It came; CLOCK_MONOTONIC.
+  uint64_t connection = 0;  // As in ConnectionRow; 0: of none.
+  std::string service;
+  std::string backend;
+  const char* from = "";     // client, backend; empty: of no connection.
+  const char* verdict = "";  // forwarded, reset (by ours) or dropped.
+  const char* reason = "";   // Of metrics.
+  // It is the data of the last packet, which became their header.
+  bool again = false;
+  Side before, after;
 };
 
 const char* AdminName(hg_admin admin);

@@ -1,4 +1,6 @@
 // What the controller shows: the rows of state.h.
+#include <net/if.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -30,6 +32,24 @@ const char* HeaderName(const hg_flow& flow) {
 absl::Duration IdleOf(const hg_flow& flow, int64_t now_ns) {
   return std::max(absl::ZeroDuration(),
                   absl::Nanoseconds(now_ns) - absl::Seconds(flow.last_seen));
+}
+
+std::string InterfaceName(uint32_t index) {
+  char name[IF_NAMESIZE];
+  if (if_indextoname(index, name) == nullptr) return absl::StrCat("#", index);
+  return name;
+}
+
+const char* VerdictName(const hg_trace_event& event) {
+  if (event.size_after == 0) return "dropped";
+  return event.exit < HG_PACKET_FIRST_DROP ? "forwarded" : "reset";
+}
+
+TraceRow::Side SideOf(uint32_t interface, uint32_t size,
+                      const __u8 (&bytes)[HG_TRACE_BYTES]) {
+  if (size == 0) return {};
+  return {InterfaceName(interface), size,
+          absl::MakeConstSpan(bytes, std::min<size_t>(size, sizeof bytes))};
 }
 
 }  // namespace
@@ -222,6 +242,40 @@ std::vector<FlowRow> Controller::Flows() const {
     row.idle = IdleOf(state, now_ns);
   }
   return rows;
+}
+
+absl::StatusOr<std::shared_ptr<datapath::PacketTrace>> Controller::Trace(
+    const std::string& service, const Endpoint& client) {
+  datapath::PacketTrace::Filter filter{client.address.bytes(), client.port, 0};
+  if (!service.empty()) {
+    const auto found = services_.find(service);
+    if (found == services_.end()) {
+      return absl::NotFoundError(absl::StrCat("no service ", service));
+    }
+    filter.service = found->second.id;
+  }
+  return packet_.Trace(filter);
+}
+
+TraceRow Controller::DescribePacket(const hg_trace_event& event) const {
+  TraceRow row;
+  row.time_ns = static_cast<int64_t>(event.time);
+  for (const auto& [name, service] : services_) {
+    if (service.id == event.service) row.service = name;
+  }
+  const auto backend = backends_.all().find(event.backend);
+  if (backend != backends_.all().end()) row.backend = backend->second.row.name;
+  if (event.flow != 0) {
+    row.connection = PacketServices::ConnectionId((event.flow - 1) / 2);
+    row.from = (event.flow - 1) % 2 == HG_FROM_CLIENT ? "client" : "backend";
+  }
+  row.verdict = VerdictName(event);
+  row.reason =
+      datapath::PacketExitName(static_cast<hg_packet_exit>(event.exit));
+  row.again = event.again != 0;
+  row.before = SideOf(event.came_by, event.size_before, event.before);
+  row.after = SideOf(event.left_by, event.size_after, event.after);
+  return row;
 }
 
 }  // namespace headgate::control
