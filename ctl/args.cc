@@ -32,6 +32,20 @@ absl::Status SetService(Options& options, const std::string& value) {
   return absl::OkStatus();
 }
 
+absl::Status SetClient(Options& options, const std::string& value) {
+  options.client = value;
+  return absl::OkStatus();
+}
+
+absl::Status SetCount(Options& options, const std::string& value) {
+  uint64_t count = 0;
+  if (!absl::SimpleAtoi(value, &count) || count == 0) {
+    return absl::InvalidArgumentError("a number from 1 on");
+  }
+  options.count = count;
+  return absl::OkStatus();
+}
+
 absl::Status SetDuration(std::optional<absl::Duration>& out,
                          const std::string& value) {
   absl::Duration duration;
@@ -119,7 +133,9 @@ struct Flag {
 constexpr Flag kFlags[] = {
     {"--socket", "", "PATH", "the daemon's control socket", SetSocket},
     {"--output", "-o", "table|json", "for people or for programs", SetOutput},
-    {"--service", "", "SERVICE", "lists: only this service", SetService},
+    {"--service", "", "SERVICE", "lists, flow: only this service", SetService},
+    {"--client", "", "ADDRESS[:PORT]", "flow: only this client", SetClient},
+    {"--count", "", "N", "flow: ends after so many packets", SetCount},
     {"--wait", "", "", "status, backend: wait for the outcome", SetWait},
     {"--explain", "", "", "backend check: each step", SetExplain},
     {"--timeout", "", "DURATION", "give up after 500ms, 5s, 10m, 1h",

@@ -25,12 +25,32 @@ struct CurlDeleter {
 template <typename T>
 using CurlPtr = std::unique_ptr<T, CurlDeleter>;
 
-size_t AppendBody(char* data, size_t size, size_t count, void* user) {
-  auto* body = static_cast<std::string*>(user);
-  const size_t bytes = size * count;
-  if (bytes > kMaxReplyBytes - body->size()) return 0;  // Aborts the transfer.
-  body->append(data, bytes);
-  return bytes;
+// Takes what has come of the body of a reply with that HTTP status; false: no
+// more of it.
+using Body = absl::FunctionRef<bool(int status, absl::string_view bytes)>;
+
+bool Append(absl::string_view bytes, std::string& to) {
+  if (bytes.size() > kMaxReplyBytes - to.size()) return false;
+  to.append(bytes.data(), bytes.size());
+  return true;
+}
+
+int StatusOf(CURL* curl) {
+  long status = 0;
+  curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
+  return static_cast<int>(status);
+}
+
+struct Reader {
+  CURL* curl;
+  Body body;
+};
+
+size_t ReadBody(char* data, size_t size, size_t count, void* user) {
+  const auto* reader = static_cast<const Reader*>(user);
+  const absl::string_view bytes(data, size * count);
+  if (!reader->body(StatusOf(reader->curl), bytes)) return 0;  // Aborts.
+  return bytes.size();
 }
 
 absl::Status ConnectError(CURL* curl, const std::string& socket) {
@@ -88,11 +108,10 @@ void SetTimeout(CURL* curl, absl::Duration timeout) {
   curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
 }
 
-}  // namespace
-
-absl::StatusOr<HttpReply> SendHttp(const std::string& socket,
-                                   const HttpRequest& request,
-                                   absl::Duration timeout) {
+// The HTTP status of the reply, whose body has been taken.
+absl::StatusOr<int> Perform(const std::string& socket,
+                            const HttpRequest& request, absl::Duration timeout,
+                            Body body) {
   const CurlPtr<CURL> owner(curl_easy_init());
   CURL* curl = owner.get();
   if (curl == nullptr) return absl::InternalError("start libcurl: failed");
@@ -106,15 +125,47 @@ absl::StatusOr<HttpReply> SendHttp(const std::string& socket,
   curl_easy_setopt(curl, CURLOPT_PROXY, "");  // Whatever http_proxy says.
   SetRequest(curl, request);
   SetTimeout(curl, timeout);
-  HttpReply reply;
-  curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, &AppendBody);
-  curl_easy_setopt(curl, CURLOPT_WRITEDATA, &reply.body);
+  Reader reader{curl, body};
+  curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, &ReadBody);
+  curl_easy_setopt(curl, CURLOPT_WRITEDATA, &reader);
   if (CURLcode code = curl_easy_perform(curl); code != CURLE_OK) {
     return TransferError(curl, code, socket);
   }
-  long status = 0;
-  curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
-  reply.status = static_cast<int>(status);
+  return StatusOf(curl);
+}
+
+}  // namespace
+
+absl::StatusOr<HttpReply> SendHttp(const std::string& socket,
+                                   const HttpRequest& request,
+                                   absl::Duration timeout) {
+  HttpReply reply;
+  const auto keep = [&](int, absl::string_view bytes) {
+    return Append(bytes, reply.body);
+  };
+  ASSIGN_OR_RETURN(reply.status, Perform(socket, request, timeout, keep));
+  return reply;
+}
+
+absl::StatusOr<HttpReply> StreamHttp(
+    const std::string& socket, const HttpRequest& request,
+    absl::Duration timeout, absl::FunctionRef<bool(const std::string&)> take) {
+  HttpReply reply;
+  bool enough = false;
+  const auto split = [&](int status, absl::string_view bytes) {
+    if (!Append(bytes, reply.body)) return false;
+    if (status / 100 != 2) return true;
+    size_t end = 0;
+    while (!enough && (end = reply.body.find('\n')) != std::string::npos) {
+      enough = !take(reply.body.substr(0, end));
+      reply.body.erase(0, end + 1);
+    }
+    return !enough;
+  };
+  const absl::StatusOr<int> status = Perform(socket, request, timeout, split);
+  if (enough) return HttpReply{200, ""};
+  RETURN_IF_ERROR(status.status());
+  reply.status = *status;
   return reply;
 }
 

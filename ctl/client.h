@@ -1,6 +1,7 @@
 // One HTTP/1.1 request over a unix stream socket (libcurl inside). Blocking;
 // each call has a connection of its own, so a daemon that restarts between two
-// calls is not noticed. Replies are capped at 64 MiB.
+// calls is not noticed. Replies, and lines of endless ones, are capped at 64
+// MiB.
 //
 // Errors: kUnavailable       nobody listens on the socket
 //         kPermissionDenied  the socket may not be opened
@@ -11,6 +12,7 @@
 
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 
@@ -30,6 +32,12 @@ struct HttpReply {
 absl::StatusOr<HttpReply> SendHttp(const std::string& socket,
                                    const HttpRequest& request,
                                    absl::Duration timeout);
+
+// For a reply without an end: hands over each line of a 2xx, as it comes, until
+// `take` has had enough, or the daemon. The reply has the body of any other.
+absl::StatusOr<HttpReply> StreamHttp(
+    const std::string& socket, const HttpRequest& request,
+    absl::Duration timeout, absl::FunctionRef<bool(const std::string&)> take);
 
 // RFC 3986 percent-encoding of one path segment or query value.
 std::string UrlEscape(const std::string& text);

@@ -12,8 +12,9 @@ namespace headgate::ctl {
 
 using Words = std::vector<std::string>;
 
-// kPace: --over and --order, and --wait. kNew: --weight and --backup.
-enum class Flags { kNone, kService, kWait, kPace, kNew, kExplain };
+// kPace: --over and --order, and --wait. kNew: --weight and --backup. kTrace:
+// --service, --client and --count.
+enum class Flags { kNone, kService, kWait, kPace, kNew, kExplain, kTrace };
 
 struct Command {
   const char* noun;

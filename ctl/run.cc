@@ -53,13 +53,18 @@ bool TakesWait(const Command& command) {
   return command.flags == Flags::kWait || command.flags == Flags::kPace;
 }
 
+bool TakesService(const Command& command) {
+  return command.flags == Flags::kService || command.flags == Flags::kTrace;
+}
+
 std::string Synopsis(const Command& command) {
   std::string text(command.noun);
   for (absl::string_view part : {command.verb, command.args}) {
     if (!part.empty()) absl::StrAppend(&text, " ", part);
   }
-  if (command.flags == Flags::kService) {
-    absl::StrAppend(&text, " [--service=SERVICE]");
+  if (TakesService(command)) absl::StrAppend(&text, " [--service=SERVICE]");
+  if (command.flags == Flags::kTrace) {
+    absl::StrAppend(&text, " [--client=ADDRESS[:PORT]] [--count=N]");
   }
   if (command.flags == Flags::kPace) {
     absl::StrAppend(&text, " [--over=DURATION] [--order=oldest|idle]");
@@ -131,8 +136,12 @@ absl::Status CheckUse(const Command& command, const Words& words,
     wrong = absl::StrCat(args[words.size()], " is missing");
   } else if (words.size() > args.size()) {
     wrong = absl::StrCat("unexpected \"", words[args.size()], "\"");
-  } else if (options.service && command.flags != Flags::kService) {
+  } else if (options.service && !TakesService(command)) {
     wrong = "takes no --service";
+  } else if (options.client && command.flags != Flags::kTrace) {
+    wrong = "takes no --client";
+  } else if (options.count && command.flags != Flags::kTrace) {
+    wrong = "takes no --count";
   } else if (options.wait && !TakesWait(command)) {
     wrong = "takes no --wait";
   } else if (options.over && command.flags != Flags::kPace) {

@@ -102,6 +102,16 @@ absl::StatusOr<Reply> Session::Call(const HttpRequest& request) {
   return reply;
 }
 
+absl::Status Session::Stream(const HttpRequest& request,
+                             absl::FunctionRef<bool(const std::string&)> take) {
+  absl::StatusOr<HttpReply> reply =
+      StreamHttp(options_.socket, request, Remaining(), take);
+  if (!reply.ok()) return WithHint(reply.status(), options_.socket);
+  if (reply->status / 100 == 2) return absl::OkStatus();
+  Json json = Json::Parse(reply->body);
+  return Accept({reply->status, std::move(reply->body), std::move(json)});
+}
+
 void Session::PrintJson(const Reply& reply) {
   out_ << reply.body << (absl::EndsWith(reply.body, "\n") ? "" : "\n");
 }

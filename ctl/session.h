@@ -41,6 +41,10 @@ class Session {
   absl::Status Accept(const Reply& reply);
   // Send and Accept.
   absl::StatusOr<Reply> Call(const HttpRequest& request);
+  // For a reply without an end: hands over its lines, as they come, until
+  // `take` has had enough, or the daemon. Nothing but --timeout limits it.
+  absl::Status Stream(const HttpRequest& request,
+                      absl::FunctionRef<bool(const std::string&)> take);
   // The API's own words, for -o json.
   void PrintJson(const Reply& reply);
 
