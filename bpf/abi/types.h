@@ -99,7 +99,9 @@ struct hg_service_stats {
 	__u64 queue_active;		/* accepted, wait for their turn */
 	__u64 queue_timeout;		/* waited for too long */
 	__u64 queue_full;		/* found no place to wait */
-	__u64 _reserved[6];		/* whole cache lines */
+	__u64 own_active;		/* of connections_active: userspace's,
+					 * which end with the daemon */
+	__u64 _reserved[5];		/* whole cache lines */
 };
 HG_ABI_ASSERT(sizeof(struct hg_service_stats) == 128);
 
@@ -123,7 +125,7 @@ struct hg_backend_stats {
 	__u64 down_resets;		/* connections reset as it went down */
 	__u64 crowded;			/* no counter; 1: many source ports are
 					 * in use. Set by the control thread */
-	__u64 _reserved[1];		/* whole cache lines */
+	__u64 own_active;		/* as in hg_service_stats */
 };
 HG_ABI_ASSERT(sizeof(struct hg_backend_stats) == 128);
 

@@ -111,25 +111,17 @@ void PacketServices::Stop() {
 }
 
 // The daemon that was killed had connections of its own, too, which are gone.
+// Those of the path come and go meanwhile, and count themselves.
 void PacketServices::CountAdopted() {
-  std::map<uint32_t, uint64_t> services, backends;
-  uint64_t flows = 0;
-  datapath_->packet()->Recount([&](const hg_flow& flow) {
-    ++services[flow.service];
-    ++backends[flow.backend];
-    ++flows;
-  });
   for (const auto& [name, id] : datapath_->adopted().services) {
-    datapath::Set(datapath_->service_stats(id).connections_active,
-                  services[id]);
+    datapath::RemoveAllOwn(datapath_->service_stats(id));
   }
   for (const auto& [id, backend] : datapath_->adopted().backends) {
-    datapath::Set(datapath_->backend_stats(id).connections_active,
-                  backends[id]);
+    datapath::RemoveAllOwn(datapath_->backend_stats(id));
   }
   if (!datapath_->adopted().services.empty()) {
     log::Info("the packet path goes on with %d connections of the last run",
-              flows);
+              datapath_->packet()->Established());
   }
 }
 

@@ -41,6 +41,25 @@ inline uint64_t Read(const __u64& counter) {
   return __atomic_load_n(&counter, __ATOMIC_RELAXED);
 }
 
+// Of hg_service_stats and hg_backend_stats: a connection that userspace carries
+// begins, or ends. Returns how many were active before.
+template <typename Stats>
+uint64_t AddOwn(Stats& stats) {
+  Add(stats.own_active, 1);
+  return Add(stats.connections_active, 1);
+}
+template <typename Stats>
+void RemoveOwn(Stats& stats) {
+  Subtract(stats.connections_active, 1);
+  Subtract(stats.own_active, 1);
+}
+// The daemon that had them has been killed.
+template <typename Stats>
+void RemoveAllOwn(Stats& stats) {
+  Subtract(stats.connections_active, Read(stats.own_active));
+  Set(stats.own_active, 0);
+}
+
 // A copy of counters that others go on counting, and their reset. Each field is
 // read or written at once; all of them are 64 bits wide.
 template <typename Stats>

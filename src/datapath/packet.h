@@ -94,9 +94,8 @@ class PacketPath {
   // Ends flows by a RST to both ends.
   bool Kill(uint32_t number);
   void KillIf(const std::function<bool(const hg_flow&)>& which);
-  // What adopted flows count as active, which a daemon that was killed could
-  // not tell from its own connections.
-  void Recount(const std::function<void(const hg_flow&)>& count) const;
+  // How many flows are connections now, by a look at each.
+  size_t Established() const;
 
   // FailedPrecondition: there is a reader already.
   absl::StatusOr<std::shared_ptr<PacketTrace>> Trace(

@@ -195,13 +195,11 @@ void PacketPath::KillIf(const std::function<bool(const hg_flow&)>& which) {
   }
 }
 
-void PacketPath::Recount(
-    const std::function<void(const hg_flow&)>& count) const {
-  for (uint32_t number = 0; number < max_flows_; ++number) {
-    if (Peek(flows_[number].state) == HG_FLOW_ESTABLISHED) {
-      count(flows_[number]);
-    }
-  }
+size_t PacketPath::Established() const {
+  return static_cast<size_t>(std::count_if(
+      flows_.data(), flows_.data() + max_flows_, [](const hg_flow& flow) {
+        return Peek(flow.state) == HG_FLOW_ESTABLISHED;
+      }));
 }
 
 }  // namespace headgate::datapath

@@ -75,7 +75,7 @@ void Connection::Start() {
     EnterQueue();
     return;
   }
-  datapath::Add(service_stats().connections_active, 1);
+  datapath::AddOwn(service_stats());
   Admit();
 }
 
@@ -345,13 +345,13 @@ void Connection::Close(bool reset) {
 void Connection::LeaveService() {
   if (state_ == State::kQueued) service_->queue->Cancel(ticket_);
   if (!admitted_) return;
-  datapath::Subtract(service_stats().connections_active, 1);
+  datapath::RemoveOwn(service_stats());
   service_->queue->LookForRoom();
 }
 
 void Connection::LeaveBackend() {
   if (backend_id_ == 0) return;
-  datapath::Subtract(backend_stats().connections_active, 1);
+  datapath::RemoveOwn(backend_stats());
   backend_id_ = 0;
 }
 

@@ -160,11 +160,8 @@ bool Dial::Select() {
 
 // Counted from here on, so that the id is not given to another backend, either.
 bool Dial::TakePlace() {
-  const uint64_t before =
-      datapath::Add(host_->context()
-                        ->datapath->backend_stats(selection_.backend)
-                        .connections_active,
-                    1);
+  const uint64_t before = datapath::AddOwn(
+      host_->context()->datapath->backend_stats(selection_.backend));
   if (selection_.max_connections == 0 || before < selection_.max_connections) {
     return true;
   }
@@ -174,8 +171,7 @@ bool Dial::TakePlace() {
 
 // Somebody may be waiting for it.
 void Dial::LeavePlace(uint32_t backend) {
-  datapath::Subtract(
-      host_->context()->datapath->backend_stats(backend).connections_active, 1);
+  datapath::RemoveOwn(host_->context()->datapath->backend_stats(backend));
   service_->queue->LookForRoom();
 }
 

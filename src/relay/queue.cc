@@ -37,7 +37,7 @@ bool Queue::Return(Ticket ticket, bool has_waited, Admitted admitted) {
   backends_full_ = true;
   if (looking_ == ticket) looking_.reset();
   AddWaiter(ticket, std::move(admitted));
-  datapath::Subtract(stats_->connections_active, 1);
+  datapath::RemoveOwn(*stats_);
   std::atomic_thread_fence(std::memory_order_seq_cst);
   return true;
 }
@@ -49,7 +49,7 @@ void Queue::FoundRoom(Ticket ticket) {
 }
 
 void Queue::GiveBack(Ticket ticket) {
-  datapath::Subtract(stats_->connections_active, 1);
+  datapath::RemoveOwn(*stats_);
   FoundRoom(ticket);
 }
 
@@ -92,7 +92,7 @@ bool Queue::TakeRoom() {
   if (max_ != 0 && datapath::Read(stats_->connections_active) >= max_) {
     return false;
   }
-  datapath::Add(stats_->connections_active, 1);
+  datapath::AddOwn(*stats_);
   return true;
 }
 

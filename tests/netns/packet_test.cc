@@ -218,6 +218,15 @@ TEST_F(PacketTest, WithoutForwardingItIsSplicedAndSaysWhy) {
   // And who was spliced before stays it.
   EXPECT_TRUE(spliced.Send("still"));
   EXPECT_EQ(spliced.Receive(5), "still");
+  // A daemon that is killed takes the one with it, and leaves the other.
+  EXPECT_EQ(daemon_->Service("mail")["connections_active"], 2);
+  ::kill(daemon_->pid(), SIGKILL);
+  EXPECT_EQ(daemon_->WaitExit(), 128 + SIGKILL);
+  daemon_ = std::make_unique<Daemon>(PacketConfig(),
+                                     DaemonOptions{.keep_state = true});
+  EXPECT_EQ(daemon_->Service("mail")["connections_active"], 1);
+  EXPECT_EQ(daemon_->Backend("mail", "one")["connections_active"], 1);
+  EXPECT_TRUE(client.Send("x") && client.Receive(1) == "x");
 }
 
 TEST_F(PacketTest, PortsOfTheKernelAreRefused) {

@@ -20,7 +20,7 @@ class QueueTest : public ::testing::Test {
     return queue_.Return(ticket, has_waited, Note(who));
   }
   void Leave() {
-    datapath::Subtract(stats_.connections_active, 1);
+    datapath::RemoveOwn(stats_);
     queue_.LookForRoom();
   }
 
