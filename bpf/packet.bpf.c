@@ -1,60 +1,19 @@
-/* packet: NAT of whole connections, from the SYN on, with the PROXY header on
- * the handshake's ACK. Runs on what arrives at an interface; nobody on this
- * machine has a socket for it.
- */
-#include "bpf/lib/packet_answer.h"
-#include "bpf/lib/packet_icmp.h"
-#include "bpf/lib/packet_maps.h"
-#include "bpf/lib/packet_parse.h"
-#include "bpf/lib/packet_tcp.h"
-#include "bpf/lib/packet_trace.h"
+/* packet: the packet path at tc ingress, alone or behind XDP. */
+#include "bpf/lib/packet_handle.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
-static __always_inline int handle(frame_t *frame)
-{
-	struct packet_scratch *s = scratch();
-	struct hg_packet_address *local;
-	struct packet *p;
-
-	if (!s)
-		return VERDICT_NOT_OURS;
-	p = &s->packet;
-	p->flow = 0;
-	p->service = 0;
-	p->left_by = 0;
-	if (parse_ip(frame, p))
-		return VERDICT_NOT_OURS;
-	local = bpf_map_lookup_elem(&packet_addresses, &p->destination);
-	if (!local)
-		return VERDICT_NOT_OURS;
-	if (p->protocol == IPPROTO_TCP)
-		return handle_tcp(frame, p, local, s);
-	if (p->protocol == IPPROTO_ICMP || p->protocol == IPPROTO_ICMPV6)
-		return handle_icmp(frame, p, local, s);
-	return VERDICT_NOT_OURS;
-}
-
-/* The one way out: every packet of ours is counted here. */
-static __always_inline int leave(frame_t *frame, int outcome)
-{
-	__u32 verdict = outcome & 0xff, exit = outcome >> 8;
-	struct hg_counter *counter;
-
-	if (outcome == VERDICT_NOT_OURS)
-		return VERDICT_NOT_OURS;
-	counter = bpf_map_lookup_elem(&packet_exits, &exit);
-	if (counter)
-		counter->count++;
-	if (packet_trace.until)
-		trace_departure(frame, verdict, exit);
-	return verdict;
-}
+struct hg_trace packet_trace;
 
 SEC("tc")
 int packet_ingress(frame_t *frame)
 {
-	if (packet_trace.until)
-		trace_arrival(frame);
-	return leave(frame, handle(frame));
+	struct packet_scratch *s = scratch();
+	int exit;
+
+	if (!s || !was_rewritten(frame))
+		return run(frame);
+	/* XDP has counted it, unless it comes to nothing after all. */
+	exit = send_rewritten(frame, &s->packet);
+	return exit > 0 ? leave(frame, drop(exit)) : verdict_of(exit);
 }

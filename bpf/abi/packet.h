@@ -127,8 +127,15 @@ struct hg_packet_bytes {
 	__u64 out;
 };
 
-/* packet_exits: per CPU, indexed by what became of a packet. Everything from
- * FIRST_DROP on was dropped, RST or not.
+enum hg_packet_hook {
+	HG_HOOK_TC = 0,
+	HG_HOOK_XDP = 1,
+	HG_HOOK_COUNT,
+};
+
+/* packet_exits: per CPU, indexed by enum hg_packet_hook * HG_PACKET_EXIT_COUNT +
+ * what became of a packet. Everything from FIRST_DROP on was dropped, RST or
+ * not.
  */
 #define HG_PACKET_EXITS(X)                                                     \
 	X(FORWARDED, "forwarded")                                              \
@@ -196,6 +203,28 @@ struct hg_trace_event {
 	__u8 after[HG_TRACE_BYTES];
 };
 HG_ABI_ASSERT(sizeof(struct hg_trace_event) == 48 + 2 * HG_TRACE_BYTES);
+
+/* packet_left: what XDP has left to tc, of an interface and why. The control
+ * thread puts the elements in.
+ */
+#define HG_PACKET_LEFT(X)                                                      \
+	X(INCOMPLETE, "incomplete_checksum") /* hardware's to complete */      \
+	X(EARLY_DATA, "early_data")	     /* the header goes ahead */       \
+	X(NO_NEIGHBOUR, "no_neighbour")	     /* rewritten; not known yet */    \
+	X(NO_TRANSMIT, "no_transmit") /* rewritten; not in packet_devices */
+
+#define HG_PACKET_LEFT_ENUM(name, text) HG_LEFT_##name,
+enum hg_packet_left {
+	HG_PACKET_LEFT(HG_PACKET_LEFT_ENUM) HG_LEFT_COUNT
+};
+
+struct hg_packet_left_key {
+	__u32 interface;
+	__u32 reason; /* enum hg_packet_left */
+};
+
+/* What XDP writes ahead of a frame that it has rewritten: tc only sends it. */
+#define HG_PACKET_REWRITTEN 0x48477277
 
 /* skb->mark of a data segment that waits behind its header segment, within
  * one hook.

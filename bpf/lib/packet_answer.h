@@ -4,6 +4,7 @@
 #ifndef HG_LIB_PACKET_ANSWER_H
 #define HG_LIB_PACKET_ANSWER_H
 
+#include "bpf/lib/packet_count.h"
 #include "bpf/lib/packet_edit.h"
 #include "bpf/lib/packet_send.h"
 
@@ -11,22 +12,10 @@ enum {
 	TTL_OF_OURS = 64,
 };
 
-/* What becomes of a packet of ours: the verdict, and the exit that it counts
- * as, for leave(). VERDICT_NOT_OURS stands for itself.
- */
-static __always_inline int outcome(__u32 verdict, __u32 exit)
-{
-	return exit << 8 | verdict;
-}
-
-static __always_inline int drop(__u32 exit)
-{
-	return outcome(VERDICT_DROP, exit);
-}
-
+/* `exit`: of what sends, or an earlier one. */
 static __always_inline int sent(int exit, __u32 as)
 {
-	return exit ? drop(exit) : outcome(VERDICT_SENT, as);
+	return exit > 0 ? drop(exit) : outcome(verdict_of(exit), as);
 }
 
 static __always_inline struct packet_scratch *scratch(void)
@@ -99,9 +88,7 @@ static __always_inline int refuse(frame_t *frame, struct packet *p,
 		return drop(HG_PACKET_STRAY_RST);
 	if (!is_intact(frame, p, s))
 		return drop(HG_PACKET_MALFORMED);
-	if (reset_sender(frame, p, (__u8 *)&s->request))
-		return drop(HG_PACKET_FAILED);
-	return outcome(VERDICT_SENT, exit);
+	return sent(reset_sender(frame, p, (__u8 *)&s->request), exit);
 }
 
 /* ---- the header ---------------------------------------------------------- */

@@ -48,6 +48,15 @@ static __always_inline __u64 sum_address(const struct hg_packet_local *a,
 	return v6 ? sum_words(words, 4) : words[3];
 }
 
+/* Of the pseudo-header of TCP. */
+static __always_inline __u64 sum_pseudo(const struct hg_packet_local *source,
+					const struct hg_packet_local *destination,
+					__u32 v6, __u32 length)
+{
+	return sum_address(source, v6) + sum_address(destination, v6) +
+	       bpf_htonl(length) + bpf_htons(IPPROTO_TCP);
+}
+
 /* What a sum must grow by when `from` is replaced by `to`. */
 static __always_inline __u32 sum_difference(__u64 from, __u64 to)
 {
@@ -202,9 +211,7 @@ static __noinline int is_intact(frame_t *frame, const struct packet *p,
 	    .chunk = s->chunk,
 	    .at = p->l4,
 	    .end = p->end,
-	    .sum = sum_address(&p->source, p->v6) +
-		   sum_address(&p->destination, p->v6) + bpf_htonl(length) +
-		   bpf_htons(IPPROTO_TCP),
+	    .sum = sum_pseudo(&p->source, &p->destination, p->v6, length),
 	};
 
 	bpf_loop(length / SUM_CHUNK + 1, sum_chunk, &walk, 0);
@@ -221,9 +228,7 @@ static __noinline int seal(frame_t *frame, const struct packet *p,
 	__u32 l4 = p->l4 & 0xff;
 	__u32 check = l4 + offsetof(struct tcphdr, check);
 	__u32 length = p->end - p->l4;
-	__u64 sum = sum_address(to->source, p->v6) +
-		    sum_address(to->destination, p->v6) + bpf_htons(length) +
-		    bpf_htons(IPPROTO_TCP);
+	__u64 sum = sum_pseudo(to->source, to->destination, p->v6, length);
 	__u16 result = 0;
 	int partial;
 

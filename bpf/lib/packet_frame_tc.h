@@ -9,12 +9,17 @@
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
 
+#include "bpf/abi/packet.h"
+
 typedef struct __sk_buff frame_t;
 
 enum {
 	VERDICT_NOT_OURS = TC_ACT_UNSPEC,
 	VERDICT_DROP = TC_ACT_SHOT,
-	VERDICT_SENT = TC_ACT_REDIRECT,
+
+	ACTION_PASS = TC_ACT_UNSPEC,
+
+	HOOK = HG_HOOK_TC,
 };
 
 static __always_inline __u32 arrived_at(const frame_t *frame)

@@ -13,14 +13,14 @@ struct {
 	__uint(max_entries, HG_MAX_PACKET_ADDRESSES);
 	__type(key, struct hg_packet_local);
 	__type(value, struct hg_packet_address);
-} packet_addresses SEC(".maps");
+} packet_addresses SEC(".maps") __weak;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, HG_MAX_PACKET_ADDRESSES);
 	__type(key, __u32);
 	__type(value, struct hg_packet_local);
-} packet_local SEC(".maps");
+} packet_local SEC(".maps") __weak;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -28,14 +28,14 @@ struct {
 	__uint(max_entries, HG_MAX_PACKET_LISTENERS);
 	__type(key, struct hg_packet_listener_key);
 	__type(value, struct hg_packet_listener);
-} packet_listeners SEC(".maps");
+} packet_listeners SEC(".maps") __weak;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct hg_packet_config);
-} packet_config SEC(".maps");
+} packet_config SEC(".maps") __weak;
 
 /* The loader sizes those that have an element for each flow. */
 
@@ -45,7 +45,7 @@ struct {
 	__uint(max_entries, 2);
 	__type(key, struct hg_flow_key);
 	__type(value, __u32);
-} packet_keys SEC(".maps");
+} packet_keys SEC(".maps") __weak;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -53,35 +53,54 @@ struct {
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct hg_flow);
-} packet_flows SEC(".maps");
+} packet_flows SEC(".maps") __weak;
 
 /* Flow numbers that nobody uses. */
 struct {
 	__uint(type, BPF_MAP_TYPE_QUEUE);
 	__uint(max_entries, 1);
 	__type(value, __u32);
-} packet_free SEC(".maps");
+} packet_free SEC(".maps") __weak;
 
 /* Flow numbers in the order in which they were closed. */
 struct {
 	__uint(type, BPF_MAP_TYPE_QUEUE);
 	__uint(max_entries, 1);
 	__type(value, __u32);
-} packet_closed SEC(".maps");
+} packet_closed SEC(".maps") __weak;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, HG_MAX_SERVICES);
 	__type(key, __u32);
 	__type(value, struct hg_packet_bytes);
-} packet_bytes SEC(".maps");
+} packet_bytes SEC(".maps") __weak;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, HG_PACKET_EXIT_COUNT);
-	__type(key, __u32); /* enum hg_packet_exit */
+	__uint(max_entries, HG_HOOK_COUNT *HG_PACKET_EXIT_COUNT);
+	__type(key, __u32);
 	__type(value, struct hg_counter);
-} packet_exits SEC(".maps");
+} packet_exits SEC(".maps") __weak;
+
+/* Written by XDP. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 64 * HG_LEFT_COUNT);
+	__type(key, struct hg_packet_left_key);
+	__type(value, struct hg_counter);
+} packet_left SEC(".maps") __weak;
+
+/* Interfaces that take frames from XDP: from any other they would vanish.
+ * Written by the control thread.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u32);
+} packet_devices SEC(".maps") __weak;
 
 enum {
 	SUM_CHUNK = 256,
@@ -104,6 +123,6 @@ struct {
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct packet_scratch);
-} packet_scratch SEC(".maps");
+} packet_scratch SEC(".maps") __weak;
 
 #endif

@@ -63,7 +63,7 @@ static __noinline int forward_syn(frame_t *frame, struct packet *p,
 /* Asks selection for a backend, other than the one that `tried` has. It is not
  * static, so the verifier looks at it once, rather than at each call.
  */
-__noinline int choose_backend(struct hg_flow *flow, struct packet_scratch *s)
+__weak __noinline int choose_backend(struct hg_flow *flow, struct packet_scratch *s)
 {
 	struct hg_select *request;
 
@@ -208,7 +208,7 @@ static __noinline int open_flow(frame_t *frame, struct packet *p,
 	exit = to_backend(p, flow, p->seq, &to);
 	if (!exit)
 		exit = forward_syn(frame, p, &to, s);
-	if (exit)
+	if (exit > 0)
 		close_flow(flow, number);
 	return sent(exit, HG_PACKET_FORWARDED);
 }

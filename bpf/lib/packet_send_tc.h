@@ -2,7 +2,13 @@
 #ifndef HG_LIB_PACKET_SEND_TC_H
 #define HG_LIB_PACKET_SEND_TC_H
 
+#include "bpf/lib/packet_count.h"
 #include "bpf/lib/packet_route.h"
+
+static __always_inline int verdict_of(int exit __attribute__((unused)))
+{
+	return TC_ACT_REDIRECT;
+}
 
 static __always_inline int redirect_to(__u32 interface)
 {
@@ -63,15 +69,44 @@ static __always_inline int is_behind_header(frame_t *frame)
 }
 
 /* The data come again, behind a segment of the header alone, which this frame
- * becomes: a frame of GSO cannot grow, nor one that is full.
+ * becomes: a frame of GSO cannot grow, nor one that is full. 0, or the verdict.
  */
 static __always_inline int split_header_off(frame_t *frame)
 {
 	frame->mark = HG_PACKET_MARK_BEHIND;
 	if (bpf_clone_redirect(frame, frame->ifindex, BPF_F_INGRESS))
-		return HG_PACKET_FAILED;
+		return drop(HG_PACKET_FAILED);
 	frame->mark = 0;
 	return 0;
+}
+
+static __always_inline int
+left_incomplete(frame_t *frame __attribute__((unused)),
+	      const struct packet *p __attribute__((unused)))
+{
+	return 0; /* The kernel knows. */
+}
+
+/* Whether XDP has done all but send it. */
+static __always_inline int was_rewritten(frame_t *frame)
+{
+	__u32 *mark = (void *)(long)frame->data_meta;
+
+	if ((void *)(mark + 1) > (void *)(long)frame->data ||
+	    *mark != HG_PACKET_REWRITTEN)
+		return 0;
+	*mark = 0; /* It may meet another such program on its way. */
+	return 1;
+}
+
+static __always_inline int send_rewritten(frame_t *frame, struct packet *p)
+{
+	struct rewrite to = {
+	    .source = &p->source,
+	    .destination = &p->destination,
+	};
+
+	return parse_ip(frame, p) ? HG_PACKET_FAILED : forward(frame, p, &to);
 }
 
 #endif

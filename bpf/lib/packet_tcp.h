@@ -112,7 +112,7 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 {
 	struct rewrite to = {};
 	__u32 seq;
-	int exit, alone, due, behind = is_behind_header(frame);
+	int exit, verdict, alone, due, behind = is_behind_header(frame);
 
 	touch(flow);
 	if (p->flags & TCP_SYN) {
@@ -154,8 +154,11 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 		return sent(exit ? exit : forward(frame, p, &to),
 			    HG_PACKET_FORWARDED);
 	}
-	if (!alone && split_header_off(frame))
-		return drop(HG_PACKET_FAILED);
+	if (!alone) {
+		verdict = split_header_off(frame);
+		if (verdict)
+			return verdict;
+	}
 	set_flags(flow, HG_FLOW_HEADER_SENT);
 	exit = to_backend(p, flow, p->seq, &to);
 	if (!exit)
@@ -343,6 +346,8 @@ static __always_inline int handle_tcp(frame_t *frame, struct packet *p,
 		if (!listener && !is_range(local, p->destination_port))
 			return VERDICT_NOT_OURS;
 	}
+	if (left_incomplete(frame, p))
+		return VERDICT_NOT_OURS;
 	if (p->fragment)
 		return drop(HG_PACKET_FRAGMENT);
 	if (p->extended)

@@ -11,12 +11,12 @@
 #include "bpf/lib/packet_table.h"
 
 /* Written by the control thread, but for `lost`. */
-struct hg_trace packet_trace;
+extern struct hg_trace packet_trace;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 20);
-} packet_events SEC(".maps");
+} packet_events SEC(".maps") __weak;
 
 /* The event while its packet is handled; `time` is 0 when there is none. */
 struct {
@@ -24,7 +24,7 @@ struct {
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct hg_trace_event);
-} packet_event SEC(".maps");
+} packet_event SEC(".maps") __weak;
 
 static __always_inline struct hg_trace_event *this_event(void)
 {
@@ -38,9 +38,10 @@ static __always_inline __u32 copy_frame(frame_t *frame, __u8 *to)
 {
 	__u32 size = frame_length(frame), copied = size;
 
+	/* The verifier must see both of this very register. */
+	asm volatile("" : "+r"(copied));
 	if (copied > HG_TRACE_BYTES)
 		copied = HG_TRACE_BYTES;
-	/* The verifier must see that this very register is not 0. */
 	asm volatile("" : "+r"(copied));
 	if (!copied || load(frame, 0, to, copied))
 		return 0;
@@ -104,7 +105,7 @@ static __noinline int trace_departure(frame_t *frame, __u32 verdict, __u32 exit)
 		event->exit = exit;
 		event->size_after = 0;
 		event->left_by = 0;
-		if (verdict == VERDICT_SENT) {
+		if (verdict != VERDICT_DROP) {
 			event->size_after = copy_frame(frame, event->after);
 			event->left_by = s->packet.left_by
 					     ? s->packet.left_by

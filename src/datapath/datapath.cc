@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "datapath/packet_hook.h"
+#include "datapath/packet_xdp.h"
 #include "datapath/pinned.h"
 #include "datapath/preflight.h"
 
@@ -171,13 +172,14 @@ absl::Status Datapath::ReadAdopted() {
   return absl::OkStatus();
 }
 
-absl::Status Datapath::OpenPacket(uint32_t max_flows) {
+absl::Status Datapath::OpenPacket(uint32_t max_flows, bool xdp) {
   if (packet_ != nullptr) return absl::OkStatus();
   const auto fd = [](bpf_map* map) { return bpf_map__fd(map); };
   const auto& maps = skeleton_->maps;
   PacketPath::Options options;
   options.pin_dir = pin_dir_;
   options.max_flows = max_flows;
+  options.xdp = xdp;
   options.maps = {fd(maps.services), fd(maps.backends), fd(maps.tables),
                   fd(maps.service_stats), fd(maps.backend_stats)};
   options.adopt = adopt_;
@@ -189,6 +191,7 @@ absl::Status Datapath::OpenPacket(uint32_t max_flows) {
 absl::StatusOr<std::unique_ptr<Datapath>> Datapath::Open(const Options& asked) {
   Options options = asked;
   libbpf_set_print(PrintLibbpf);
+  PrepareLibxdp();
   RETURN_IF_ERROR(CheckCapabilities());
   RETURN_IF_ERROR(CheckBtf());
   RETURN_IF_ERROR(PreparePinDirectory(options.pin_dir));

@@ -115,8 +115,9 @@ class Datapath {
   // Empty: nothing was.
   const Adopted& adopted() const { return adopted_; }
 
-  // Opens the packet path, if it is not open yet.
-  absl::Status OpenPacket(uint32_t max_flows);
+  // Opens the packet path, if it is not open yet; with `xdp`, so that it can be
+  // attached there.
+  absl::Status OpenPacket(uint32_t max_flows, bool xdp = false);
   PacketPath* packet() { return packet_.get(); }  // Null: not open.
   const PacketPath* packet() const { return packet_.get(); }
   void ClosePacket() { packet_.reset(); }

@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "datapath/packet_hook.h"
+#include "datapath/packet_xdp.h"
 #include "datapath/pinned.h"
 #include "headgate_packet.skel.h"  // After the types that it names.
 
@@ -72,6 +73,15 @@ const char* PacketExitName(hg_packet_exit exit) {
   return kNames[exit];
 }
 
+const char* PacketLeftName(hg_packet_left reason) {
+  static constexpr const char* kNames[] = {
+#define HG_PACKET_LEFT_NAME(name, text) text,
+      HG_PACKET_LEFT(HG_PACKET_LEFT_NAME)
+#undef HG_PACKET_LEFT_NAME
+  };
+  return kNames[reason];
+}
+
 absl::Status CheckPacketPorts(uint16_t first, uint16_t last) {
   const std::vector<std::string> range =
       absl::StrSplit(ReadLine("/proc/sys/net/ipv4/ip_local_port_range"),
@@ -122,9 +132,19 @@ absl::StatusOr<std::unique_ptr<PacketPath>> PacketPath::Open(
   return made;
 }
 
-absl::Status PacketPath::Load(const Options& options, bool adopt) {
+std::vector<bpf_map*> PacketPath::OwnMaps() const {
+  const auto& maps = skeleton_->maps;
+  return {maps.packet_addresses, maps.packet_local,  maps.packet_listeners,
+          maps.packet_config,    maps.packet_keys,   maps.packet_flows,
+          maps.packet_free,      maps.packet_closed, maps.packet_bytes,
+          maps.packet_exits};
+}
+
+absl::Status PacketPath::LoadPrograms(const Options& options, bool adopt,
+                                      bool xdp) {
   skeleton_.reset(headgate_packet_bpf::open());
   if (skeleton_ == nullptr) return ErrnoStatus(errno, "open BPF object");
+  bpf_program__set_autoload(skeleton_->progs.packet_xdp, xdp);
   auto& maps = skeleton_->maps;
   bpf_map__set_max_entries(maps.packet_keys, 2 * max_flows_);
   for (bpf_map* map :
@@ -142,16 +162,10 @@ absl::Status PacketPath::Load(const Options& options, bool adopt) {
       return ErrnoStatus(-error, "share maps with the packet path");
     }
   }
-  const std::vector<bpf_map*> own = {maps.packet_addresses, maps.packet_local,
-                                     maps.packet_listeners, maps.packet_config,
-                                     maps.packet_keys,      maps.packet_flows,
-                                     maps.packet_free,      maps.packet_closed,
-                                     maps.packet_bytes,     maps.packet_exits};
-  std::vector<UniqueFd> pinned;
-  for (bpf_map* map : own) {
+  for (bpf_map* map : OwnMaps()) {
+    if (!adopt) break;
     const std::string path = absl::StrCat(pin_dir_, "/", bpf_map__name(map));
-    if (!adopt) continue;
-    UniqueFd fd = OpenPinned(path, map);
+    const UniqueFd fd = OpenPinned(path, map);
     if (!fd.valid()) {
       return absl::FailedPreconditionError(absl::StrCat(
           path, " is not as this version, or packet.max_flows, has it"));
@@ -159,12 +173,24 @@ absl::Status PacketPath::Load(const Options& options, bool adopt) {
     if (const int error = bpf_map__reuse_fd(map, fd.get()); error != 0) {
       return ErrnoStatus(-error, absl::StrCat("adopt ", path));
     }
-    pinned.push_back(std::move(fd));
   }
   if (const int error = headgate_packet_bpf::load(skeleton_.get());
       error != 0) {
     return ErrnoStatus(-error, "load the packet program");
   }
+  return absl::OkStatus();
+}
+
+absl::Status PacketPath::Load(const Options& options, bool adopt) {
+  xdp_objection_ = options.xdp ? "" : "takes effect at the next start";
+  absl::Status loaded = LoadPrograms(options, adopt, options.xdp);
+  if (!loaded.ok() && options.xdp) {
+    xdp_objection_ = std::string(loaded.message());
+    loaded = LoadPrograms(options, adopt, false);
+  }
+  RETURN_IF_ERROR(loaded);
+  auto& maps = skeleton_->maps;
+  ASSIGN_OR_RETURN(table_id_, MapId(bpf_map__fd(maps.packet_flows)));
   ASSIGN_OR_RETURN(flows_, SharedArray<hg_flow>::Map(
                                bpf_map__fd(maps.packet_flows), max_flows_));
   ASSIGN_OR_RETURN(service_stats_,
@@ -173,7 +199,7 @@ absl::Status PacketPath::Load(const Options& options, bool adopt) {
   ASSIGN_OR_RETURN(backend_stats_,
                    SharedArray<hg_backend_stats>::Map(
                        bpf_map__fd(maps.backend_stats), HG_MAX_BACKENDS));
-  for (bpf_map* map : own) {
+  for (bpf_map* map : OwnMaps()) {
     const std::string path = absl::StrCat(pin_dir_, "/", bpf_map__name(map));
     pins_.push_back(path);
     if (adopt) continue;
@@ -338,53 +364,6 @@ absl::Status PacketPath::PutListeners(
   return absl::OkStatus();
 }
 
-// ---- interfaces -------------------------------------------------------------
-
-std::vector<std::string> PacketPath::Attach(
-    const std::set<std::string>& interfaces) {
-  wanted_ = interfaces;
-  std::vector<std::string> gone;
-  for (const auto& [name, link] : links_) {
-    if (!interfaces.contains(name)) gone.push_back(name);
-  }
-  for (const std::string& name : gone) Detach(name);
-  return Reattach();
-}
-
-std::vector<std::string> PacketPath::Reattach() {
-  std::vector<std::string> problems;
-  for (const std::string& name : wanted_) {
-    const auto link = links_.find(name);
-    if (link != links_.end()) {
-      if (if_nametoindex(name.c_str()) == link->second.ifindex) continue;
-      Detach(name);
-    }
-    const absl::Status attached = AttachTo(name);
-    if (!attached.ok()) {
-      problems.push_back(absl::StrCat(name, ": ", attached.message()));
-    }
-  }
-  return problems;
-}
-
-absl::Status PacketPath::AttachTo(const std::string& name) {
-  Link link;
-  RETURN_IF_ERROR(CheckPacketInterface(name, forwards_v4_, forwards_v6_));
-  link.ifindex = if_nametoindex(name.c_str());
-  link.pin = PacketLinkPin(pin_dir_, name);
-  const int program = bpf_program__fd(skeleton_->progs.packet_ingress);
-  ASSIGN_OR_RETURN(link.fd, AttachPacketHook(program, link.ifindex, link.pin));
-  links_[name] = std::move(link);
-  return absl::OkStatus();
-}
-
-void PacketPath::Detach(const std::string& name) {
-  const Link& link = links_.at(name);
-  if (!link.fd.valid()) DetachClsact(link.ifindex);
-  unlink(link.pin.c_str());
-  links_.erase(name);
-}
-
 // ---- what is seen -----------------------------------------------------------
 
 absl::StatusOr<std::shared_ptr<PacketTrace>> PacketPath::Trace(
@@ -403,14 +382,22 @@ absl::StatusOr<std::shared_ptr<PacketTrace>> PacketPath::Trace(
   return trace;
 }
 
-std::vector<uint64_t> PacketPath::Exits() const {
+std::vector<uint64_t> PacketPath::ExitsOf(hg_packet_hook hook) const {
+  const uint32_t first = uint32_t{hook} * HG_PACKET_EXIT_COUNT;
   std::vector<uint64_t> sums(HG_PACKET_EXIT_COUNT);
   for (uint32_t exit = 0; exit < HG_PACKET_EXIT_COUNT; ++exit) {
     SumPerCpu(
-        skeleton_->maps.packet_exits, exit,
+        skeleton_->maps.packet_exits, first + exit,
         [&](const hg_counter& cpu) { sums[exit] += cpu.count; }, hg_counter{})
         .IgnoreError();
   }
+  return sums;
+}
+
+std::vector<uint64_t> PacketPath::Exits() const {
+  std::vector<uint64_t> sums = ExitsOf(HG_HOOK_TC);
+  const std::vector<uint64_t> more = ExitsOf(HG_HOOK_XDP);
+  for (size_t i = 0; i < sums.size(); ++i) sums[i] += more[i];
   return sums;
 }
 

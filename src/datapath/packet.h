@@ -22,7 +22,9 @@
 #include "bpf/abi/packet.h"
 #include "datapath/packet_trace.h"
 #include "datapath/shared_array.h"
+#include "datapath/xdp_devices.h"
 
+struct bpf_map;
 struct headgate_packet_bpf;
 
 namespace headgate::datapath {
@@ -31,6 +33,7 @@ using PacketAddress = std::array<uint8_t, 16>;  // As in bpf/abi/types.h.
 
 // As in metrics.
 const char* PacketExitName(hg_packet_exit exit);
+const char* PacketLeftName(hg_packet_left reason);
 
 // Whether the kernel may give a port of this range to a socket of its own:
 // FailedPrecondition, with the fix (net.ipv4.ip_local_port_range, less
@@ -48,6 +51,7 @@ class PacketPath {
     uint32_t max_flows = 262144;
     SharedMaps maps;
     bool adopt = false;  // What is pinned, if it fits.
+    bool xdp = false;    // Load what it takes.
   };
   static absl::StatusOr<std::unique_ptr<PacketPath>> Open(
       const Options& options);
@@ -69,12 +73,24 @@ class PacketPath {
   // ResourceExhausted: more than 255 addresses.
   absl::Status Configure(const Setup& setup);
 
-  // Runs on these interfaces, and on no other. Says for each of those where it
-  // cannot why not, as "eth0: ...".
-  std::vector<std::string> Attach(const std::set<std::string>& interfaces);
+  // Runs at tc on these interfaces, and on no other; with `xdp`, there ahead of
+  // it, too. Says for each of those where it cannot why not, as "eth0: ...".
+  std::vector<std::string> Attach(const std::set<std::string>& interfaces,
+                                  bool xdp = false);
   // Once more, on those that came back or could not be attached to.
   std::vector<std::string> Reattach();
   bool attached() const { return !links_.empty(); }
+
+  struct Hook {
+    std::string interface;
+    std::string hook;    // "tc" or "xdp".
+    std::string mode;    // "tcx" or "clsact"; "native".
+    std::string reason;  // Why it is wanted, but not attached; else empty.
+  };
+  std::vector<Hook> Hooks() const;
+  // What XDP has left to tc since it was attached, by interface.
+  using LeftCounts = std::array<uint64_t, HG_LEFT_COUNT>;
+  std::map<std::string, LeftCounts> LeftToTc() const;
 
   struct Flow {
     uint32_t number = 0;
@@ -102,6 +118,7 @@ class PacketPath {
       const PacketTrace::Filter& filter);
 
   std::vector<uint64_t> Exits() const;  // By enum hg_packet_exit.
+  std::vector<uint64_t> ExitsOf(hg_packet_hook hook) const;
   hg_packet_bytes Bytes(uint32_t service) const;
   void ClearBytes(uint32_t service);  // The id has a new service.
 
@@ -113,14 +130,22 @@ class PacketPath {
     UniqueFd fd;  // Of a TCX link; invalid: clsact.
     uint32_t ifindex = 0;
     std::string pin;
+    absl::Status xdp;  // Why that is not attached, if it is wanted.
   };
 
   PacketPath() = default;
+  std::vector<bpf_map*> OwnMaps() const;
+  absl::Status LoadPrograms(const Options& options, bool adopt, bool xdp);
   absl::Status Load(const Options& options, bool adopt);
   absl::Status Pin();
   absl::Status FillFreeNumbers();
   absl::Status AttachTo(const std::string& interface);
   void Detach(const std::string& interface);
+  void DetachStrays();
+  std::vector<std::string> ReattachXdp();
+  absl::Status AttachXdpTo(const std::string& name, const Link& link,
+                           const XdpDevices& devices);
+  void PutDevices(const XdpDevices& devices);
   static bool IsV4(const PacketAddress& address);
   std::set<uint32_t> AddressesInUse() const;
   std::map<PacketAddress, uint32_t> KnownAddresses() const;
@@ -149,7 +174,11 @@ class PacketPath {
   std::weak_ptr<PacketTrace> trace_;  // Its reader has it.
   std::map<std::string, Link> links_;
   std::set<std::string> wanted_;
-  uint32_t cursor_ = 0;  // Of the sweep.
+  bool xdp_ = false;           // Is wanted.
+  std::string xdp_objection_;  // Why the program is not loaded; empty: it is.
+  uint32_t table_id_ = 0;      // Of the map, see AttachXdp().
+  std::set<uint32_t> transmitters_;  // What is in packet_devices.
+  uint32_t cursor_ = 0;              // Of the sweep.
   bool forwards_v4_ = false;
   bool forwards_v6_ = false;
 };

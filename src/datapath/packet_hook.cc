@@ -2,6 +2,8 @@
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
+#include <linux/ethtool.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <net/if_arp.h>
 #include <sys/ioctl.h>
@@ -12,10 +14,14 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "base/status.h"
+#include "datapath/packet_xdp.h"
 
 namespace headgate::datapath {
 namespace {
@@ -33,6 +39,18 @@ bool Forwards(const char* family, const std::string& name) {
   char value = '0';
   file >> value;
   return value != '0';
+}
+
+absl::Status Ask(const std::string& name, unsigned long what,
+                 const char* question, ifreq* request) {
+  const UniqueFd fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (name.size() >= sizeof request->ifr_name) {
+    return absl::NotFoundError("no such interface");
+  }
+  std::memcpy(request->ifr_name, name.data(), name.size());
+  if (ioctl(fd.get(), what, request) == 0) return absl::OkStatus();
+  return errno == ENODEV ? absl::NotFoundError("no such interface")
+                         : ErrnoStatus(errno, question);
 }
 
 bool IsLinkOf(int fd, uint32_t ifindex) {
@@ -70,16 +88,8 @@ absl::StatusOr<UniqueFd> AttachClsact(int program_fd, uint32_t ifindex) {
 }  // namespace
 
 absl::Status CheckPacketInterface(const std::string& name, bool v4, bool v6) {
-  const UniqueFd fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   ifreq request{};
-  if (name.size() >= sizeof request.ifr_name) {
-    return absl::NotFoundError("no such interface");
-  }
-  std::memcpy(request.ifr_name, name.data(), name.size());
-  if (ioctl(fd.get(), SIOCGIFHWADDR, &request) != 0) {
-    return errno == ENODEV ? absl::NotFoundError("no such interface")
-                           : ErrnoStatus(errno, "ask for its type");
-  }
+  RETURN_IF_ERROR(Ask(name, SIOCGIFHWADDR, "ask for its type", &request));
   if (request.ifr_hwaddr.sa_family != ARPHRD_ETHER) {
     return absl::FailedPreconditionError("not an Ethernet interface");
   }
@@ -91,6 +101,30 @@ absl::Status CheckPacketInterface(const std::string& name, bool v4, bool v6) {
                      ".forwarding=1"));
   }
   return absl::OkStatus();
+}
+
+bool HasVlan(std::istream& config, const std::string& name) {
+  std::string line;
+  while (std::getline(config, line)) {
+    const std::vector<std::string> fields = absl::StrSplit(line, '|');
+    if (fields.size() == 3 && absl::StripAsciiWhitespace(fields[2]) == name) {
+      return true;
+    }
+  }
+  return false;
+}
+
+absl::Status CheckXdpInterface(const std::string& name) {
+  std::ifstream config("/proc/net/vlan/config");
+  if (!HasVlan(config, name)) return absl::OkStatus();
+  ethtool_value flags{ETHTOOL_GFLAGS, 0};
+  ifreq request{};
+  request.ifr_data = reinterpret_cast<char*>(&flags);
+  RETURN_IF_ERROR(Ask(name, SIOCETHTOOL, "ask for its offloads", &request));
+  if ((flags.data & ETH_FLAG_RXVLAN) == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("its hardware takes VLAN tags off, unseen; ethtool -K ",
+                   name, " rxvlan off"));
 }
 
 std::string PacketLinkPin(const std::string& pin_dir, const std::string& name) {
@@ -133,8 +167,11 @@ void DetachClsact(uint32_t ifindex) {
 }
 
 void RemovePacketLinks(const std::string& pin_dir) {
+  const UniqueFd table(bpf_obj_get((pin_dir + "/packet_flows").c_str()));
+  const absl::StatusOr<uint32_t> table_id = MapId(table.get());
   if (struct if_nameindex* const all = if_nameindex(); all != nullptr) {
     for (const struct if_nameindex* each = all; each->if_index != 0; ++each) {
+      if (table_id.ok()) DetachXdp(each->if_index, *table_id);
       DetachClsact(each->if_index);
     }
     if_freenameindex(all);

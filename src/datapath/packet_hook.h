@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <istream>
 #include <string>
 
 #include "absl/status/status.h"
@@ -15,6 +16,12 @@ namespace headgate::datapath {
 // FailedPrecondition: not an Ethernet interface, or it does not forward, with
 // the fix. NotFound.
 absl::Status CheckPacketInterface(const std::string& name, bool v4, bool v6);
+
+// FailedPrecondition: XDP would not see the tags of the interface's VLANs, for
+// the hardware takes them off.
+absl::Status CheckXdpInterface(const std::string& name);
+// Whether /proc/net/vlan/config has one of this interface.
+bool HasVlan(std::istream& config, const std::string& name);
 
 std::string PacketLinkPin(const std::string& pin_dir, const std::string& name);
 

@@ -4,16 +4,22 @@
 //
 // What the program sends ahead of a frame (bpf_clone_redirect) takes the real
 // way, over in0 and the program attached there, and is seen leaving at out0.
+//
+// HG_PACKET_HOOK=xdp: the frames meet XDP first, and at tc what that leaves.
 #pragma once
 
 #include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <linux/bpf.h>
+#include <linux/ethtool.h>
 #include <linux/if_packet.h>
 #include <net/ethernet.h>
 #include <net/if.h>
 #include <sys/socket.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -23,33 +29,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "datapath/datapath.h"
-#include "packet_frames.h"
+#include "packet_run.h"
+#include "support/lab.h"
 #include "support/wait.h"
 
 namespace headgate::datapath {
-
-enum Verdict { kNotOurs = -1, kDropped = 2, kSent = 7 };  // TC_ACT_...
-
-using Exits = std::map<std::string, uint64_t>;  // By name; none is 0.
-
-inline Exits Once(hg_packet_exit exit) { return {{PacketExitName(exit), 1}}; }
-
-inline std::string Hex(const Bytes& bytes) {
-  std::string text;
-  for (size_t i = 0; i < bytes.size(); ++i) {
-    absl::StrAppend(&text, i % 16 == 0 ? "\n" : " ",
-                    absl::Hex(bytes[i], absl::kZeroPad2));
-  }
-  return text;
-}
-
-struct Outcome {
-  int verdict = 0;
-  Bytes frame;
-  uint32_t mark = 0;
-  uint32_t gso_size = 0;
-  Exits exits;
-};
 
 class PacketProgramTest : public ::testing::Test {
  protected:
@@ -66,9 +50,10 @@ class PacketProgramTest : public ::testing::Test {
     OpenTable(4096);
   }
   static void TearDownTestSuite() {
-    if (program_ >= 0) close(program_);
-    if (capture_ >= 0) close(capture_);
-    program_ = capture_ = -1;
+    for (int* fd : {&program_, &xdp_program_, &capture_}) {
+      if (*fd >= 0) close(*fd);
+      *fd = -1;
+    }
     datapath_.reset();
   }
   void SetUp() override {
@@ -91,6 +76,13 @@ class PacketProgramTest : public ::testing::Test {
     return system(command.c_str()) == 0;  // NOLINT(cert-env33-c)
   }
   static bool MakeNetwork() {
+    if (!MakeLinks()) return false;
+    if (!AtXdp()) return true;
+    // Then in0 and out0 take frames from XDP.
+    return headgate::testing::SetOffload("in1", ETHTOOL_SGRO, true) &&
+           headgate::testing::SetOffload("out1", ETHTOOL_SGRO, true);
+  }
+  static bool MakeLinks() {
     return Shell(R"(set -e
 sysctl -qw net.ipv4.conf.all.forwarding=1 net.ipv6.conf.all.forwarding=1
 ip link add in0 address 02:00:00:00:00:01 type veth peer name in1
@@ -117,14 +109,20 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
 
   // A new table, of this many flows.
   static void OpenTable(uint32_t flows) {
-    if (program_ >= 0) close(program_);
-    program_ = -1;
+    for (int* fd : {&program_, &xdp_program_}) {
+      if (*fd >= 0) close(*fd);
+      *fd = -1;
+    }
     datapath_->ClosePacket();
-    const absl::Status opened = datapath_->OpenPacket(flows);
+    const absl::Status opened = datapath_->OpenPacket(flows, AtXdp());
     ASSERT_TRUE(opened.ok()) << opened;
-    ASSERT_TRUE(packet().Attach({"in0"}).empty());
+    ASSERT_THAT(packet().Attach({"in0"}, AtXdp()), ::testing::IsEmpty());
     program_ = AttachedProgram();
     ASSERT_GE(program_, 0);
+    if (AtXdp()) {
+      xdp_program_ = AttachedXdp();
+      ASSERT_GE(xdp_program_, 0);
+    }
     if (capture_ < 0) OpenCapture();
   }
   static int AttachedProgram() {
@@ -135,6 +133,13 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
     if (link < 0 || bpf_obj_get_info_by_fd(link, &info, &size) != 0) return -1;
     close(link);
     return bpf_prog_get_fd_by_id(info.prog_id);
+  }
+  static int AttachedXdp() {
+    __u32 id = 0;
+    if (bpf_xdp_query_id(static_cast<int>(IndexOf("in0")), 0, &id) != 0) {
+      return -1;
+    }
+    return bpf_prog_get_fd_by_id(id);
   }
   static void OpenCapture() {
     capture_ = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK, htons(ETH_P_ALL));
@@ -220,31 +225,20 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
     static const uint32_t out = if_nametoindex("out0");
     return std::strcmp(interface, "in0") == 0 ? in : out;
   }
+  // That is asked for.
+  static int Program() { return AtXdp() ? xdp_program_ : program_; }
+  static Outcome RunXdp(const Bytes& frame, const char* interface) {
+    return RunAtXdp(xdp_program_, frame, IndexOf(interface));
+  }
+  // With a mark, or of many segments, it is tc's.
   static Outcome RunOnce(const Bytes& frame, const char* interface,
                          uint32_t mark = 0, uint32_t gso_size = 0) {
-    Outcome outcome;
-    outcome.frame.resize(frame.size() + 256);
-    __sk_buff context{};
-    context.ifindex = IndexOf(interface);
-    context.mark = mark;
-    context.gso_size = gso_size;
-    bpf_test_run_opts options{};
-    options.sz = sizeof options;
-    options.data_in = frame.data();
-    options.data_out = outcome.frame.data();
-    options.data_size_in = static_cast<uint32_t>(frame.size());
-    options.data_size_out = static_cast<uint32_t>(outcome.frame.size());
-    options.ctx_in = &context;
-    options.ctx_out = &context;
-    options.ctx_size_in = sizeof context;
-    options.ctx_size_out = sizeof context;
-    EXPECT_EQ(bpf_prog_test_run_opts(program_, &options), 0)
-        << strerror(errno) << Hex(frame);
-    outcome.verdict = static_cast<int>(options.retval);
-    outcome.frame.resize(options.data_size_out);
-    outcome.mark = context.mark;
-    outcome.gso_size = context.gso_size;
-    return outcome;
+    if (AtXdp() && mark == 0 && gso_size == 0) {
+      const Outcome outcome = RunXdp(frame, interface);
+      if (outcome.xdp != XDP_PASS || outcome.rewritten) return outcome;
+      EXPECT_EQ(outcome.frame, frame) << "it must pass as it came";
+    }
+    return RunAtTc(program_, frame, IndexOf(interface), mark, gso_size);
   }
   static Outcome Run(const Bytes& frame, const char* interface,
                      uint32_t mark = 0) {
@@ -399,6 +393,7 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
 
   static inline std::unique_ptr<Datapath> datapath_;
   static inline int program_ = -1;
+  static inline int xdp_program_ = -1;
   static inline int capture_ = -1;
 };
 

@@ -148,6 +148,22 @@ inline Bytes Build(const Segment& s) {
   return frame;
 }
 
+inline size_t TcpAt(bool v6) { return v6 ? 54 : 34; }
+
+// With the pseudo-header's sum only: the hardware is to complete it
+// (CHECKSUM_PARTIAL).
+inline Bytes Incomplete(const Segment& s) {
+  Bytes frame = Build(s);
+  Bytes pseudo = OnTheWire(s.source, s.v6);
+  Append(pseudo, OnTheWire(s.destination, s.v6));
+  Put32(pseudo,
+        static_cast<uint32_t>(20 + s.options.size() + s.payload.size()));
+  Put32(pseudo, 6);
+  Set16(frame, TcpAt(s.v6) + 16,
+        static_cast<uint16_t>(~InternetChecksum(pseudo)));
+  return frame;
+}
+
 // ---- TCP options ------------------------------------------------------------
 
 inline Bytes Nops(size_t count) { return Bytes(count, 1); }

@@ -16,21 +16,6 @@ static_assert(sizeof(VirtioNetHeader) == 10);
 
 class PacketOffloadTest : public PacketFamilyTest {
  protected:
-  static size_t TcpAt(bool v6) { return v6 ? 54 : 34; }
-
-  // With the pseudo-header's sum only (CHECKSUM_PARTIAL).
-  static Bytes Partial(const Segment& s) {
-    Bytes frame = Build(s);
-    const size_t tcp = TcpAt(s.v6);
-    Bytes pseudo = OnTheWire(s.source, s.v6);
-    Append(pseudo, OnTheWire(s.destination, s.v6));
-    Put32(pseudo,
-          static_cast<uint32_t>(20 + s.options.size() + s.payload.size()));
-    Put32(pseudo, 6);
-    Set16(frame, tcp + 16, static_cast<uint16_t>(~InternetChecksum(pseudo)));
-    return frame;
-  }
-
   // In by in0; gso_size 0: one segment.
   static void Send(const Segment& s, uint16_t gso_size) {
     const UniqueFd fd(socket(AF_PACKET, SOCK_RAW, 0));
@@ -46,7 +31,7 @@ class PacketOffloadTest : public PacketFamilyTest {
     }
     Bytes packet(sizeof head);
     std::memcpy(packet.data(), &head, sizeof head);
-    Append(packet, Partial(s));
+    Append(packet, Incomplete(s));
     sockaddr_ll to{};
     to.sll_family = AF_PACKET;
     to.sll_ifindex = static_cast<int>(if_nametoindex("in1"));
@@ -58,7 +43,7 @@ class PacketOffloadTest : public PacketFamilyTest {
   static void ExpectLeft(const Segment& wanted) {
     const std::optional<Bytes> frame = Captured();
     ASSERT_TRUE(frame.has_value());
-    const Bytes built = Partial(wanted);
+    const Bytes built = Incomplete(wanted);
     EXPECT_TRUE(*frame == built) << Hex(*frame) << "\nwanted" << Hex(built);
   }
 };
@@ -91,6 +76,7 @@ TEST_P(PacketOffloadTest, B5_AChecksumThatIsTheHardwaresStaysIts) {
 
 // A ClientHello of more than a segment, and the handshake's ACK lost.
 TEST_P(PacketOffloadTest, B1_TheHeaderGoesAheadOfAFrameOfManySegments) {
+  if (AtXdp()) GTEST_SKIP() << "then a veth takes no such frames";
   for (const uint16_t gso_size : std::vector<uint16_t>{0, 1000, 1400}) {
     const Conn conn = Answered(v6());
     ForgetCaptured();

@@ -18,7 +18,7 @@ class PacketSpeedTest : public PacketProgramTest {
   static bpf_prog_info Info() {
     bpf_prog_info info{};
     __u32 size = sizeof info;
-    EXPECT_EQ(bpf_obj_get_info_by_fd(program_, &info, &size), 0);
+    EXPECT_EQ(bpf_obj_get_info_by_fd(Program(), &info, &size), 0);
     return info;
   }
   // The kernel's own count of the program's time, one run a frame: that of
@@ -120,19 +120,16 @@ double PacketSpeedTest::Repeat(Segment s, const char* interface) {
   uint64_t sum = 0;
   for (int i = 0; i < 100; ++i) {
     Bytes out(frame.size() + 256);
-    __sk_buff context{};
-    context.ifindex = IndexOf(interface);
-    bpf_test_run_opts options{};
-    options.sz = sizeof options;
-    options.data_in = frame.data();
-    options.data_out = out.data();
-    options.data_size_in = static_cast<uint32_t>(frame.size());
-    options.data_size_out = static_cast<uint32_t>(out.size());
-    options.ctx_in = &context;
-    options.ctx_size_in = sizeof context;
+    __sk_buff tc{};
+    tc.ifindex = IndexOf(interface);
+    xdp_md xdp{};
+    xdp.ingress_ifindex = IndexOf(interface);
+    bpf_test_run_opts options =
+        AtXdp() ? RunOptions(frame, &out, &xdp) : RunOptions(frame, &out, &tc);
     options.repeat = kRuns;
-    EXPECT_EQ(bpf_prog_test_run_opts(program_, &options), 0);
-    EXPECT_EQ(options.retval, static_cast<uint32_t>(kSent));
+    EXPECT_EQ(bpf_prog_test_run_opts(Program(), &options), 0);
+    const uint32_t sent = AtXdp() ? uint32_t{XDP_REDIRECT} : uint32_t{kSent};
+    EXPECT_EQ(options.retval, sent);
     EXPECT_EQ(out[14 + 8], 255 - kRuns) << "went all the way";
     sum += options.duration;
   }

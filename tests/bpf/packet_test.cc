@@ -321,14 +321,7 @@ TEST_P(PacketTest, B5_TheHardwaresSumFollowsTheFrame) {
       Bytes out(frame.size());
       __sk_buff context{};
       context.ifindex = IndexOf(client ? "in0" : "out0");
-      bpf_test_run_opts run{};
-      run.sz = sizeof run;
-      run.data_in = frame.data();
-      run.data_out = out.data();
-      run.data_size_in = static_cast<uint32_t>(frame.size());
-      run.data_size_out = static_cast<uint32_t>(out.size());
-      run.ctx_in = &context;
-      run.ctx_size_in = sizeof context;
+      bpf_test_run_opts run = RunOptions(frame, &out, &context);
       run.flags = 1U << 2;  // BPF_F_TEST_SKB_CHECKSUM_COMPLETE
       const int error = bpf_prog_test_run_opts(program_, &run);
       if (error == -EINVAL) GTEST_SKIP() << "the kernel cannot check";

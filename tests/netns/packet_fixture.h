@@ -3,10 +3,6 @@
 
 #include <gtest/gtest.h>
 #include <linux/ethtool.h>
-#include <linux/sockios.h>
-#include <net/if.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
 
 #include <memory>
 #include <string>
@@ -151,18 +147,12 @@ class PacketLab : public ::testing::Test {
     return nlohmann::json::parse(result.out)["kernel"]["TcpInCsumErrors"]
         .get<int64_t>();
   }
-  // ETHTOOL_STXCSUM, ETHTOOL_SGSO, ETHTOOL_SGRO, ETHTOOL_STSO.
   static void SetOffload(const std::string& netns, const std::string& device,
                          uint32_t command, bool on) {
-    const int result = RunIn(netns, [&] {
-      const UniqueFd fd(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-      ethtool_value value{command, on ? 1U : 0U};
-      ifreq request{};
-      device.copy(request.ifr_name, sizeof request.ifr_name - 1);
-      request.ifr_data = reinterpret_cast<char*>(&value);
-      return ::ioctl(fd.get(), SIOCETHTOOL, &request);
-    });
-    ASSERT_EQ(result, 0) << device << " " << command;
+    ASSERT_TRUE(RunIn(
+        netns,
+        [&] { return headgate::testing::SetOffload(device, command, on); }))
+        << device << " " << command;
   }
 
   Lab lab_;

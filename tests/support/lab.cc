@@ -1,7 +1,12 @@
 #include "support/lab.h"
 
 #include <fcntl.h>
+#include <linux/ethtool.h>
+#include <linux/sockios.h>
+#include <net/if.h>
 #include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 
 #include <cstdlib>
 
@@ -89,6 +94,15 @@ ScopedNetns::~ScopedNetns() { Enter(home_.get(), "home"); }
 void Shell(const std::string& script) {
   const ProcessResult result = RunCommand({"sh", "-euc", script});
   if (result.exit_code != 0) Die(absl::StrCat("shell: ", result.err));
+}
+
+bool SetOffload(const std::string& device, uint32_t command, bool on) {
+  const UniqueFd fd(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  ethtool_value value{command, on ? 1U : 0U};
+  ifreq request{};
+  device.copy(request.ifr_name, sizeof request.ifr_name - 1);
+  request.ifr_data = reinterpret_cast<char*>(&value);
+  return ::ioctl(fd.get(), SIOCETHTOOL, &request) == 0;
 }
 
 Lab::Lab() {

@@ -9,6 +9,7 @@
 // One Lab at a time, only inside tests/support/sandbox.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <utility>
 
@@ -45,6 +46,10 @@ auto RunIn(const std::string& netns, Body&& body) {
 
 // Runs a shell script with -e; ends the program when it fails.
 void Shell(const std::string& script);
+
+// ETHTOOL_STXCSUM, ETHTOOL_SGSO, ETHTOOL_SGRO, ETHTOOL_STSO of a device of the
+// namespace that the thread is in; false: refused.
+bool SetOffload(const std::string& device, uint32_t command, bool on);
 
 class Lab {
  public:

@@ -1,0 +1,118 @@
+/* How a frame leaves from XDP. What that cannot do it leaves to the program at
+ * tc, which the frame meets next: that has the same maps, and flows do not know
+ * which of the two their packets take.
+ */
+#ifndef HG_LIB_PACKET_SEND_XDP_H
+#define HG_LIB_PACKET_SEND_XDP_H
+
+#include "bpf/lib/packet_count.h"
+#include "bpf/lib/packet_route.h"
+
+enum {
+	SENT_TO_TC = -1,
+};
+
+static __always_inline int verdict_of(int exit)
+{
+	return exit == SENT_TO_TC ? XDP_PASS : XDP_REDIRECT;
+}
+
+static __always_inline int leave_to_tc(frame_t *frame, __u32 reason)
+{
+	struct hg_packet_left_key key = {arrived_at(frame), reason};
+	struct hg_counter *counter = bpf_map_lookup_elem(&packet_left, &key);
+
+	if (counter)
+		__sync_fetch_and_add(&counter->count, 1);
+	return VERDICT_NOT_OURS;
+}
+
+/* The frame must not be taken for one that came in. */
+static __always_inline int leave_rewritten(frame_t *frame, __u32 reason)
+{
+	__u32 *mark;
+
+	if (bpf_xdp_adjust_meta(frame, -(int)sizeof(*mark)))
+		return HG_PACKET_FAILED;
+	mark = (void *)(long)frame->data_meta;
+	if ((void *)(mark + 1) > (void *)(long)frame->data)
+		return HG_PACKET_FAILED;
+	*mark = HG_PACKET_REWRITTEN;
+	leave_to_tc(frame, reason);
+	return SENT_TO_TC;
+}
+
+/* Back out where it came in as well: after XDP_TX, a veth whose peer has GRO but
+ * no program of XDP lets the frame lie.
+ */
+static __always_inline int transmit(frame_t *frame, __u32 interface)
+{
+	if (bpf_redirect_map(&packet_devices, interface, 0) != XDP_REDIRECT)
+		return leave_rewritten(frame, HG_LEFT_NO_TRANSMIT);
+	return 0;
+}
+
+/* Sends the frame, with its MACs, out where it came in. */
+static __always_inline int send_back(frame_t *frame)
+{
+	return transmit(frame, arrived_at(frame));
+}
+
+/* Sends the packet where its destination is, as routes are now. */
+static __noinline int forward(frame_t *frame, struct packet *p,
+			      const struct rewrite *to)
+{
+	struct bpf_fib_lookup fib = {};
+	__u32 mtu = 0;
+	long found;
+
+	ask_route(frame, p, to, &fib);
+	found = bpf_fib_lookup(frame, &fib, sizeof(fib), 0);
+	p->left_by = fib.ifindex;
+	if (found == BPF_FIB_LKUP_RET_NO_NEIGH)
+		return leave_rewritten(frame, HG_LEFT_NO_NEIGHBOUR);
+	if (found != BPF_FIB_LKUP_RET_SUCCESS)
+		return no_way(found);
+	if (bpf_check_mtu(frame, fib.ifindex, &mtu, 0, 0))
+		return HG_PACKET_TOO_BIG;
+	if (write_macs(frame, fib.dmac, fib.smac))
+		return HG_PACKET_FAILED;
+	return transmit(frame, fib.ifindex);
+}
+
+static __always_inline int
+is_marked_behind(const frame_t *frame __attribute__((unused)))
+{
+	return 0;
+}
+
+static __always_inline int
+is_behind_header(frame_t *frame __attribute__((unused)))
+{
+	return 0;
+}
+
+/* 0, or the verdict: it takes a clone. */
+static __always_inline int split_header_off(frame_t *frame)
+{
+	return leave_to_tc(frame, HG_LEFT_EARLY_DATA);
+}
+
+/* Whether the frame is left to tc because its checksum is the bare
+ * pseudo-header's, for hardware to complete: senders on this machine leave it
+ * so. One of 65,535 others looks the same, which does no harm.
+ */
+static __always_inline int left_incomplete(frame_t *frame, const struct packet *p)
+{
+	struct tcphdr *tcp = (void *)(long)frame->data + (p->l4 & 0xff);
+	__u64 pseudo = sum_pseudo(&p->source, &p->destination, p->v6,
+				  p->end - p->l4);
+
+	if ((void *)(tcp + 1) > (void *)(long)frame->data_end ||
+	    fold(pseudo + (__u16)~tcp->check) != 0xffff)
+		return 0;
+	leave_to_tc(frame, HG_LEFT_INCOMPLETE);
+	return 1;
+}
+
+#endif

@@ -1,0 +1,11 @@
+/* packet_xdp: the packet path where a driver takes a frame in, ahead of tc. */
+#define HG_FOR_XDP
+#include "bpf/lib/packet_handle.h"
+
+char LICENSE[] SEC("license") = "GPL";
+
+SEC("xdp")
+int packet_xdp(frame_t *frame)
+{
+	return run(frame);
+}

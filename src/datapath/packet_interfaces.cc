@@ -1,0 +1,183 @@
+// Where the packet path runs: at tc of its interfaces, and ahead of it at XDP.
+// XDP leaves to tc what it cannot do; so tc is attached first and detached
+// last, and an interface without XDP lacks nothing.
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <net/if.h>
+#include <unistd.h>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "datapath/packet.h"
+#include "datapath/packet_hook.h"
+#include "datapath/packet_xdp.h"
+#include "headgate_packet.skel.h"  // After the types that it names.
+
+namespace headgate::datapath {
+
+std::vector<std::string> PacketPath::Attach(
+    const std::set<std::string>& interfaces, bool xdp) {
+  wanted_ = interfaces;
+  xdp_ = xdp;
+  std::vector<std::string> gone;
+  for (const auto& [name, link] : links_) {
+    if (!interfaces.contains(name)) gone.push_back(name);
+  }
+  for (const std::string& name : gone) Detach(name);
+  DetachStrays();
+  return Reattach();
+}
+
+std::vector<std::string> PacketPath::Reattach() {
+  std::vector<std::string> problems;
+  for (const std::string& name : wanted_) {
+    const auto link = links_.find(name);
+    if (link != links_.end()) {
+      if (if_nametoindex(name.c_str()) == link->second.ifindex) continue;
+      Detach(name);
+    }
+    const absl::Status attached = AttachTo(name);
+    if (!attached.ok()) {
+      problems.push_back(absl::StrCat(name, ": ", attached.message()));
+    }
+  }
+  if (!xdp_) return problems;
+  const std::vector<std::string> more = ReattachXdp();
+  problems.insert(problems.end(), more.begin(), more.end());
+  return problems;
+}
+
+absl::Status PacketPath::AttachTo(const std::string& name) {
+  Link link;
+  RETURN_IF_ERROR(CheckPacketInterface(name, forwards_v4_, forwards_v6_));
+  link.ifindex = if_nametoindex(name.c_str());
+  link.pin = PacketLinkPin(pin_dir_, name);
+  const int program = bpf_program__fd(skeleton_->progs.packet_ingress);
+  ASSIGN_OR_RETURN(link.fd, AttachPacketHook(program, link.ifindex, link.pin));
+  link.xdp = absl::UnavailableError("");
+  links_[name] = std::move(link);
+  return absl::OkStatus();
+}
+
+void PacketPath::Detach(const std::string& name) {
+  const Link& link = links_.at(name);
+  DetachXdp(link.ifindex, table_id_);
+  for (uint32_t reason = 0; reason < HG_LEFT_COUNT; ++reason) {
+    const hg_packet_left_key key{link.ifindex, reason};
+    bpf_map__delete_elem(skeleton_->maps.packet_left, &key, sizeof key, 0);
+  }
+  if (!link.fd.valid()) DetachClsact(link.ifindex);
+  unlink(link.pin.c_str());
+  links_.erase(name);
+}
+
+// Of a daemon that was killed, or of an earlier configuration.
+void PacketPath::DetachStrays() {
+  struct if_nameindex* const all = if_nameindex();
+  if (all == nullptr) return;
+  for (const struct if_nameindex* each = all; each->if_index != 0; ++each) {
+    if (xdp_ && wanted_.contains(each->if_name)) continue;
+    DetachXdp(each->if_index, table_id_);
+  }
+  if_freenameindex(all);
+}
+
+// ---- XDP --------------------------------------------------------------------
+
+std::vector<std::string> PacketPath::ReattachXdp() {
+  const absl::StatusOr<XdpDevices> devices = QueryXdpDevices();
+  if (devices.ok()) PutDevices(*devices);
+  std::vector<std::string> problems;
+  for (auto& [name, link] : links_) {
+    const bool was = link.xdp.ok();
+    link.xdp =
+        devices.ok() ? AttachXdpTo(name, link, *devices) : devices.status();
+    if (!link.xdp.ok()) {
+      problems.push_back(absl::StrCat(
+          name, ": attach: xdp: ", link.xdp.message(), "; tc carries it"));
+      continue;
+    }
+    if (!was) log::Info("the packet path is at xdp (native) of %s", name);
+    if (!transmitters_.contains(link.ifindex)) {
+      problems.push_back(absl::StrCat(
+          name,
+          ": its driver takes no frames from XDP (a veth does while its peer "
+          "has GRO: ethtool -K PEER gro on); tc carries what leaves there"));
+    }
+  }
+  return problems;
+}
+
+absl::Status PacketPath::AttachXdpTo(const std::string& name, const Link& link,
+                                     const XdpDevices& devices) {
+  if (!xdp_objection_.empty()) {
+    return absl::FailedPreconditionError(xdp_objection_);
+  }
+  const auto features = devices.find(link.ifindex);
+  if (features == devices.end() || !features->second.native) {
+    return absl::FailedPreconditionError("its driver has no native XDP");
+  }
+  RETURN_IF_ERROR(CheckXdpInterface(name));
+  const bpf_map* left = skeleton_->maps.packet_left;
+  for (uint32_t reason = 0; reason < HG_LEFT_COUNT; ++reason) {
+    const hg_packet_left_key key{link.ifindex, reason};
+    const hg_counter none{};
+    // Fails where it is.
+    bpf_map__update_elem(left, &key, sizeof key, &none, sizeof none,
+                         BPF_NOEXIST);
+  }
+  return AttachXdp(bpf_program__fd(skeleton_->progs.packet_xdp), link.ifindex,
+                   table_id_);
+}
+
+void PacketPath::PutDevices(const XdpDevices& devices) {
+  std::set<uint32_t> now;
+  for (const auto& [index, features] : devices) {
+    if (features.transmits) now.insert(index);
+  }
+  const bpf_map* map = skeleton_->maps.packet_devices;
+  for (const uint32_t index : now) {
+    if (transmitters_.contains(index)) continue;
+    bpf_map__update_elem(map, &index, sizeof index, &index, sizeof index,
+                         BPF_ANY);
+  }
+  for (const uint32_t index : transmitters_) {
+    if (!now.contains(index)) {
+      bpf_map__delete_elem(map, &index, sizeof index, 0);
+    }
+  }
+  transmitters_ = std::move(now);
+}
+
+// ---- what is seen -----------------------------------------------------------
+
+std::vector<PacketPath::Hook> PacketPath::Hooks() const {
+  std::vector<Hook> hooks;
+  for (const auto& [name, link] : links_) {
+    hooks.push_back({name, "tc", link.fd.valid() ? "tcx" : "clsact", ""});
+    if (xdp_) {
+      hooks.push_back({name, "xdp", link.xdp.ok() ? "native" : "",
+                       std::string(link.xdp.message())});
+    }
+  }
+  return hooks;
+}
+
+std::map<std::string, PacketPath::LeftCounts> PacketPath::LeftToTc() const {
+  std::map<std::string, LeftCounts> all;
+  for (const auto& [name, link] : links_) {
+    if (!xdp_ || !link.xdp.ok()) continue;
+    LeftCounts& counts = all[name];
+    for (uint32_t reason = 0; reason < HG_LEFT_COUNT; ++reason) {
+      const hg_packet_left_key key{link.ifindex, reason};
+      hg_counter counter{};
+      bpf_map__lookup_elem(skeleton_->maps.packet_left, &key, sizeof key,
+                           &counter, sizeof counter, 0);
+      counts[reason] = counter.count;
+    }
+  }
+  return all;
+}
+
+}  // namespace headgate::datapath

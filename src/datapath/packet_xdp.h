@@ -1,0 +1,27 @@
+// XDP as the packet path's first hook: attached by libxdp, natively, as the
+// only program of its interface. It goes on without a daemon.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace headgate::datapath {
+
+// To be called once, before there are threads: what libxdp says goes to the
+// debug log, and it attaches programs as they are.
+void PrepareLibxdp();
+
+// A program that uses this map is the packet path's, of whatever version.
+absl::StatusOr<uint32_t> MapId(int map_fd);
+
+// Attaches the program, or puts it in the place of the packet path's own
+// without a gap; nothing to do when it is there. AlreadyExists: somebody else's
+// program is.
+absl::Status AttachXdp(int program_fd, uint32_t ifindex, uint32_t map_id);
+
+// The packet path's only.
+void DetachXdp(uint32_t ifindex, uint32_t map_id);
+
+}  // namespace headgate::datapath
