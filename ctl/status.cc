@@ -16,6 +16,21 @@ bool IsReady(const Reply& reply) {
   return reply.json["ready"].Bool().value_or(false);
 }
 
+// "e0: tc (tcx), xdp (native); e1: tc (tcx)"; what is not attached aside.
+std::string HooksText(const Json& status) {
+  std::string text, of;
+  for (const Json& hook : status["packet_hooks"].Items()) {
+    if (hook["mode"].String().value_or("").empty()) continue;
+    const std::string interface = hook["interface"].Text();
+    const char* between = text.empty() ? "" : interface == of ? ", " : "; ";
+    absl::StrAppend(&text, between,
+                    interface == of ? "" : absl::StrCat(interface, ": "),
+                    hook["hook"].Text(), " (", hook["mode"].Text(), ")");
+    of = interface;
+  }
+  return text;
+}
+
 void PrintBlock(Session& session, const Json& status, bool ready) {
   const Cell state =
       ready ? Cell{"ready", Tint::kGood} : Cell{"not ready", Tint::kBad};
@@ -35,6 +50,9 @@ void PrintBlock(Session& session, const Json& status, bool ready) {
                 << "datapaths    "
                 << (datapaths.empty() ? "-" : absl::StrJoin(datapaths, ", "))
                 << "\n";
+  if (const std::string hooks = HooksText(status); !hooks.empty()) {
+    session.out() << "packet at    " << hooks << "\n";
+  }
   if (const Json reason = status["splice_reason"];
       reason.String().has_value()) {
     session.out() << "splice off   " << reason.Text() << "\n";

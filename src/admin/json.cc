@@ -112,6 +112,14 @@ std::string StatusJson(const control::StatusRow& status) {
   };
   if (!status.splice) json["splice_reason"] = status.splice_reason;
   if (!status.packet) json["packet_reason"] = status.packet_reason;
+  Json hooks = Json::array();
+  for (const datapath::PacketPath::Hook& hook : status.packet_hooks) {
+    hooks.push_back({{"interface", hook.interface},
+                     {"hook", hook.hook},
+                     {"mode", hook.mode},
+                     {"reason", hook.reason}});
+  }
+  json["packet_hooks"] = std::move(hooks);
   return Dump(json);
 }
 

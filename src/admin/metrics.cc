@@ -245,6 +245,41 @@ void AddBackendAnswers(const control::Controller& controller, Families& out) {
   out.push_back(ejections.Take());
 }
 
+void AddPacketHooks(const datapath::PacketPath& path, Families& out) {
+  Family hooks = Gauge("headgate_packet_hook_info",
+                       "Where the packet path is attached; 0: it should be, "
+                       "and is not.");
+  for (const datapath::PacketPath::Hook& hook : path.Hooks()) {
+    hooks.Add({{"interface", hook.interface},
+               {"hook", hook.hook},
+               {"mode", hook.mode},
+               {"reason", hook.reason}},
+              hook.reason.empty() ? 1 : 0);
+  }
+  Family packets = Counter("headgate_packet_hook_packets_total",
+                           "Packets of the packet path, sent on or dropped, by "
+                           "the hook that did it.");
+  for (const auto& [name, hook] :
+       {std::pair("tc", HG_HOOK_TC), std::pair("xdp", HG_HOOK_XDP)}) {
+    const std::vector<uint64_t> exits = path.ExitsOf(hook);
+    packets.Add({{"hook", name}},
+                std::accumulate(exits.begin(), exits.end(), 0UL));
+  }
+  Family left = Counter("headgate_packet_left_to_tc_total",
+                        "Packets that XDP could not carry, or not send.");
+  for (const auto& [interface, counts] : path.LeftToTc()) {
+    for (uint32_t i = 0; i < HG_LEFT_COUNT; ++i) {
+      left.Add({{"interface", interface},
+                {"reason",
+                 datapath::PacketLeftName(static_cast<hg_packet_left>(i))}},
+               counts[i]);
+    }
+  }
+  out.push_back(hooks.Take());
+  out.push_back(packets.Take());
+  out.push_back(left.Take());
+}
+
 // `path` may be null.
 void AddPacketPath(const datapath::PacketPath* path, Families& out) {
   Family drops = Counter("headgate_drops_total",
@@ -269,6 +304,7 @@ void AddPacketPath(const datapath::PacketPath* path, Families& out) {
                         "packet.max_flows.")
                       .Add({}, path->max_flows())
                       .Take());
+    AddPacketHooks(*path, out);
   }
   out.push_back(drops.Take());
   out.push_back(forwarded.Take());

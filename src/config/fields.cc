@@ -76,6 +76,8 @@ Fields GlobalFields(const Config& config) {
                                           : ""},
       {"packet.max_flows",
        packet.has_value() ? absl::StrCat(packet->max_flows) : ""},
+      {"packet.attach",
+       packet.has_value() ? NameOf(kPacketAttaches, packet->attach) : ""},
   };
 }
 

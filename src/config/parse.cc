@@ -148,8 +148,8 @@ void Grammar::ReadSplice(const MapReader& top) {
 
 void Grammar::ReadPacket(const MapReader& top) {
   if (top.Find("packet") == nullptr) return;
-  const MapReader section =
-      top.Section("packet", {"interfaces", "source", "ports", "max_flows"});
+  const MapReader section = top.Section(
+      "packet", {"interfaces", "source", "ports", "max_flows", "attach"});
   section.Require("interfaces");
   section.Require("source");
   Packet packet;
@@ -171,6 +171,7 @@ void Grammar::ReadPacket(const MapReader& top) {
   packet.last_port = ports.last;
   section.Read("max_flows", IntegerIn<uint32_t>(1024, 16 * 1024 * 1024),
                packet.max_flows);
+  section.Read("attach", OneOf(kPacketAttaches), packet.attach);
   config_.packet = std::move(packet);
 }
 

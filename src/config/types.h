@@ -157,6 +157,9 @@ struct Splice {
   bool operator==(const Splice&) const = default;
 };
 
+// kXdp: ahead of tc, which does what XDP cannot do.
+enum class PacketAttach { kTc, kXdp };
+
 // What all services with datapath: packet share.
 struct Packet {
   // Where clients and backends are; both may be behind one.
@@ -166,7 +169,8 @@ struct Packet {
   std::vector<IpAddress> source;
   uint16_t first_port = 10240;
   uint16_t last_port = 32767;
-  uint32_t max_flows = 262144;  // Takes effect at the next start.
+  uint32_t max_flows = 262144;              // Takes effect at the next start.
+  PacketAttach attach = PacketAttach::kTc;  // kXdp: at the next start.
   bool operator==(const Packet&) const = default;
 };
 

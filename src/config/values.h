@@ -27,6 +27,10 @@ inline constexpr Choice<Datapath> kDatapaths[] = {
     {"relay", Datapath::kRelay},
     {"packet", Datapath::kPacket},
 };
+inline constexpr Choice<PacketAttach> kPacketAttaches[] = {
+    {"tc", PacketAttach::kTc},
+    {"xdp", PacketAttach::kXdp},
+};
 inline constexpr Choice<Balance> kBalances[] = {
     {"round_robin", Balance::kRoundRobin},
     {"least_connections", Balance::kLeastConnections},

@@ -1,6 +1,7 @@
 #include "control/packet_services.h"
 
 #include <algorithm>
+#include <numeric>
 #include <set>
 
 #include "absl/strings/str_cat.h"
@@ -14,6 +15,7 @@ namespace {
 // Workers' ids are below: they count connections of a run.
 constexpr uint64_t kFlowIds = uint64_t{1} << 52;
 constexpr absl::Duration kSweepInterval = absl::Seconds(1);
+constexpr int kSweepsToTell = 60;  // Of what was seen.
 
 bool IsPacket(const config::Service& service) {
   return service.datapath == config::Datapath::kPacket;
@@ -75,7 +77,8 @@ void PacketServices::Apply(const config::Config& config,
 
 absl::Status PacketServices::Start(const config::Config& config,
                                    const std::map<std::string, uint32_t>& ids) {
-  RETURN_IF_ERROR(datapath_->OpenPacket(config.packet->max_flows));
+  const bool xdp = config.packet->attach == config::PacketAttach::kXdp;
+  RETURN_IF_ERROR(datapath_->OpenPacket(config.packet->max_flows, xdp));
   datapath::PacketPath& path = *datapath_->packet();
   idle_seconds_.clear();
   for (const auto& [name, service] : config.services) {
@@ -95,8 +98,9 @@ absl::Status PacketServices::Start(const config::Config& config,
   setup.last_port = config.packet->last_port;
   setup.listeners = Listeners(config, ids);
   RETURN_IF_ERROR(path.Configure(setup));
-  Note(path.Attach(
-      {config.packet->interfaces.begin(), config.packet->interfaces.end()}));
+  NoteAll(path.Attach(
+      {config.packet->interfaces.begin(), config.packet->interfaces.end()},
+      xdp));
   timer_.Set(kSweepInterval);
   return absl::OkStatus();
 }
@@ -131,8 +135,38 @@ void PacketServices::Sweep() {
     const auto found = idle_seconds_.find(service);
     return found == idle_seconds_.end() ? 0 : found->second;
   });
-  Note(path.Reattach());
+  NoteAll(path.Reattach());
   timer_.Set(kSweepInterval);
+}
+
+void PacketServices::NoteAll(std::vector<std::string> problems) {
+  for (std::string& problem : WatchChecksums()) {
+    problems.push_back(std::move(problem));
+  }
+  Note(problems);
+}
+
+// Some look incomplete by chance.
+std::vector<std::string> PacketServices::WatchChecksums() {
+  const datapath::PacketPath& path = *datapath_->packet();
+  const std::vector<uint64_t> exits = path.ExitsOf(HG_HOOK_XDP);
+  const uint64_t packets = std::accumulate(exits.begin(), exits.end(), 0UL);
+  const uint64_t chance = 8 + (packets - xdp_packets_) / 1000;
+  xdp_packets_ = packets;
+  std::vector<std::string> problems;
+  for (const auto& [name, left] : path.LeftToTc()) {
+    Incomplete& seen = incomplete_[name];
+    const uint64_t count = left[HG_LEFT_INCOMPLETE];
+    if (seen.told_for > 0) --seen.told_for;
+    if (count > seen.count + chance) seen.told_for = kSweepsToTell;
+    seen.count = count;
+    if (seen.told_for == 0) continue;
+    problems.push_back(absl::StrCat(
+        name,
+        ": frames come with incomplete checksums, which XDP leaves to tc; at "
+        "the sender: ethtool -K DEVICE tx off"));
+  }
+  return problems;
 }
 
 // Where one of the interfaces has no hook, replies would miss their way: then
@@ -163,6 +197,11 @@ absl::StatusOr<std::shared_ptr<datapath::PacketTrace>> PacketServices::Trace(
     return absl::FailedPreconditionError("no service has datapath: packet");
   }
   return datapath_->packet()->Trace(filter);
+}
+
+std::vector<datapath::PacketPath::Hook> PacketServices::Hooks() const {
+  if (datapath_->packet() == nullptr) return {};
+  return datapath_->packet()->Hooks();
 }
 
 void PacketServices::AddBytes(uint32_t service, hg_service_stats& stats) const {

@@ -40,6 +40,7 @@ class PacketServices {
   // FailedPrecondition: see Controller::Trace().
   absl::StatusOr<std::shared_ptr<datapath::PacketTrace>> Trace(
       const datapath::PacketTrace::Filter& filter);
+  std::vector<datapath::PacketPath::Hook> Hooks() const;
   // Adds what the path has moved.
   void AddBytes(uint32_t service, hg_service_stats& stats) const;
 
@@ -58,12 +59,22 @@ class PacketServices {
   void Stop();
   void CountAdopted();
   void Sweep();
+  // What attaching says, and what is seen besides.
+  void NoteAll(std::vector<std::string> problems);
+  std::vector<std::string> WatchChecksums();
   void Note(const std::vector<std::string>& problems);
 
+  // Of one interface's frames that XDP leaves to tc.
+  struct Incomplete {
+    uint64_t count = 0;
+    int told_for = 0;  // Sweeps.
+  };
   datapath::Datapath* datapath_;
   std::string problem_;
   bool first_ = true;  // What was adopted is not counted yet.
   std::map<uint32_t, uint32_t> idle_seconds_;  // By service id.
+  std::map<std::string, Incomplete> incomplete_;
+  uint64_t xdp_packets_ = 0;
   Timer timer_;
 };
 

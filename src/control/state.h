@@ -13,6 +13,7 @@
 #include "config/types.h"
 #include "control/ejections.h"
 #include "control/source_ports.h"
+#include "datapath/packet.h"
 #include "health/result.h"
 #include "health/rise_fall.h"
 #include "net/address.h"
@@ -93,8 +94,9 @@ struct StatusRow {
   std::string splice_reason;  // Why not.
   bool packet = false;
   std::string packet_reason;  // Why not.
-  uint64_t generation = 0;    // Of the configuration.
-  absl::Time started;         // By the wall clock of then.
+  std::vector<datapath::PacketPath::Hook> packet_hooks;
+  uint64_t generation = 0;  // Of the configuration.
+  absl::Time started;       // By the wall clock of then.
   absl::Duration uptime;
   std::vector<std::string> problems;  // What an operator should look at.
   // What operators changed at run time, and have not undone.

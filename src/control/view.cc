@@ -168,6 +168,7 @@ StatusRow Controller::Status() const {
   status.splice = status.splice_reason.empty();
   status.packet = packet_.active();
   status.packet_reason = packet_.problem();
+  status.packet_hooks = packet_.Hooks();
   if (!status.packet_reason.empty()) {
     status.problems.push_back(status.packet_reason);
   } else if (!status.packet) {

@@ -21,6 +21,7 @@ TEST(StatusJsonTest, SaysWhatTheContractNames) {
   row.backends_total = 16;
   row.connections_active = 7;
   row.splice_reason = "splice.mode is off";
+  row.packet_hooks = {{"e0", "xdp", "", "its driver has no native XDP"}};
   const json status = json::parse(StatusJson(row));
   EXPECT_EQ(status["ready"], true);
   EXPECT_EQ(status["services"], 4);
@@ -29,6 +30,9 @@ TEST(StatusJsonTest, SaysWhatTheContractNames) {
   EXPECT_EQ(status["connections_active"], 7);
   EXPECT_EQ(status["datapaths"]["splice"], false);
   EXPECT_EQ(status["splice_reason"], "splice.mode is off");
+  EXPECT_EQ(status["packet_hooks"],
+            json::parse(R"([{"interface": "e0", "hook": "xdp", "mode": "",
+                             "reason": "its driver has no native XDP"}])"));
 }
 
 // Ends are kept by the clock that nobody sets, and shown by the other.

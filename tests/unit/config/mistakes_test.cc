@@ -296,6 +296,9 @@ INSTANTIATE_TEST_SUITE_P(
               "ports: 3000-2000}",
               "55: packet.ports: expected FIRST-LAST, ports of 1024 to 65535, "
               "such as 10240-32767, not \"3000-2000\""),
+        AtTop("PacketAttach",
+              "packet: {interfaces: [e0], source: 198.18.2.1, attach: tcx}",
+              "56: packet.attach: unknown value \"tcx\"; did you mean \"tc\"?"),
         AtTop("PacketWithoutSource", "packet: {interfaces: [e0]}",
               "1: missing key \"packet.source\""),
         AtTop("WorkersText", "workers: auto",

@@ -30,7 +30,8 @@ class RandomConfig {
                        {Address()},
                        Number<uint16_t>(1024, 30000),
                        Number<uint16_t>(30000, 65535),
-                       Number<uint32_t>(1024, 1 << 24)};
+                       Number<uint32_t>(1024, 1 << 24),
+                       Number(0, 1) ? PacketAttach::kXdp : PacketAttach::kTc};
     }
     const int pools = Number(1, 4);
     for (int i = 0; i < pools; ++i) AddPool(config);

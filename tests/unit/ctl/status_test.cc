@@ -30,6 +30,18 @@ TEST(Status, Ready) {
             "datapaths    packet off, splice on\n");
 }
 
+TEST(Status, WhereThePacketPathIs) {
+  FakeApi api;
+  api.On(kKey, 200, R"({"version":"0.1.0","ready":true,"packet_hooks":[
+    {"interface":"e0","hook":"tc","mode":"tcx","reason":""},
+    {"interface":"e0","hook":"xdp","mode":"native","reason":""},
+    {"interface":"e1","hook":"tc","mode":"clsact","reason":""},
+    {"interface":"e1","hook":"xdp","mode":"","reason":"no driver"}]})");
+  EXPECT_THAT(RunCtl(api, "status").out,
+              HasSubstr("packet at    e0: tc (tcx), xdp (native); "
+                        "e1: tc (clsact)\n"));
+}
+
 TEST(Status, NotReadyIsANegativeAnswer) {
   FakeApi api;
   api.On(kKey, 200, kNotReady);

@@ -1,0 +1,227 @@
+// The packet path at XDP, by the real daemon: what is carried there, what is
+// left to tc, and who is attached when.
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <linux/if_link.h>
+#include <net/if.h>
+#include <signal.h>
+
+#include <array>
+#include <thread>
+
+#include "packet_fixture.h"
+
+namespace headgate::testing {
+namespace {
+
+class PacketXdpTest : public PacketLab {
+ protected:
+  PacketXdpTest() {
+    // A veth takes frames from XDP while its peer has GRO.
+    SetOffload(kClient, "c0", ETHTOOL_SGRO, true);
+    SetOffload(kBackend, "b0", ETHTOOL_SGRO, true);
+  }
+  static void SendCompleteChecksums() {
+    SetOffload(kClient, "c0", ETHTOOL_STXCSUM, false);
+    SetOffload(kBackend, "b0", ETHTOOL_STXCSUM, false);
+  }
+  static std::string Config(const std::string& attach = "xdp") {
+    return PacketConfig(
+        {.packet = "  attach: " + attach, .health = "{type: none}"});
+  }
+  void Start() { daemon_ = std::make_unique<Daemon>(Config()); }
+  void Restart(const std::string& config) {
+    ::kill(daemon_->pid(), SIGKILL);
+    EXPECT_EQ(daemon_->WaitExit(), 128 + SIGKILL);
+    daemon_ =
+        std::make_unique<Daemon>(config, DaemonOptions{.keep_state = true});
+    EXPECT_TRUE(daemon_->LogHas("the packet path goes on"));
+  }
+
+  // 0: none.
+  static uint32_t XdpOf(const std::string& device) {
+    uint32_t id = 0;
+    RunIn(kEdge, [&] {
+      const auto index = static_cast<int>(if_nametoindex(device.c_str()));
+      EXPECT_EQ(bpf_xdp_query_id(index, 0, &id), 0);
+    });
+    return id;
+  }
+  bool AtXdp(const std::string& device) const {
+    return Metric(absl::StrCat(
+               "headgate_packet_hook_info{hook=\"xdp\",interface=\"", device,
+               "\",mode=\"native\",reason=\"\"}")) == 1;
+  }
+  double PacketsAt(const std::string& hook) const {
+    return Metric(absl::StrCat("headgate_packet_hook_packets_total{hook=\"",
+                               hook, "\"}"));
+  }
+  double LeftToTc(const std::string& device, const std::string& reason) const {
+    return Metric(absl::StrCat("headgate_packet_left_to_tc_total{interface=\"",
+                               device, "\",reason=\"", reason, "\"}"));
+  }
+  bool WaitProblem(const std::string& text, bool told = true) const {
+    return WaitUntil(absl::Seconds(5), [&] {
+      const std::string problems = daemon_->Json({"status"})["problems"].dump();
+      return (problems.find(text) != std::string::npos) == told;
+    });
+  }
+};
+
+TEST_F(PacketXdpTest, StreamsAreCarriedThere) {
+  SendCompleteChecksums();
+  Start();
+  EXPECT_TRUE(AtXdp("e0") && AtXdp("e1"));
+  ExpectStreams(20);
+  const double there = PacketsAt("xdp"), behind = PacketsAt("tc");
+  EXPECT_GT(there, 5000);
+  EXPECT_LT(behind, there / 100);
+  EXPECT_EQ(ChecksumErrors(kClient), 0);
+  EXPECT_EQ(ChecksumErrors(kBackend), 0);
+  // In and out by the same interface.
+  const auto server = Node();
+  for (int i = 0; i < 5; ++i) {
+    TcpSocket client = TcpSocket::Connect(kBackend, vip_);
+    ASSERT_EQ(client.Receive(11), kGreeting);
+    EXPECT_TRUE(client.Send("x") && client.Receive(1) == "x");
+  }
+  EXPECT_GE(PacketsAt("xdp"), there + 5 * 8);
+  EXPECT_LE(PacketsAt("tc"), behind + 2);
+  const ProcessResult status = daemon_->Ctl({"status"});
+  EXPECT_NE(status.out.find("e0: tc (tcx), xdp (native); e1: tc (tcx)"),
+            std::string::npos)
+      << status.out;
+  EXPECT_EQ(status.out.find("problem"), std::string::npos) << status.out;
+}
+
+TEST_F(PacketXdpTest, IncompleteChecksumsAreLeftToTcAndTold) {
+  Start();
+  ExpectStreams(10);
+  EXPECT_GT(LeftToTc("e0", "incomplete_checksum"), 100);
+  EXPECT_GT(LeftToTc("e1", "incomplete_checksum"), 100);
+  EXPECT_GT(PacketsAt("tc"), 1000);
+  EXPECT_EQ(ChecksumErrors(kClient), 0);
+  EXPECT_EQ(ChecksumErrors(kBackend), 0);
+  EXPECT_TRUE(WaitProblem("e0: frames come with incomplete checksums"));
+  EXPECT_TRUE(WaitProblem("ethtool -K DEVICE tx off"));
+}
+
+// The clone that goes after the header, and asking for a neighbour.
+TEST_F(PacketXdpTest, TcDoesWhatTakesMore) {
+  SendCompleteChecksums();
+  const UniqueFd listener = ListenAt("198.18.2.11:25");
+  Start();
+  Shell(R"(ip -n edge neigh flush all
+           ip netns exec client nft 'table ip lose {
+             set once { type inet_service; flags dynamic; size 9999; }
+             chain out { type filter hook output priority 0
+               tcp dport 25 tcp flags == ack tcp sport != @once \
+                 add @once { tcp sport } drop
+             }; }')");
+  TcpSocket client = TcpSocket::Connect(kClient, vip_);
+  const std::string bytes(100000, 'd');
+  ASSERT_TRUE(client.Send(bytes));
+  Session session = AcceptSession(std::move(client), listener);
+  EXPECT_EQ(session.backend.Receive(bytes.size()), bytes);
+  EXPECT_GE(LeftToTc("e0", "no_neighbour"), 1);
+  EXPECT_GE(LeftToTc("e0", "early_data"), 1);
+  EXPECT_EQ(Drops("failed"), 0);
+}
+
+TEST_F(PacketXdpTest, WhereNobodyTakesFramesFromXdpTcSendsThem) {
+  SendCompleteChecksums();
+  SetOffload(kBackend, "b0", ETHTOOL_SGRO, false);
+  const auto server = Node();
+  Start();
+  EXPECT_TRUE(WaitProblem("e1: its driver takes no frames from XDP"));
+  EXPECT_EQ(Load(5).ok, 5u);
+  EXPECT_GE(LeftToTc("e0", "no_transmit"), 5);
+  SetOffload(kBackend, "b0", ETHTOOL_SGRO, true);
+  EXPECT_TRUE(WaitProblem("takes no frames from XDP", false));
+  const double left = LeftToTc("e0", "no_transmit");
+  EXPECT_EQ(Load(5).ok, 5u);
+  EXPECT_EQ(LeftToTc("e0", "no_transmit"), left);
+}
+
+// ---- who is attached
+// ---------------------------------------------------------
+
+TEST_F(PacketXdpTest, StreamsOutliveTheDaemonAndTheNextOneTakesOver) {
+  SendCompleteChecksums();
+  Start();
+  StreamPlan plan;
+  plan.target = vip_;
+  plan.listen = {At("198.18.2.11:25")};
+  plan.count = 60;
+  plan.chaos.pauses = 0.1;
+  StreamReport report;
+  std::thread streams([&] { report = RunStreams(plan); });
+  EXPECT_TRUE(
+      WaitUntil(kTcpTimeout, [&] { return daemon_->ActiveConnections() > 0; }));
+  const uint32_t old = XdpOf("e0");
+  Restart(Config());
+  EXPECT_TRUE(AtXdp("e0") && AtXdp("e1"));
+  EXPECT_NE(XdpOf("e0"), old);
+  streams.join();
+  EXPECT_EQ(report.first_error, "");
+  EXPECT_EQ(report.equal, plan.count);
+  EXPECT_TRUE(WaitActive(0));
+  EXPECT_EQ(Drops("no_flow"), 0) << "somebody was not recognised";
+}
+
+TEST_F(PacketXdpTest, ItIsWhereTheConfigurationHasIt) {
+  const auto server = Node();
+  Start();
+  std::string config = Config();
+  config.replace(config.find("[e0, e1]"), 8, "[e1]");
+  daemon_->Reload(config);
+  EXPECT_TRUE(WaitUntil(kTcpTimeout, [] { return XdpOf("e0") == 0; }));
+  EXPECT_NE(XdpOf("e1"), 0u);
+  daemon_->Reload(Config());
+  EXPECT_TRUE(WaitUntil(kTcpTimeout, [] { return XdpOf("e0") != 0; }));
+  Restart(config);
+  EXPECT_EQ(XdpOf("e0"), 0u);
+  EXPECT_NE(XdpOf("e1"), 0u);
+  Restart(Config("tc"));
+  EXPECT_EQ(XdpOf("e1"), 0u);
+  EXPECT_EQ(Load(5).ok, 5u);
+  daemon_->Reload(Config());
+  EXPECT_TRUE(WaitProblem("attach: xdp: takes effect at the next start"));
+}
+
+TEST_F(PacketXdpTest, AProgramOfSomebodyElseStaysAndOursGoes) {
+  const std::array<bpf_insn, 2> pass = {
+      bpf_insn{BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, XDP_PASS},
+      bpf_insn{BPF_JMP | BPF_EXIT, 0, 0, 0, 0}};
+  const UniqueFd stranger(bpf_prog_load(BPF_PROG_TYPE_XDP, "stranger", "GPL",
+                                        pass.data(), pass.size(), nullptr));
+  ASSERT_TRUE(stranger.valid());
+  const auto put = [](int program) {
+    return RunIn(kEdge, [&] {
+      return bpf_xdp_attach(static_cast<int>(if_nametoindex("e0")), program,
+                            XDP_FLAGS_DRV_MODE, nullptr);
+    });
+  };
+  ASSERT_EQ(put(stranger.get()), 0);
+  const uint32_t id = XdpOf("e0");
+  const auto server = Node();
+  Start();
+  EXPECT_TRUE(
+      WaitProblem("e0: attach: xdp: another XDP program is attached: "
+                  "stranger"));
+  EXPECT_FALSE(AtXdp("e0"));
+  EXPECT_EQ(Load(5).ok, 5u);
+  daemon_->Stop();
+  EXPECT_EQ(XdpOf("e0"), id);
+  Start();
+  EXPECT_EQ(XdpOf("e0"), id);
+  ASSERT_EQ(put(-1), 0);
+  EXPECT_TRUE(WaitUntil(absl::Seconds(5), [&] { return AtXdp("e0"); }));
+  EXPECT_TRUE(WaitProblem("another XDP program", false));
+  daemon_->Stop();
+  EXPECT_EQ(XdpOf("e0"), 0u);
+  EXPECT_EQ(XdpOf("e1"), 0u);
+}
+
+}  // namespace
+}  // namespace headgate::testing
