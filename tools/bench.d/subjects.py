@@ -161,6 +161,7 @@ class Splice(Forwarder):
     name = "splice"
     title = "Headgate (splice)"
     header = True
+    datapath = "splice"
 
     def command(self):
         return (f"{self.options.bin}/headgated",
@@ -179,7 +180,7 @@ services:
   bench:
     listen: ["{self.target}"]
     pool: servers
-    datapath: {self.name}
+    datapath: {self.datapath}
     proxy_protocol: v2
     health: {{type: none}}
     timeouts: {{connect: 5s, idle: 1h}}
@@ -193,11 +194,14 @@ splice: {{mode: auto}}
 class Relay(Splice):
     name = "relay"
     title = "Headgate (relay)"
+    datapath = "relay"
 
 
 class Packet(Splice):
     name = "packet"
     title = "Headgate (packet)"
+    datapath = "packet"
+    attach = "tc"
 
     def lay_network(self):
         super().lay_network()
@@ -211,7 +215,21 @@ packet:
   interfaces: [client, server]
   source: [{self.server_net}.1]
   ports: 1024-65535
+  attach: {self.attach}
 """
+
+
+class PacketXdp(Packet):
+    name = "packet-xdp"
+    title = "Headgate (packet, XDP)"
+    attach = "xdp"
+
+    def lay_network(self):
+        super().lay_network()
+        # Else checksums are incomplete, and a veth takes nothing from XDP.
+        for side in ("client", "server"):
+            run(*_inside(side, "ethtool", "-K", self.edge, "tx", "off", "gro",
+                         "on"))
 
 
 class HaProxy(Forwarder):
@@ -293,4 +311,4 @@ table ip bench {{
         return run("nft", "--version").strip()
 
 
-ALL = (Splice, Relay, Packet, HaProxy, Nginx, Dnat, Subject)
+ALL = (Splice, Relay, Packet, PacketXdp, HaProxy, Nginx, Dnat, Subject)
