@@ -82,6 +82,7 @@ enum hg_flow_flags {
 	HG_FLOW_REFUSED = 64,  /* the backend answered the SYN by RST */
 	HG_FLOW_QUEUED = 128,  /* is in packet_closed */
 	HG_FLOW_GREETED = 256, /* the backend has sent data */
+	HG_FLOW_ANOTHER = 512, /* the client has sent the SYN of another one */
 };
 
 /* packet_flows: indexed by flow number. Sequence numbers are the end points'

@@ -118,6 +118,8 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 	if (p->flags & TCP_SYN) {
 		if (flow->state == HG_FLOW_SYN_SENT)
 			move_to_another(flow, number, p->v6, s);
+		else if (p->seq != flow->isn)
+			set_flags(flow, HG_FLOW_ANOTHER);
 		exit = to_backend(p, flow,
 				  p->seq == flow->isn ? p->seq
 						      : seq_to_backend(flow, p),
@@ -234,13 +236,26 @@ static __always_inline int refusal(struct hg_flow *flow, const struct packet *p,
 	return 0;
 }
 
+/* The client has begun another connection, and the backend agrees, for it has
+ * forgotten this one as well.
+ */
+static __always_inline int is_another(const struct hg_flow *flow,
+				      const struct packet *p)
+{
+	return (flow->flags & HG_FLOW_ANOTHER) &&
+	       flow->state == HG_FLOW_ESTABLISHED &&
+	       (p->flags & (TCP_SYN | TCP_ACK | TCP_RST)) ==
+		   (TCP_SYN | TCP_ACK) &&
+	       p->ack != flow->isn + 1;
+}
+
 static __noinline int from_backend(frame_t *frame, struct packet *p,
 				   struct hg_flow *flow, __u32 number,
 				   struct packet_scratch *s)
 {
 	struct option_walk walk = {.options = s->options};
 	struct rewrite to = {};
-	int exit;
+	int exit, verdict, another;
 
 	touch(flow);
 	if (flow->state == HG_FLOW_SYN_SENT && (p->flags & TCP_RST)) {
@@ -249,11 +264,17 @@ static __noinline int from_backend(frame_t *frame, struct packet *p,
 			return drop(exit);
 	}
 	/* It has an old connection on that port, and challenges the SYN: the
-	 * RST clears the way for the next one (RFC 9293, 3.5.1).
+	 * RST clears the way for the next one (RFC 9293, 3.5.1). As after that
+	 * of another connection: this one's flow has no header for it.
 	 */
-	if (flow->state == HG_FLOW_SYN_SENT &&
-	    (p->flags & (TCP_SYN | TCP_RST)) == 0)
-		return refuse(frame, p, s, HG_PACKET_EARLY);
+	another = is_another(flow, p);
+	if (another || (flow->state == HG_FLOW_SYN_SENT &&
+			(p->flags & (TCP_SYN | TCP_RST)) == 0)) {
+		verdict = refuse(frame, p, s, HG_PACKET_EARLY);
+		if (another && (verdict & 0xff) != VERDICT_DROP)
+			close_flow(flow, number);
+		return verdict;
+	}
 	if (p->ttl <= 1)
 		return drop(HG_PACKET_TTL);
 	to.source = local_address(flow->listen);

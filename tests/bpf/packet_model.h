@@ -33,6 +33,7 @@ class PacketModel {
     State state = kSynSent;
     bool has_leg = false;
     bool sent = false, acked = false;  // The header.
+    bool another = false;              // Its client has begun one.
     bool fin_in = false, fin_out = false;
     bool fin_in_acked = false, fin_out_acked = false;
     uint32_t next_in = 0, next_out = 0;
@@ -230,6 +231,7 @@ class PacketModel {
     const uint32_t first = flow.conn.isn + 1;
     if (s.flags & kSyn) {
       const uint32_t shift = s.seq == first - 1 ? 0 : ShiftOf(flow, s);
+      if (flow.state != kSynSent && s.seq != first - 1) flow.another = true;
       if (flow.state == kSynSent || !flow.has_leg) return SynOf(flow, s, shift);
       if (s.ttl <= 1) return Drop("ttl");
       const std::optional<Bytes> options = SynOptions(s);
@@ -304,6 +306,12 @@ class PacketModel {
       if (tried.size() < backends_) return Drop("refused");
     }
     if (flow.state == kSynSent && !(s.flags & (kSyn | kRst))) {
+      return Refuse(s, "before_handshake");
+    }
+    if (flow.another && flow.state == kEstablished &&
+        (s.flags & (kSyn | kAck | kRst)) == (kSyn | kAck) &&
+        s.ack != flow.conn.isn + 1) {
+      flow.state = kClosed;
       return Refuse(s, "before_handshake");
     }
     if (s.ttl <= 1) return Drop("ttl");

@@ -98,6 +98,25 @@ TEST_F(PacketTableTest, B16_ASynIntoALiveConnectionIsTheBackendsToChallenge) {
   Open(&again);
 }
 
+// Both ends have lost all memory of it: then the backend takes the SYN for a
+// new connection, which would lack its header.
+TEST_F(PacketTableTest, B16_ASynThatTheBackendTakesForANewOneBeginsAnew) {
+  for (const bool v6 : {false, true}) {
+    const Conn old = Established(v6);
+    Conn again = old;
+    again.isn += 5000;
+    ExpectSent(again.Syn(), old.ToBackend(again.Syn(), old.header()));
+    Conn shifted = again;
+    shifted.isn += old.header();
+    ExpectReset(shifted.SynAck(), HG_PACKET_EARLY);
+    EXPECT_FALSE(IsLive(old));
+    Open(&again);
+    ExpectSent(again.SynAck(), again.ToClient(again.SynAck(), 0));
+    const Segment ack = again.FromClient(kAck, 0, 0);
+    ExpectSent(ack, again.HeaderFor(ack), HG_PACKET_HEADER);
+  }
+}
+
 TEST_F(PacketTableTest, ANewAttemptFromTheSamePortReplacesAnUnfinishedOne) {
   const Conn old = Answered(false);
   Conn again = old;
