@@ -227,13 +227,21 @@ TEST_F(PacketTraceTest, WithoutAReaderNothingIsTold) {
 TEST_F(PacketTraceTest, AReaderWhoReadsNoMoreIsToldNothing) {
   const Conn conn = Established(false);
   const auto trace = Trace();
+  // All globals of the program, packet_trace first.
   const UniqueFd globals = MapOfProgram("headgate.bss");
+  bpf_map_info info{};
+  __u32 size = sizeof info;
+  ASSERT_EQ(bpf_obj_get_info_by_fd(globals.get(), &info, &size), 0);
+  Bytes values(info.value_size);
   const uint32_t zero = 0;
+  ASSERT_EQ(bpf_map_lookup_elem(globals.get(), &zero, values.data()), 0);
   hg_trace state{};
-  ASSERT_EQ(bpf_map_lookup_elem(globals.get(), &zero, &state), 0);
+  std::memcpy(&state, values.data(), sizeof state);
   EXPECT_GT(state.until, 0u);
   state.until = 1;  // Long ago.
-  ASSERT_EQ(bpf_map_update_elem(globals.get(), &zero, &state, BPF_ANY), 0);
+  std::memcpy(values.data(), &state, sizeof state);
+  ASSERT_EQ(bpf_map_update_elem(globals.get(), &zero, values.data(), BPF_ANY),
+            0);
   Run(conn.FromClient(kAck, 0, 0));
   EXPECT_EQ(Waiting(), 0);
   Read(*trace);  // Who reads is told again.
