@@ -4,6 +4,7 @@
 #ifndef HG_ABI_PACKET_H
 #define HG_ABI_PACKET_H
 
+#include "bpf/abi/hash.h"
 #include "bpf/abi/types.h"
 
 enum hg_packet_limits {
@@ -11,15 +12,34 @@ enum hg_packet_limits {
 	HG_MAX_PACKET_LISTENERS = 4096,
 };
 
-/* packet_addresses: address -> what it is. Nothing that is sent elsewhere is
+/* packet_addresses: what our addresses are. Nothing that is sent elsewhere is
  * ours; a port that is neither in the range nor a listener's is not, either.
+ * A hash table: an address is in the first place from hg_address_place() on
+ * that was free when it came, HG_ADDRESS_PROBES at most.
  */
 struct hg_packet_address {
-	__u32 id;
+	__u8 address[16];
+	__u32 id;	  /* 0: always was free; HG_ADDRESS_GONE: has become so */
 	__u32 first_port; /* of the range that backends see; 0: none */
 	__u32 last_port;
+	__u32 _pad;
 };
-HG_ABI_ASSERT(sizeof(struct hg_packet_address) == 12);
+HG_ABI_ASSERT(sizeof(struct hg_packet_address) == 32);
+
+enum hg_address_table {
+	HG_ADDRESS_PLACES = 1024, /* a power of two */
+	HG_ADDRESS_PROBES = 32,
+	HG_ADDRESS_GONE = HG_MAX_PACKET_ADDRESSES,
+};
+
+static inline __attribute__((always_inline)) __u64
+hg_address_place(const __u8 *address, __u32 probe)
+{
+	__u64 half[2];
+
+	__builtin_memcpy(half, address, sizeof(half));
+	return (hg_mix(half[0] ^ half[1]) + probe) & (HG_ADDRESS_PLACES - 1);
+}
 
 /* packet_local: id -> address. */
 struct hg_packet_local {
@@ -47,10 +67,23 @@ struct hg_packet_config {
 	/* Address ids of the sources, and how many there are: [0] IPv4. */
 	__u32 source_count[2];
 	__u8 sources[2][HG_MAX_PACKET_ADDRESSES];
+	/* Of packet_keys, for as long as the table lasts. Nobody who does not
+	 * know it can choose clients that fall into the same bucket.
+	 */
+	__u64 seed;
+	__u32 buckets; /* a power of two */
+	__u32 _pad;
 };
-HG_ABI_ASSERT(sizeof(struct hg_packet_config) == 16 + 512);
+HG_ABI_ASSERT(sizeof(struct hg_packet_config) == 16 + 512 + 16);
 
-/* packet_keys: who is at the other end -> flow number * 2 + enum hg_side. */
+enum hg_side {
+	HG_FROM_CLIENT = 0,
+	HG_FROM_BACKEND = 1,
+};
+
+/* What tells the packets of one side of a flow: who sends them to which address
+ * and port of ours.
+ */
 struct hg_flow_key {
 	__u8 remote[16];
 	__u32 local; /* address id */
@@ -59,10 +92,50 @@ struct hg_flow_key {
 };
 HG_ABI_ASSERT(sizeof(struct hg_flow_key) == 24);
 
-enum hg_side {
-	HG_FROM_CLIENT = 0,
-	HG_FROM_BACKEND = 1,
+/* packet_keys: a hash table whose keys are in the flows. A bucket is a cache
+ * line of entries: flow number * 2 + enum hg_side, below a tag, some bits of
+ * the key's hash; 0: free. A key has its entry in one of two buckets.
+ */
+enum hg_key_table {
+	HG_BUCKET_ENTRIES = 16,
+	HG_BUCKETS_OF_KEY = 2,
+	HG_ENTRY_TAG_SHIFT = 25,
 };
+struct hg_key_bucket {
+	__u32 entries[HG_BUCKET_ENTRIES];
+};
+HG_ABI_ASSERT(sizeof(struct hg_key_bucket) == 64);
+
+static inline __attribute__((always_inline)) __u64
+hg_hash_key(const struct hg_flow_key *key, __u64 seed)
+{
+	__u64 words[3], hash = seed;
+
+	__builtin_memcpy(words, key, sizeof(words));
+	if (words[0]) /* IPv6. */
+		hash = hg_mix(hash ^ words[0]);
+	return hg_mix(hg_mix(hash ^ words[1]) ^ words[2]);
+}
+
+/* The `which`th bucket of a key, of a power of two of them. */
+static inline __attribute__((always_inline)) __u64
+hg_bucket_of(__u64 hash, __u32 which, __u32 buckets)
+{
+	return (which ? hash >> 28 : hash) & (buckets - 1);
+}
+
+static inline __attribute__((always_inline)) __u64 hg_entry(__u64 hash,
+							    __u32 value)
+{
+	__u64 tag = hash >> (32 + HG_ENTRY_TAG_SHIFT);
+
+	return (tag ? tag : 1) << HG_ENTRY_TAG_SHIFT | value;
+}
+
+static inline __attribute__((always_inline)) __u32 hg_entry_value(__u32 entry)
+{
+	return entry & ((1U << HG_ENTRY_TAG_SHIFT) - 1);
+}
 
 enum hg_flow_state {
 	HG_FLOW_FREE = 0,
@@ -85,22 +158,28 @@ enum hg_flow_flags {
 	HG_FLOW_ANOTHER = 512, /* the client has sent the SYN of another one */
 };
 
-/* packet_flows: indexed by flow number. Sequence numbers are the end points'
- * own: `next_in` as the client counts, without the header.
+/* packet_flows: indexed by flow number; two cache lines. Sequence numbers are the
+ * end points' own: `next_in` as the client counts, without the header.
  */
 struct hg_flow {
-	__u8 client[16];
-	__u8 backend_address[16];
-	__u16 client_port;
-	__u16 listen_port;
-	__u16 backend_port;
-	__u16 source_port;
+	union {
+		struct hg_flow_key keys[2]; /* by enum hg_side */
+		__extension__ struct {
+			__u8 client[16];
+			__u32 listen; /* address ids */
+			__u16 client_port;
+			__u16 listen_port;
+			__u8 backend_address[16];
+			__u32 source;
+			__u16 backend_port;
+			__u16 source_port;
+		};
+	};
 	__u8 service; /* ids */
-	__u8 listen;
-	__u8 source;
-	__u8 header; /* bytes */
+	__u8 header;  /* bytes */
 	__u16 backend;
-	__u16 slot;  /* of the backend */
+	__u16 slot; /* of the backend */
+	__u16 _pad;
 	__u32 state; /* enum hg_flow_state */
 	__u32 flags;
 	__u32 isn;     /* the client's first sequence number */
@@ -119,8 +198,9 @@ struct hg_flow {
 		__u64 bytes_out;
 		__u64 tried_high;
 	};
+	__u8 _room[24];
 };
-HG_ABI_ASSERT(sizeof(struct hg_flow) == 96);
+HG_ABI_ASSERT(sizeof(struct hg_flow) == 128);
 
 /* packet_bytes: per CPU, indexed by service id. */
 struct hg_packet_bytes {

@@ -12,6 +12,25 @@
 #include "bpf/lib/packet_tcp.h"
 #include "bpf/lib/packet_trace.h"
 
+static __always_inline struct hg_packet_address *
+find_address(const struct hg_packet_local *wanted)
+{
+	const __u64 *a = (const __u64 *)wanted->address;
+
+	for (__u32 probe = 0; probe < HG_ADDRESS_PROBES; probe++) {
+		__u32 place = hg_address_place(wanted->address, probe);
+		struct hg_packet_address *found =
+		    bpf_map_lookup_elem(&packet_addresses, &place);
+		const __u64 *b = (const __u64 *)found;
+
+		if (!found || !found->id)
+			return NULL;
+		if (a[0] == b[0] && a[1] == b[1])
+			return found->id == HG_ADDRESS_GONE ? NULL : found;
+	}
+	return NULL;
+}
+
 static __always_inline int handle(frame_t *frame)
 {
 	struct packet_scratch *s = scratch();
@@ -26,7 +45,7 @@ static __always_inline int handle(frame_t *frame)
 	p->left_by = 0;
 	if (parse_ip(frame, p))
 		return VERDICT_NOT_OURS;
-	local = bpf_map_lookup_elem(&packet_addresses, &p->destination);
+	local = find_address(&p->destination);
 	if (!local)
 		return VERDICT_NOT_OURS;
 	if (p->protocol == IPPROTO_TCP)

@@ -10,6 +10,7 @@
 #include "bpf/lib/packet_answer.h"
 #include "bpf/lib/packet_edit.h"
 #include "bpf/lib/packet_flow.h"
+#include "bpf/lib/packet_keys.h"
 #include "bpf/lib/packet_maps.h"
 #include "bpf/lib/packet_parse.h"
 #include "bpf/lib/packet_send.h"
@@ -190,7 +191,7 @@ static __always_inline int handle_icmp(frame_t *frame, struct packet *p,
 	struct packet *quoted = &s->quoted;
 	struct hg_flow_key key;
 	struct hg_flow *flow;
-	__u32 *value, number;
+	__u32 value, number;
 	__u8 type;
 
 	if (p->fragment || p->extended || load(frame, p->l4, &type, 1) ||
@@ -200,15 +201,15 @@ static __always_inline int handle_icmp(frame_t *frame, struct packet *p,
 	key.local = local->id;
 	key.remote_port = quoted->destination_port;
 	key.local_port = quoted->source_port;
-	value = bpf_map_lookup_elem(&packet_keys, &key);
-	if (!value)
+	value = find_key(&key, NO_VALUE);
+	if (value == NO_VALUE)
 		return VERDICT_NOT_OURS;
-	p->flow = *value + 1;
-	number = *value / 2;
+	p->flow = value + 1;
+	number = value / 2;
 	flow = bpf_map_lookup_elem(&packet_flows, &number);
 	if (!flow)
 		return VERDICT_NOT_OURS;
-	return forward_icmp(frame, p, quoted, flow, *value % 2);
+	return forward_icmp(frame, p, quoted, flow, value % 2);
 }
 
 #endif

@@ -8,10 +8,10 @@
 
 /* Written by the control thread. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, HG_MAX_PACKET_ADDRESSES);
-	__type(key, struct hg_packet_local);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, HG_ADDRESS_PLACES);
+	__type(key, __u32);
 	__type(value, struct hg_packet_address);
 } packet_addresses SEC(".maps") __weak;
 
@@ -39,12 +39,14 @@ struct {
 
 /* The loader sizes those that have an element for each flow. */
 
-/* Two for each flow. Written by the program; the control thread erases. */
+/* Two entries for each flow. Written by the program; the control thread erases.
+ */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 2);
-	__type(key, struct hg_flow_key);
-	__type(value, __u32);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct hg_key_bucket);
 } packet_keys SEC(".maps") __weak;
 
 struct {

@@ -123,8 +123,8 @@ static __noinline int choose_another(const struct hg_flow *flow,
 static __always_inline void move_to_another(struct hg_flow *flow, __u32 number,
 					    __u32 v6, struct packet_scratch *s)
 {
+	struct hg_flow_key old = flow->keys[HG_FROM_BACKEND];
 	struct hg_flow *next = &s->flow;
-	struct hg_flow_key old;
 
 	if (!choose_another(flow, s)) {
 		/* All have been asked: once more, from the beginning. */
@@ -133,20 +133,29 @@ static __always_inline void move_to_another(struct hg_flow *flow, __u32 number,
 		if (!choose_another(flow, s))
 			return;
 	}
-	if (!claim_port(next, number, v6))
+	flow->keys[HG_FROM_BACKEND] = next->keys[HG_FROM_BACKEND];
+	if (!claim_port(flow, number, v6)) {
+		flow->keys[HG_FROM_BACKEND] = old;
 		return;
+	}
 	count_failed_connect(flow);
-	backend_key(flow, &old);
 	flow->backend = next->backend;
 	flow->slot = next->slot;
-	flow->backend_port = next->backend_port;
-	flow->source = next->source;
-	flow->source_port = next->source_port;
 	flow->tried_low = next->tried_low;
 	flow->tried_high = next->tried_high;
-	__builtin_memcpy(flow->backend_address, next->backend_address, 16);
 	__sync_fetch_and_and(&flow->flags, ~HG_FLOW_REFUSED);
-	bpf_map_delete_elem(&packet_keys, &old);
+	erase_key(&old, number * 2 + HG_FROM_BACKEND);
+}
+
+/* A flow that has come to nothing, with its number, unless the daemon has ended
+ * it.
+ */
+static __always_inline void give_up(struct hg_flow *flow, __u32 number)
+{
+	if (!move_state(flow, HG_FLOW_SYN_SENT, HG_FLOW_FREE))
+		return;
+	erase_keys(flow, number);
+	bpf_map_push_elem(&packet_free, &number, 0);
 }
 
 static __noinline int open_flow(frame_t *frame, struct packet *p,
@@ -155,7 +164,6 @@ static __noinline int open_flow(frame_t *frame, struct packet *p,
 {
 	struct hg_flow *flow, *next = &s->flow;
 	struct hg_service_stats *stats;
-	struct hg_flow_key key;
 	struct rewrite to = {};
 	__u32 number, value, service = listener->service;
 	int exit;
@@ -189,20 +197,16 @@ static __noinline int open_flow(frame_t *frame, struct packet *p,
 		return drop(HG_PACKET_TABLE_FULL);
 	next->since = bpf_ktime_get_ns();
 	next->state = HG_FLOW_SYN_SENT;
-	if (!claim_port(next, number, p->v6)) {
-		bpf_map_push_elem(&packet_free, &number, 0);
+	*flow = *next;
+	if (!claim_port(flow, number, p->v6)) {
+		give_up(flow, number);
 		return drop(HG_PACKET_NO_PORT);
 	}
-	*flow = *next;
-	client_key(flow, &key);
 	value = number * 2 + HG_FROM_CLIENT;
-	if (bpf_map_update_elem(&packet_keys, &key, &value, BPF_NOEXIST)) {
-		/* The same SYN, on another CPU. */
-		backend_key(flow, &key);
-		bpf_map_delete_elem(&packet_keys, &key);
-		flow->state = HG_FLOW_FREE;
-		bpf_map_push_elem(&packet_free, &number, 0);
-		return drop(HG_PACKET_FAILED);
+	if (put_key(&flow->keys[HG_FROM_CLIENT], value)) {
+		/* The same SYN, on another CPU; or its buckets are full. */
+		give_up(flow, number);
+		return drop(HG_PACKET_TABLE_FULL);
 	}
 	p->flow = value + 1;
 	exit = to_backend(p, flow, p->seq, &to);

@@ -10,6 +10,7 @@
 #ifndef HG_LIB_PACKET_TABLE_H
 #define HG_LIB_PACKET_TABLE_H
 
+#include "bpf/lib/packet_keys.h"
 #include "bpf/lib/packet_maps.h"
 #include "bpf/lib/packet_parse.h"
 
@@ -90,42 +91,10 @@ static __always_inline void set_flags(struct hg_flow *flow, __u32 flags)
 		__sync_fetch_and_or(&flow->flags, flags);
 }
 
-static __always_inline void client_key(const struct hg_flow *flow,
-				       struct hg_flow_key *key)
-{
-	__builtin_memcpy(key->remote, flow->client, 16);
-	key->local = flow->listen;
-	key->remote_port = flow->client_port;
-	key->local_port = flow->listen_port;
-}
-
-static __always_inline void backend_key(const struct hg_flow *flow,
-					struct hg_flow_key *key)
-{
-	__builtin_memcpy(key->remote, flow->backend_address, 16);
-	key->local = flow->source;
-	key->remote_port = flow->backend_port;
-	key->local_port = flow->source_port;
-}
-
-/* Unless somebody else has it by now. */
-static __always_inline void erase_key(const struct hg_flow_key *key,
-				      __u32 value)
-{
-	__u32 *found = bpf_map_lookup_elem(&packet_keys, key);
-
-	if (found && *found == value)
-		bpf_map_delete_elem(&packet_keys, key);
-}
-
 static __always_inline void erase_keys(const struct hg_flow *flow, __u32 number)
 {
-	struct hg_flow_key key;
-
-	client_key(flow, &key);
-	erase_key(&key, number * 2 + HG_FROM_CLIENT);
-	backend_key(flow, &key);
-	erase_key(&key, number * 2 + HG_FROM_BACKEND);
+	erase_key(&flow->keys[HG_FROM_CLIENT], number * 2 + HG_FROM_CLIENT);
+	erase_key(&flow->keys[HG_FROM_BACKEND], number * 2 + HG_FROM_BACKEND);
 }
 
 /* From whatever state it is in. */
@@ -186,7 +155,6 @@ static long try_port(__u64 step, struct port_search *search)
 	__u32 family = search->v6 & 1;
 	__u32 count = config->source_count[family];
 	__u32 span = config->last_port - config->first_port + 1;
-	struct hg_flow_key key;
 
 	if (!count || !span)
 		return 1;
@@ -196,14 +164,15 @@ static long try_port(__u64 step, struct port_search *search)
 	if (step == 0 && flow->client_port >= config->first_port &&
 	    flow->client_port <= config->last_port)
 		flow->source_port = flow->client_port;
-	backend_key(flow, &key);
-	if (bpf_map_update_elem(&packet_keys, &key, &value, BPF_NOEXIST))
+	if (put_key(&flow->keys[HG_FROM_BACKEND], value))
 		return 0;
 	search->found = 1;
 	return 1;
 }
 
-/* A source address and port that nobody else has towards this backend. */
+/* A source address and port that nobody else has towards the flow's backend. Its
+ * entry is there before it is said to be found: `flow` is that of the table.
+ */
 static __noinline int claim_port(struct hg_flow *flow, __u32 number, __u32 v6)
 {
 	struct port_search search = {};

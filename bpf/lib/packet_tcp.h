@@ -5,6 +5,7 @@
 #include "bpf/lib/packet_answer.h"
 #include "bpf/lib/packet_edit.h"
 #include "bpf/lib/packet_flow.h"
+#include "bpf/lib/packet_keys.h"
 #include "bpf/lib/packet_maps.h"
 #include "bpf/lib/packet_open.h"
 #include "bpf/lib/packet_parse.h"
@@ -350,7 +351,7 @@ static __always_inline int handle_tcp(frame_t *frame, struct packet *p,
 	struct hg_packet_listener_key at;
 	struct hg_flow_key key;
 	struct hg_flow *flow;
-	__u32 *value, number;
+	__u32 value, number;
 
 	if (parse_tcp(frame, p))
 		return drop(HG_PACKET_MALFORMED);
@@ -358,11 +359,11 @@ static __always_inline int handle_tcp(frame_t *frame, struct packet *p,
 	key.local = local->id;
 	key.remote_port = p->source_port;
 	key.local_port = p->destination_port;
-	value = bpf_map_lookup_elem(&packet_keys, &key);
+	value = find_key(&key, NO_VALUE);
 	at.address = local->id;
 	at.port = p->destination_port;
 	listener = NULL;
-	if (!value) {
+	if (value == NO_VALUE) {
 		listener = bpf_map_lookup_elem(&packet_listeners, &at);
 		if (!listener && !is_range(local, p->destination_port))
 			return VERDICT_NOT_OURS;
@@ -375,13 +376,13 @@ static __always_inline int handle_tcp(frame_t *frame, struct packet *p,
 		return drop(HG_PACKET_EXTENSION);
 	if (is_forged(p) || !(p->flags & (TCP_SYN | TCP_ACK | TCP_RST)))
 		return drop(HG_PACKET_MALFORMED);
-	if (value) {
-		p->flow = *value + 1;
-		number = *value / 2;
+	if (value != NO_VALUE) {
+		p->flow = value + 1;
+		number = value / 2;
 		flow = bpf_map_lookup_elem(&packet_flows, &number);
 		if (!flow)
 			return drop(HG_PACKET_FAILED);
-		if (*value % 2 == HG_FROM_BACKEND)
+		if (value % 2 == HG_FROM_BACKEND)
 			return from_backend(frame, p, flow, number, s);
 		if (!begins_anew(flow, p))
 			return from_client(frame, p, flow, number, s);

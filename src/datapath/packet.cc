@@ -3,9 +3,11 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <net/if.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -146,7 +148,7 @@ absl::Status PacketPath::LoadPrograms(const Options& options, bool adopt,
   if (skeleton_ == nullptr) return ErrnoStatus(errno, "open BPF object");
   bpf_program__set_autoload(skeleton_->progs.packet_xdp, xdp);
   auto& maps = skeleton_->maps;
-  bpf_map__set_max_entries(maps.packet_keys, 2 * max_flows_);
+  bpf_map__set_max_entries(maps.packet_keys, BucketCount());
   for (bpf_map* map :
        {maps.packet_flows, maps.packet_free, maps.packet_closed}) {
     bpf_map__set_max_entries(map, max_flows_);
@@ -193,6 +195,10 @@ absl::Status PacketPath::Load(const Options& options, bool adopt) {
   ASSIGN_OR_RETURN(table_id_, MapId(bpf_map__fd(maps.packet_flows)));
   ASSIGN_OR_RETURN(flows_, SharedArray<hg_flow>::Map(
                                bpf_map__fd(maps.packet_flows), max_flows_));
+  ASSIGN_OR_RETURN(addresses_,
+                   SharedArray<hg_packet_address>::Map(
+                       bpf_map__fd(maps.packet_addresses), HG_ADDRESS_PLACES));
+  RETURN_IF_ERROR(SetUpKeys(adopt));
   ASSIGN_OR_RETURN(service_stats_,
                    SharedArray<hg_service_stats>::Map(
                        bpf_map__fd(maps.service_stats), HG_MAX_SERVICES));
@@ -209,6 +215,38 @@ absl::Status PacketPath::Load(const Options& options, bool adopt) {
     }
   }
   return adopt ? absl::OkStatus() : FillFreeNumbers();
+}
+
+// A full table has a quarter of the entries in use, half of that at least: of a
+// billion keys no one finds both of its buckets full.
+uint32_t PacketPath::BucketCount() const {
+  return std::max(1U, std::bit_ceil(max_flows_) * 8 / HG_BUCKET_ENTRIES);
+}
+
+absl::Status PacketPath::SetUpKeys(bool adopt) {
+  const bpf_map* map = skeleton_->maps.packet_config;
+  const uint32_t zero = 0;
+  hg_packet_config config{};
+  if (adopt) {
+    if (bpf_map__lookup_elem(map, &zero, sizeof zero, &config, sizeof config,
+                             0) != 0) {
+      return ErrnoStatus(errno, "read packet_config");
+    }
+  } else {
+    config.buckets = BucketCount();
+    if (getrandom(&config.seed, sizeof config.seed, 0) != sizeof config.seed) {
+      return ErrnoStatus(errno, "draw a seed");
+    }
+    if (bpf_map__update_elem(map, &zero, sizeof zero, &config, sizeof config,
+                             BPF_ANY) != 0) {
+      return ErrnoStatus(errno, "update packet_config");
+    }
+  }
+  seed_ = config.seed;
+  ASSIGN_OR_RETURN(
+      keys_, SharedArray<hg_key_bucket>::Map(
+                 bpf_map__fd(skeleton_->maps.packet_keys), BucketCount()));
+  return absl::OkStatus();
 }
 
 absl::Status PacketPath::FillFreeNumbers() {
@@ -248,16 +286,13 @@ std::set<uint32_t> PacketPath::AddressesInUse() const {
 
 std::map<PacketAddress, uint32_t> PacketPath::KnownAddresses() const {
   std::map<PacketAddress, uint32_t> ids;
-  hg_packet_local at{}, *before = nullptr;
-  while (bpf_map__get_next_key(skeleton_->maps.packet_addresses, before, &at,
-                               sizeof at) == 0) {
-    hg_packet_address value{};
-    bpf_map__lookup_elem(skeleton_->maps.packet_addresses, &at, sizeof at,
-                         &value, sizeof value, 0);
+  for (uint32_t place = 0; place < HG_ADDRESS_PLACES; ++place) {
+    const hg_packet_address& entry = addresses_[place];
+    if (entry.id == 0 || entry.id == HG_ADDRESS_GONE) continue;
     PacketAddress address{};
-    std::copy(std::begin(at.address), std::end(at.address), address.begin());
-    ids[address] = value.id;
-    before = &at;
+    std::copy(std::begin(entry.address), std::end(entry.address),
+              address.begin());
+    ids[address] = entry.id;
   }
   return ids;
 }
@@ -272,8 +307,8 @@ absl::StatusOr<std::map<PacketAddress, uint32_t>> PacketPath::TakeIds(
     if (wanted.contains(known.first) || in_use.contains(known.second)) {
       return false;
     }
-    bpf_map__delete_elem(skeleton_->maps.packet_addresses, known.first.data(),
-                         sizeof(hg_packet_local), 0);
+    hg_packet_address* const place = FindPlace(known.first);
+    __atomic_store_n(&place->id, HG_ADDRESS_GONE, __ATOMIC_RELEASE);
     return true;
   });
   std::set<uint32_t> taken = in_use;
@@ -304,17 +339,18 @@ absl::Status PacketPath::Configure(const Setup& setup) {
   hg_packet_config config{};
   config.first_port = setup.first_port;
   config.last_port = setup.last_port;
+  config.seed = seed_;
+  config.buckets = BucketCount();
   for (const PacketAddress& address : wanted) {
     const uint32_t id = ids.at(address);
-    hg_packet_address value{id, 0, 0};
-    if (sources.contains(address)) {
-      value.first_port = setup.first_port;
-      value.last_port = setup.last_port;
+    const bool is_source = sources.contains(address);
+    if (is_source) {
       const size_t family = IsV4(address) ? 0 : 1;
       config.sources[family][config.source_count[family]++] =
           static_cast<uint8_t>(id);
     }
-    RETURN_IF_ERROR(PutAddress(address, value));
+    RETURN_IF_ERROR(PutAddress(address, id, is_source ? setup.first_port : 0,
+                               is_source ? setup.last_port : 0));
   }
   forwards_v4_ = config.source_count[0] > 0;
   forwards_v6_ = config.source_count[1] > 0;
@@ -324,18 +360,42 @@ absl::Status PacketPath::Configure(const Setup& setup) {
   return PutListeners(setup.listeners, ids);
 }
 
-absl::Status PacketPath::PutAddress(const PacketAddress& address,
-                                    const hg_packet_address& value) {
+// Where the address is; where it may be put, if it is nowhere.
+hg_packet_address* PacketPath::FindPlace(const PacketAddress& address) {
+  hg_packet_address* room = nullptr;
+  for (uint32_t probe = 0; probe < HG_ADDRESS_PROBES; ++probe) {
+    hg_packet_address& entry =
+        addresses_[hg_address_place(address.data(), probe)];
+    if (std::equal(address.begin(), address.end(), entry.address) &&
+        entry.id != 0) {
+      return &entry;
+    }
+    const bool is_free = entry.id == 0 || entry.id == HG_ADDRESS_GONE;
+    if (is_free && room == nullptr) room = &entry;
+    if (entry.id == 0) break;
+  }
+  return room;
+}
+
+absl::Status PacketPath::PutAddress(const PacketAddress& address, uint32_t id,
+                                    uint16_t first_port, uint16_t last_port) {
   hg_packet_local local{};
   std::copy(address.begin(), address.end(), local.address);
-  if (bpf_map__update_elem(skeleton_->maps.packet_local, &value.id,
-                           sizeof value.id, &local, sizeof local,
-                           BPF_ANY) == 0 &&
-      bpf_map__update_elem(skeleton_->maps.packet_addresses, &local,
-                           sizeof local, &value, sizeof value, BPF_ANY) == 0) {
-    return absl::OkStatus();
+  if (bpf_map__update_elem(skeleton_->maps.packet_local, &id, sizeof id, &local,
+                           sizeof local, BPF_ANY) != 0) {
+    return ErrnoStatus(errno, "update packet_local");
   }
-  return ErrnoStatus(errno, "update packet_addresses");
+  hg_packet_address* const place = FindPlace(address);
+  if (place == nullptr) {
+    return absl::ResourceExhaustedError(
+        "these addresses crowd together in the packet path's table");
+  }
+  std::copy(address.begin(), address.end(), place->address);
+  place->first_port = first_port;
+  place->last_port = last_port;
+  // Only now it counts.
+  __atomic_store_n(&place->id, id, __ATOMIC_RELEASE);
+  return absl::OkStatus();
 }
 
 absl::Status PacketPath::PutListeners(

@@ -139,6 +139,8 @@ class PacketPath {
   absl::Status Load(const Options& options, bool adopt);
   absl::Status Pin();
   absl::Status FillFreeNumbers();
+  absl::Status SetUpKeys(bool adopt);
+  uint32_t BucketCount() const;
   absl::Status AttachTo(const std::string& interface);
   void Detach(const std::string& interface);
   void DetachStrays();
@@ -151,8 +153,9 @@ class PacketPath {
   std::map<PacketAddress, uint32_t> KnownAddresses() const;
   absl::StatusOr<std::map<PacketAddress, uint32_t>> TakeIds(
       const std::set<PacketAddress>& wanted);
-  absl::Status PutAddress(const PacketAddress& address,
-                          const hg_packet_address& value);
+  hg_packet_address* FindPlace(const PacketAddress& address);
+  absl::Status PutAddress(const PacketAddress& address, uint32_t id,
+                          uint16_t first_port, uint16_t last_port);
   absl::Status PutListeners(const std::vector<Listener>& listeners,
                             const std::map<PacketAddress, uint32_t>& ids);
   bool IsOver(const hg_flow& flow, uint32_t now,
@@ -161,6 +164,7 @@ class PacketPath {
   // Whoever moves it out of `state` counts its end and frees its number.
   bool End(uint32_t number, uint32_t state);
   void EraseKeys(uint32_t number);
+  void EraseKey(const hg_flow_key& key, uint32_t value);
   void Reset(uint32_t number);
   void CountEnd(const hg_flow& flow);
 
@@ -168,7 +172,10 @@ class PacketPath {
   std::string pin_dir_;
   uint32_t max_flows_ = 0;
   std::vector<std::string> pins_;
+  SharedArray<hg_packet_address> addresses_;
   SharedArray<hg_flow> flows_;
+  SharedArray<hg_key_bucket> keys_;
+  uint64_t seed_ = 0;  // Of keys_.
   SharedArray<hg_service_stats> service_stats_;
   SharedArray<hg_backend_stats> backend_stats_;
   std::weak_ptr<PacketTrace> trace_;  // Its reader has it.

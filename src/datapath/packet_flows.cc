@@ -62,28 +62,23 @@ std::vector<PacketPath::Flow> PacketPath::Flows() const {
 
 void PacketPath::EraseKeys(uint32_t number) {
   const hg_flow flow = flows_[number];
-  bpf_map* keys = skeleton_->maps.packet_keys;
-  const auto erase = [&](const hg_flow_key& key, uint32_t value) {
-    uint32_t found = 0;
-    if (bpf_map__lookup_elem(keys, &key, sizeof key, &found, sizeof found, 0) ==
-            0 &&
-        found == value) {
-      bpf_map__delete_elem(keys, &key, sizeof key, 0);
+  for (const uint32_t side : {HG_FROM_CLIENT, HG_FROM_BACKEND}) {
+    EraseKey(flow.keys[side], number * 2 + side);
+  }
+}
+
+void PacketPath::EraseKey(const hg_flow_key& key, uint32_t value) {
+  const uint64_t hash = hg_hash_key(&key, seed_);
+  const auto buckets = static_cast<uint32_t>(keys_.size());
+  for (uint32_t which = 0; which < HG_BUCKETS_OF_KEY; ++which) {
+    for (__u32& entry : keys_[hg_bucket_of(hash, which, buckets)].entries) {
+      auto expected = static_cast<__u32>(hg_entry(hash, value));
+      if (__atomic_compare_exchange_n(&entry, &expected, 0, false,
+                                      __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+        return;
+      }
     }
-  };
-  hg_flow_key client{};
-  std::copy(std::begin(flow.client), std::end(flow.client), client.remote);
-  client.local = flow.listen;
-  client.remote_port = flow.client_port;
-  client.local_port = flow.listen_port;
-  erase(client, number * 2 + HG_FROM_CLIENT);
-  hg_flow_key backend{};
-  std::copy(std::begin(flow.backend_address), std::end(flow.backend_address),
-            backend.remote);
-  backend.local = flow.source;
-  backend.remote_port = flow.backend_port;
-  backend.local_port = flow.source_port;
-  erase(backend, number * 2 + HG_FROM_BACKEND);
+  }
 }
 
 void PacketPath::CountEnd(const hg_flow& flow) {

@@ -58,6 +58,7 @@ class PacketSpeedTest : public PacketProgramTest {
   }
   static void Measure(uint32_t flows);
   static uint32_t IdOf(const PacketAddress& address);
+  static void PutKey(const hg_flow_key& key, uint32_t value);
   static void Put(uint32_t number, const Conn& conn);
   static double Repeat(Segment s, const char* interface);
   static void MeasureWarm(uint32_t flows, PacketPath::Setup setup);
@@ -75,8 +76,26 @@ uint32_t PacketSpeedTest::IdOf(const PacketAddress& address) {
   return found;
 }
 
+void PacketSpeedTest::PutKey(const hg_flow_key& key, uint32_t value) {
+  const int configs = Pinned("packet_config"), keys = Pinned("packet_keys");
+  const uint32_t zero = 0;
+  hg_packet_config config{};
+  ASSERT_EQ(bpf_map_lookup_elem(configs, &zero, &config), 0);
+  const uint64_t hash = hg_hash_key(&key, config.seed);
+  const auto at = static_cast<uint32_t>(hg_bucket_of(hash, 0, config.buckets));
+  hg_key_bucket bucket{};
+  ASSERT_EQ(bpf_map_lookup_elem(keys, &at, &bucket), 0);
+  __u32* const room =
+      std::find(std::begin(bucket.entries), std::end(bucket.entries), 0U);
+  ASSERT_NE(room, std::end(bucket.entries));
+  *room = static_cast<__u32>(hg_entry(hash, value));
+  ASSERT_EQ(bpf_map_update_elem(keys, &at, &bucket, BPF_ANY), 0);
+  close(configs);
+  close(keys);
+}
+
 void PacketSpeedTest::Put(uint32_t number, const Conn& c) {
-  const int keys = Pinned("packet_keys"), flows = Pinned("packet_flows");
+  const int flows = Pinned("packet_flows");
   hg_flow flow{};
   std::copy(c.client.begin(), c.client.end(), flow.client);
   std::copy(c.backend.begin(), c.backend.end(), flow.backend_address);
@@ -85,8 +104,8 @@ void PacketSpeedTest::Put(uint32_t number, const Conn& c) {
   flow.backend_port = c.backend_port;
   flow.source_port = c.source_port;
   flow.service = kService4;
-  flow.listen = static_cast<uint8_t>(IdOf(c.vip));
-  flow.source = static_cast<uint8_t>(IdOf(c.source));
+  flow.listen = IdOf(c.vip);
+  flow.source = IdOf(c.source);
   flow.header = 28;
   flow.state = HG_FLOW_ESTABLISHED;
   flow.flags = HG_FLOW_HEADER_SENT | HG_FLOW_HEADER_ACKED;
@@ -94,21 +113,10 @@ void PacketSpeedTest::Put(uint32_t number, const Conn& c) {
   flow.next_in = c.isn + 1;
   flow.next_out = c.server_isn + 1;
   ASSERT_EQ(bpf_map_update_elem(flows, &number, &flow, BPF_ANY), 0);
-  hg_flow_key key{};
-  std::copy(c.client.begin(), c.client.end(), key.remote);
-  key.local = flow.listen;
-  key.remote_port = c.client_port;
-  key.local_port = c.vip_port;
-  uint32_t value = number * 2 + HG_FROM_CLIENT;
-  ASSERT_EQ(bpf_map_update_elem(keys, &key, &value, BPF_ANY), 0);
-  std::copy(c.backend.begin(), c.backend.end(), key.remote);
-  key.local = flow.source;
-  key.remote_port = c.backend_port;
-  key.local_port = c.source_port;
-  value = number * 2 + HG_FROM_BACKEND;
-  ASSERT_EQ(bpf_map_update_elem(keys, &key, &value, BPF_ANY), 0);
-  close(keys);
   close(flows);
+  for (const uint32_t side : {HG_FROM_CLIENT, HG_FROM_BACKEND}) {
+    PutKey(flow.keys[side], number * 2 + side);
+  }
 }
 
 double PacketSpeedTest::Repeat(Segment s, const char* interface) {

@@ -1,0 +1,128 @@
+/* packet_keys: from what a packet says of itself to its flow.
+ *
+ * Entries come and go by compare-and-swap, on every CPU and in the daemon
+ * (src/datapath/packet_flows.cc); nobody waits. An entry means something only
+ * with the key that its flow has: so the flow is written first, and a flow's
+ * number is free again only after its entries were erased.
+ */
+#ifndef HG_LIB_PACKET_KEYS_H
+#define HG_LIB_PACKET_KEYS_H
+
+#include "bpf/lib/packet_maps.h"
+
+enum {
+	NO_VALUE = 0xffffffff,
+};
+
+static __always_inline int is_key(const struct hg_flow_key *a,
+				  const struct hg_flow_key *b)
+{
+	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
+
+	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2];
+}
+
+static __always_inline int belongs_to(__u32 value, const struct hg_flow_key *key)
+{
+	__u32 number = value / 2;
+	struct hg_flow *flow = bpf_map_lookup_elem(&packet_flows, &number);
+
+	return flow && is_key(&flow->keys[value % 2], key);
+}
+
+static __always_inline struct hg_key_bucket *
+bucket_of(__u64 hash, __u32 which, const struct hg_packet_config *config)
+{
+	__u32 at = hg_bucket_of(hash, which, config->buckets);
+
+	return bpf_map_lookup_elem(&packet_keys, &at);
+}
+
+/* Flow number * 2 + enum hg_side of the flow that has this key, other than
+ * `except`; or NO_VALUE. A function of its own for the verifier.
+ */
+__weak __noinline __u32 find_key(const struct hg_flow_key *key, __u32 except)
+{
+	__u32 zero_key = 0;
+	const struct hg_packet_config *config =
+	    bpf_map_lookup_elem(&packet_config, &zero_key);
+	__u64 hash;
+
+	if (!key || !config)
+		return NO_VALUE;
+	hash = hg_hash_key(key, config->seed);
+	for (__u32 which = 0; which < HG_BUCKETS_OF_KEY; which++) {
+		struct hg_key_bucket *bucket = bucket_of(hash, which, config);
+
+		if (!bucket)
+			return NO_VALUE;
+		for (__u32 i = 0; i < HG_BUCKET_ENTRIES; i++) {
+			__u32 entry = *(volatile __u32 *)&bucket->entries[i];
+			__u32 value = hg_entry_value(entry);
+
+			if (entry == hg_entry(hash, value) &&
+			    value != except && belongs_to(value, key))
+				return value;
+		}
+	}
+	return NO_VALUE;
+}
+
+/* Puts `to` in the place of `from` in one of the key's buckets: 0; none has it:
+ * -1.
+ */
+static __always_inline int swap_entry(__u64 hash, __u32 from, __u32 to,
+				      const struct hg_packet_config *config)
+{
+	for (__u32 which = 0; which < HG_BUCKETS_OF_KEY; which++) {
+		struct hg_key_bucket *bucket = bucket_of(hash, which, config);
+
+		if (!bucket)
+			return -1;
+		for (__u32 i = 0; i < HG_BUCKET_ENTRIES; i++) {
+			__u32 *entry = &bucket->entries[i];
+
+			if (*(volatile __u32 *)entry == from &&
+			    __sync_val_compare_and_swap(entry, from, to) == from)
+				return 0;
+		}
+	}
+	return -1;
+}
+
+__weak __noinline int erase_key(const struct hg_flow_key *key, __u32 value)
+{
+	__u32 zero_key = 0;
+	const struct hg_packet_config *config =
+	    bpf_map_lookup_elem(&packet_config, &zero_key);
+	__u64 hash;
+
+	if (!key || !config)
+		return -1;
+	hash = hg_hash_key(key, config->seed);
+	return swap_entry(hash, hg_entry(hash, value), 0, config);
+}
+
+/* An entry for a key that the flow has by now; 0, or -1: another flow has that
+ * key, or its buckets are full. Of two that come at once none may see the other
+ * too late, so both look again afterwards, and both may leave.
+ */
+__weak __noinline int put_key(const struct hg_flow_key *key, __u32 value)
+{
+	__u32 zero_key = 0;
+	const struct hg_packet_config *config =
+	    bpf_map_lookup_elem(&packet_config, &zero_key);
+	__u64 hash;
+
+	if (!key || !config || find_key(key, value) != NO_VALUE)
+		return -1;
+	hash = hg_hash_key(key, config->seed);
+	if (swap_entry(hash, 0, hg_entry(hash, value), config))
+		return -1;
+	if (find_key(key, value) == NO_VALUE)
+		return 0;
+	swap_entry(hash, hg_entry(hash, value), 0, config);
+	return -1;
+}
+
+#endif
