@@ -42,6 +42,15 @@ void ServerConnection::Start() {
   }
 }
 
+// The header has come with the connection, if at all.
+bool ServerConnection::Begin() {
+  if (header_done_) {
+    Start();
+    return true;
+  }
+  return SkipHeader() && (header_.empty() || header_done_ || SkipHeader());
+}
+
 void ServerConnection::OnIo(uint32_t) {
   bool open = true;
   if (!header_done_) {
@@ -131,11 +140,7 @@ void Server::OnIo(uint32_t) {
     auto connection = std::make_unique<ServerConnection>(this, std::move(fd));
     ServerConnection* const raw = connection.get();
     connections_[raw] = std::move(connection);
-    if (!loop_->Add(raw->fd(), EPOLLIN, raw).ok()) {
-      Close(raw);
-    } else if (!plan_.header) {
-      raw->Start();
-    }
+    if (!loop_->Add(raw->fd(), EPOLLIN, raw).ok() || !raw->Begin()) Close(raw);
   }
 }
 

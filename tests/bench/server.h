@@ -23,6 +23,8 @@ class ServerConnection final : public IoHandler, public LoopOwned {
 
   void OnIo(uint32_t events) override;
   int fd() const { return fd_.get(); }
+  // Once it is accepted; false: it is over already.
+  bool Begin();
   // What the server does first, once the header is behind it.
   void Start();
 
