@@ -8,24 +8,32 @@ import cases
 import subjects
 
 _REFERENCE = "haproxy"
-_JUDGED = "splice"  # What headgated does unless told otherwise.
 _TITLES = {subject.name: subject.title for subject in subjects.ALL}
 _HEADERLESS = [subject.name for subject in subjects.ALL if not subject.header]
 
-# (cases, metric, what is wanted): of HAProxy's value, or, with a unit, itself.
+# (subject, what it is compared with, cases, metric, what is wanted): of the
+# other's value; with a "+", more than it at most; with a unit, itself.
 _MARKS = (
-    (r"bulk-(down|up)-1", "gbps", ">= 1.10"),
-    (r"bulk-(down|up)-8", "gbps", ">= 1.50"),
-    (r"bulk-(down|up)-64", "gbps", ">= 1.20"),
-    (r"bulk-.*", "cpu_per_gb", "<= 0.70"),
-    (r"slow-.*", "gbps", ">= 1.00"),
-    (r"echo-64-1", "rate", ">= 1.00"),
-    (r"echo-64-(64|1000)", "rate", ">= 1.10"),
-    (r"echo-64-(64|1000)", "p99_us", "<= 1.00"),
-    (r"connect", "rate", ">= 1.30"),
-    (r"greeting", "p(50|99)_us", "<= 1.00"),
-    (r"idle", "user_bytes", "<= 1024 B"),
-    (r"idle", "kernel_bytes", "<= 1.00"),
+    ("splice", "haproxy", r"bulk-(down|up)-1", "gbps", ">= 1.10"),
+    ("splice", "haproxy", r"bulk-(down|up)-8", "gbps", ">= 1.50"),
+    ("splice", "haproxy", r"bulk-(down|up)-64", "gbps", ">= 1.20"),
+    ("splice", "haproxy", r"bulk-.*", "cpu_per_gb", "<= 0.70"),
+    ("splice", "haproxy", r"slow-.*", "gbps", ">= 1.00"),
+    ("splice", "haproxy", r"echo-64-1", "rate", ">= 1.00"),
+    ("splice", "haproxy", r"echo-64-(64|1000)", "rate", ">= 1.10"),
+    ("splice", "haproxy", r"echo-64-(64|1000)", "p99_us", "<= 1.00"),
+    ("splice", "haproxy", r"connect", "rate", ">= 1.30"),
+    ("splice", "haproxy", r"greeting", "p(50|99)_us", "<= 1.00"),
+    ("splice", "", r"idle", "user_bytes", "<= 1024 B"),
+    ("splice", "haproxy", r"idle", "kernel_bytes", "<= 1.00"),
+    ("packet", "routing", r"bulk-(down|up)-1", "gbps", ">= 0.90"),
+    ("packet", "routing", r"bulk-(down|up)-(8|64)", "gbps", ">= 0.95"),
+    ("packet", "routing", r"echo-64-(1|64)", "rate", ">= 0.95"),
+    ("packet", "routing", r"connect", "rate", ">= 0.95"),
+    ("packet", "routing", r"greeting", "p50_us", "<= +10"),
+    ("packet", "haproxy", r"bulk-.*", "gbps", ">= 1.50"),
+    ("packet", "haproxy", r"bulk-.*", "cpu_per_gb", "<= 0.50"),
+    ("packet", "haproxy", r"connect", "rate", ">= 1.50"),
 )
 
 _PLOTTED = (
@@ -50,13 +58,17 @@ class Results:
     def values(self, case, subject, metric):
         return list(self._values.get((case, subject, metric), {}).values())
 
-    def ratios(self, case, subject, metric):
-        """To HAProxy, in the same round: what the machine did to one, it most
-        likely did to the other."""
-        reference = self._values.get((case, _REFERENCE, metric), {})
+    def pairs(self, case, subject, metric, reference):
+        """Of the same round: what the machine did to one, it most likely did
+        to the other."""
+        others = self._values.get((case, reference, metric), {})
         mine = self._values.get((case, subject, metric), {})
-        return [value / reference[number] for number, value in mine.items()
-                if reference.get(number)]
+        return [(value, others[number]) for number, value in mine.items()
+                if others.get(number)]
+
+    def ratios(self, case, subject, metric, reference=_REFERENCE):
+        return [mine / other for mine, other in
+                self.pairs(case, subject, metric, reference)]
 
 
 def write(result, path):
@@ -130,34 +142,51 @@ def _cell(results, case, subject, metric):
 
 def _marks(results):
     """Compared as printed: with two decimals."""
-    lines = []
-    for cases_wanted, metric_wanted, wanted in _MARKS:
-        for case in cases.ALL:
-            for metric in case.metrics:
-                if re.fullmatch(cases_wanted, case.name) and re.fullmatch(
-                        metric_wanted, metric.name):
-                    lines += _mark(results, case, metric, wanted)
-    if lines:
+    for judged in dict.fromkeys(mark[0] for mark in _MARKS):
+        lines = [line for mark in _MARKS if mark[0] == judged
+                 for line in _lines_of(results, mark)]
+        if not lines:
+            continue
         missed = sum("| miss |" in line for line in lines)
-        lines = [f"{len(lines) - missed} of {len(lines)} marks met by "
-                 f"{_TITLES[_JUDGED]}:", "", "| | mark | found | wanted |",
-                 "|---|---|---|---|", *lines]
-    return lines
+        yield (f"{len(lines) - missed} of {len(lines)} marks met by "
+               f"{_TITLES[judged]}:")
+        yield from ("", "| | mark | found | wanted |", "|---|---|---|---|",
+                    *lines, "")
 
 
-def _mark(results, case, metric, wanted):
+def _lines_of(results, mark):
+    judged, reference, cases_wanted, metric_wanted, wanted = mark
+    for case in cases.ALL:
+        for metric in case.metrics:
+            if re.fullmatch(cases_wanted, case.name) and re.fullmatch(
+                    metric_wanted, metric.name):
+                yield from _line(results, (case.name, judged, metric.name),
+                                 reference, wanted,
+                                 f"{case.title}: {metric.title}")
+
+
+def _line(results, key, reference, wanted, title):
     sign, limit, *unit = wanted.split()
-    numbers = (results.values if unit else results.ratios)(
-        case.name, _JUDGED, metric.name)
+    if unit:
+        numbers, digits, suffix = results.values(*key), 0, f" {unit[0]}"
+    elif limit.startswith("+"):
+        numbers = [mine - other for mine, other in
+                   results.pairs(*key, reference)]
+        digits, suffix = 0, ""
+    else:
+        numbers, digits, suffix = results.ratios(*key, reference), 2, "x"
     if not numbers:
-        return []
-    digits, suffix = (0, " B") if unit else (2, "x")
+        return
+    if reference:
+        suffix += f" of {_TITLES[reference]}" if suffix else \
+            f" over {_TITLES[reference]}"
+    plus = "+" if limit.startswith("+") else ""
     found = round(statistics.median(numbers), digits)
     met = found >= float(limit) if sign == ">=" else found <= float(limit)
     spread = f"{min(numbers):.{digits}f}..{max(numbers):.{digits}f}"
-    return [f"| {'pass' if met else 'miss'} | {case.title}: {metric.title} | "
-            f"{found:.{digits}f}{suffix} ({spread}) | "
-            f"{sign} {limit}{suffix} |"]
+    yield (f"| {'pass' if met else 'miss'} | {title} | "
+           f"{found:{plus}.{digits}f}{suffix} ({spread}) | "
+           f"{sign} {limit}{suffix} |")
 
 
 def _failures(result):
