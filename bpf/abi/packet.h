@@ -215,8 +215,8 @@ enum hg_packet_hook {
 };
 
 /* packet_exits: per CPU, indexed by enum hg_packet_hook * HG_PACKET_EXIT_COUNT +
- * what became of a packet. Everything from FIRST_DROP on was dropped, RST or
- * not.
+ * what became of a packet. Everything from FIRST_DROP on was dropped, answered
+ * or not.
  */
 #define HG_PACKET_EXITS(X)                                                     \
 	X(FORWARDED, "forwarded")                                              \
@@ -231,7 +231,7 @@ enum hg_packet_hook {
 	X(FRAGMENT, "fragment")                                                \
 	X(EXTENSION, "extension_header") /* IPv6, before TCP */                \
 	X(SIGNED, "tcp_signature")	 /* covers what must be changed */     \
-	X(TTL, "ttl")                                                          \
+	X(TTL, "ttl") /* ICMP sent, mostly */                                  \
 	X(SERVICE_FULL, "service_full") /* a SYN beyond max_connections */     \
 	X(BACKEND_FULL, "backend_full") /* a handshake's end, likewise */      \
 	X(TABLE_FULL, "flow_table_full")                                       \
@@ -239,7 +239,7 @@ enum hg_packet_hook {
 	X(EARLY, "before_handshake") /* neither SYN nor its answer */          \
 	X(NO_ROUTE, "no_route")                                                \
 	X(NOT_FORWARDING, "forwarding_off") /* sysctl */                       \
-	X(TOO_BIG, "too_big")		    /* for the way out */              \
+	X(TOO_BIG, "too_big") /* for the way out; ICMP sent, mostly */         \
 	X(FAILED, "failed")		    /* the kernel had no memory, say */
 
 #define HG_PACKET_EXIT_ENUM(name, text) HG_PACKET_##name,

@@ -32,6 +32,12 @@ static __always_inline __u32 frame_length(const frame_t *frame)
 	return frame->len;
 }
 
+/* Of the payload, in each of the segments that the frame is; 0: it is one. */
+static __always_inline __u32 segment_size(const frame_t *frame)
+{
+	return frame->gso_size;
+}
+
 /* Of the Ethernet header. 0: the frame has a tag, which the kernel has put into
  * skb->vlan_tci: the VLAN device's own hook gets it.
  */
@@ -65,6 +71,20 @@ static __always_inline long pull(frame_t *frame, __u32 length)
 static __always_inline long set_length(frame_t *frame, __u32 length)
 {
 	return bpf_skb_change_tail(frame, length, 0);
+}
+
+/* The frame becomes one of `length` bytes that nobody else has sums of: its
+ * Ethernet header, and what is to be written behind it. That hardware should
+ * complete a checksum is forgotten with the bytes at which it would begin, so
+ * many are taken out; what grows has no CHECKSUM_COMPLETE left.
+ */
+static __always_inline long start_over(frame_t *frame, __u32 length)
+{
+	enum { TAKEN_OUT = 128 };
+
+	return set_length(frame, length + TAKEN_OUT - 2) ||
+	       set_length(frame, length + TAKEN_OUT) ||
+	       bpf_skb_adjust_room(frame, -TAKEN_OUT, BPF_ADJ_ROOM_MAC, 0);
 }
 
 /* To the checksum at `at`, for what it covers has changed by `difference`. */

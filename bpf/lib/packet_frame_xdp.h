@@ -34,6 +34,12 @@ static __always_inline __u32 frame_length(const frame_t *frame)
 	return length;
 }
 
+static __always_inline __u32
+segment_size(const frame_t *frame __attribute__((unused)))
+{
+	return 0;
+}
+
 /* Of the Ethernet header: a tag's, for a frame that has one. */
 static __always_inline __be16 frame_protocol(const frame_t *frame)
 {
@@ -68,6 +74,11 @@ static __always_inline long pull(frame_t *frame __attribute__((unused)),
 static __always_inline long set_length(frame_t *frame, __u32 length)
 {
 	return bpf_xdp_adjust_tail(frame, (int)(length - frame_length(frame)));
+}
+
+static __always_inline long start_over(frame_t *frame, __u32 length)
+{
+	return set_length(frame, length);
 }
 
 /* To the checksum at `at`, for what it covers has changed by `difference`. */

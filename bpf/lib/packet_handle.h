@@ -6,6 +6,7 @@
 #define HG_LIB_PACKET_HANDLE_H
 
 #include "bpf/lib/packet_answer.h"
+#include "bpf/lib/packet_error.h"
 #include "bpf/lib/packet_icmp.h"
 #include "bpf/lib/packet_maps.h"
 #include "bpf/lib/packet_parse.h"
@@ -49,7 +50,7 @@ static __always_inline int handle(frame_t *frame)
 	if (!local)
 		return VERDICT_NOT_OURS;
 	if (p->protocol == IPPROTO_TCP)
-		return handle_tcp(frame, p, local, s);
+		return explain(frame, p, handle_tcp(frame, p, local, s), s);
 	if (p->protocol == IPPROTO_ICMP || p->protocol == IPPROTO_ICMPV6)
 		return handle_icmp(frame, p, local, s);
 	return VERDICT_NOT_OURS;

@@ -5,9 +5,8 @@
 #ifndef HG_LIB_PACKET_ICMP_H
 #define HG_LIB_PACKET_ICMP_H
 
-#include <linux/icmpv6.h>
-
 #include "bpf/lib/packet_answer.h"
+#include "bpf/lib/packet_error.h"
 #include "bpf/lib/packet_edit.h"
 #include "bpf/lib/packet_flow.h"
 #include "bpf/lib/packet_keys.h"
@@ -17,7 +16,6 @@
 
 enum {
 	ICMP_HEAD = 8, /* what stands before the quoted packet */
-	QUOTED_TCP = 8,
 };
 
 /* Those that say what became of a packet; the others are for this machine. */
@@ -26,7 +24,8 @@ static __always_inline int is_icmp_error(const struct packet *p, __u32 type)
 	if (p->v6)
 		return p->protocol == IPPROTO_ICMPV6 && type >= 1 && type <= 4;
 	return p->protocol == IPPROTO_ICMP &&
-	       (type == 3 || type == 11 || type == 12);
+	       (type == ICMP_UNREACHABLE || type == ICMP_TIME_EXCEEDED ||
+		type == 12);
 }
 
 /* The quoted packet as if it had come in; 0: it is TCP, from `p`'s destination.

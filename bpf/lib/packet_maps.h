@@ -2,6 +2,8 @@
 #ifndef HG_LIB_PACKET_MAPS_H
 #define HG_LIB_PACKET_MAPS_H
 
+#include <linux/icmpv6.h>
+
 #include "bpf/abi/packet.h"
 #include "bpf/lib/maps.h"
 #include "bpf/lib/packet_parse.h"
@@ -108,6 +110,22 @@ enum {
 	SUM_CHUNK = 256,
 };
 
+/* An IP packet with an ICMP error, whose head is alike in both families. IPv4
+ * begins behind what only IPv6 needs.
+ */
+struct icmp_error {
+	union {
+		struct ipv6hdr v6;
+		struct {
+			__u8 _none[sizeof(struct ipv6hdr) -
+				   sizeof(struct iphdr)];
+			struct iphdr v4;
+		};
+	};
+	struct icmp6hdr icmp;
+	__u8 quoted[60 + 8]; /* IP with options, ports and sequence number */
+};
+
 /* What is too large for the stack. A hook is never entered twice on a CPU. */
 struct packet_scratch {
 	struct packet packet;
@@ -118,6 +136,8 @@ struct packet_scratch {
 	struct hg_flow flow;
 	__u8 header[64];
 	__u8 chunk[SUM_CHUNK + 4]; /* spares a check */
+	struct icmp_error error;
+	__u64 next_error; /* ns: when the allowance for the next one is full */
 };
 
 struct {

@@ -49,6 +49,7 @@ struct packet {
 	__u32 flags;
 	__u32 options; /* bytes */
 	__u32 payload; /* bytes */
+	__u32 mtu;     /* of the way out, where that is too small */
 	/* For who wants to know; 0: none. */
 	__u32 flow;    /* number * 2 + enum hg_side + 1 */
 	__u32 service; /* id, where there is no flow */

@@ -21,11 +21,34 @@ static __always_inline void ask_route(const frame_t *frame,
 	}
 }
 
-/* The exit for an answer of bpf_fib_lookup() that names no way. */
-static __always_inline int no_way(long found)
+/* Of the largest IP packet that the frame is on the wire. */
+static __always_inline __u32 packet_length(const frame_t *frame,
+					   const struct packet *p)
 {
-	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+	__u32 each = segment_size(frame);
+
+	return each ? p->l4 - p->l3 + TCP_BASE + p->options + each
+		    : p->end - p->l3;
+}
+
+/* Where the packet's destination is, if one of its length gets there. */
+static __always_inline long find_way(frame_t *frame, const struct packet *p,
+				     const struct rewrite *to,
+				     struct bpf_fib_lookup *fib)
+{
+	ask_route(frame, p, to, fib);
+	fib->tot_len = packet_length(frame, p);
+	return bpf_fib_lookup(frame, fib, sizeof(*fib), 0);
+}
+
+/* The exit for an answer of find_way() that names none. */
+static __always_inline int no_way(struct packet *p,
+				  const struct bpf_fib_lookup *fib, long found)
+{
+	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
+		p->mtu = fib->mtu_result;
 		return HG_PACKET_TOO_BIG;
+	}
 	if (found == BPF_FIB_LKUP_RET_FWD_DISABLED)
 		return HG_PACKET_NOT_FORWARDING;
 	return HG_PACKET_NO_ROUTE;

@@ -29,8 +29,7 @@ static __noinline int forward(frame_t *frame, struct packet *p,
 	struct bpf_fib_lookup fib = {};
 	long found;
 
-	ask_route(frame, p, to, &fib);
-	found = bpf_fib_lookup(frame, &fib, sizeof(fib), 0);
+	found = find_way(frame, p, to, &fib);
 	p->left_by = fib.ifindex;
 	if (found == BPF_FIB_LKUP_RET_SUCCESS) {
 		if (write_macs(frame, fib.dmac, fib.smac))
@@ -47,7 +46,7 @@ static __noinline int forward(frame_t *frame, struct packet *p,
 			   ? 0
 			   : HG_PACKET_FAILED;
 	}
-	return no_way(found);
+	return no_way(p, &fib, found);
 }
 
 /* Whether the frame is the second of those that split_header_off() made of

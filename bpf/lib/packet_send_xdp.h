@@ -63,18 +63,14 @@ static __noinline int forward(frame_t *frame, struct packet *p,
 			      const struct rewrite *to)
 {
 	struct bpf_fib_lookup fib = {};
-	__u32 mtu = 0;
 	long found;
 
-	ask_route(frame, p, to, &fib);
-	found = bpf_fib_lookup(frame, &fib, sizeof(fib), 0);
+	found = find_way(frame, p, to, &fib);
 	p->left_by = fib.ifindex;
 	if (found == BPF_FIB_LKUP_RET_NO_NEIGH)
 		return leave_rewritten(frame, HG_LEFT_NO_NEIGHBOUR);
 	if (found != BPF_FIB_LKUP_RET_SUCCESS)
-		return no_way(found);
-	if (bpf_check_mtu(frame, fib.ifindex, &mtu, 0, 0))
-		return HG_PACKET_TOO_BIG;
+		return no_way(p, &fib, found);
 	if (write_macs(frame, fib.dmac, fib.smac))
 		return HG_PACKET_FAILED;
 	return transmit(frame, fib.ifindex);

@@ -139,9 +139,10 @@ struct TraceRow {
   uint64_t connection = 0;  // As in ConnectionRow; 0: of none.
   std::string service;
   std::string backend;
-  const char* from = "";     // client, backend; empty: of no connection.
-  const char* verdict = "";  // forwarded, reset (by ours) or dropped.
-  const char* reason = "";   // Of metrics.
+  const char* from = "";  // client, backend; empty: of no connection.
+  // forwarded, dropped, or answered by a RST (reset) or ICMP (answered).
+  const char* verdict = "";
+  const char* reason = "";  // Of metrics.
   // It is the data of the last packet, which became their header.
   bool again = false;
   Side before, after;

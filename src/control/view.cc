@@ -42,7 +42,10 @@ std::string InterfaceName(uint32_t index) {
 
 const char* VerdictName(const hg_trace_event& event) {
   if (event.size_after == 0) return "dropped";
-  return event.exit < HG_PACKET_FIRST_DROP ? "forwarded" : "reset";
+  if (event.exit < HG_PACKET_FIRST_DROP) return "forwarded";
+  const bool by_icmp =
+      event.exit == HG_PACKET_TTL || event.exit == HG_PACKET_TOO_BIG;
+  return by_icmp ? "answered" : "reset";
 }
 
 TraceRow::Side SideOf(uint32_t interface, uint32_t size,

@@ -29,6 +29,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "datapath/datapath.h"
+#include "packet_errors.h"
 #include "packet_run.h"
 #include "support/lab.h"
 #include "support/wait.h"
@@ -50,10 +51,11 @@ class PacketProgramTest : public ::testing::Test {
     OpenTable(4096);
   }
   static void TearDownTestSuite() {
-    for (int* fd : {&program_, &xdp_program_, &capture_}) {
+    for (int* fd : {&program_, &xdp_program_}) {
       if (*fd >= 0) close(*fd);
       *fd = -1;
     }
+    capture_.reset();
     datapath_.reset();
   }
   void SetUp() override {
@@ -123,7 +125,7 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
       xdp_program_ = AttachedXdp();
       ASSERT_GE(xdp_program_, 0);
     }
-    if (capture_ < 0) OpenCapture();
+    if (!capture_.valid()) capture_ = OpenCapture("out0");
   }
   static int AttachedProgram() {
     const int link =
@@ -141,13 +143,14 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
     }
     return bpf_prog_get_fd_by_id(id);
   }
-  static void OpenCapture() {
-    capture_ = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK, htons(ETH_P_ALL));
+  static UniqueFd OpenCapture(const char* interface) {
+    UniqueFd fd(socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK, htons(ETH_P_ALL)));
     sockaddr_ll at{};
     at.sll_family = AF_PACKET;
     at.sll_protocol = htons(ETH_P_ALL);
-    at.sll_ifindex = static_cast<int>(if_nametoindex("out0"));
-    ASSERT_EQ(bind(capture_, reinterpret_cast<sockaddr*>(&at), sizeof at), 0);
+    at.sll_ifindex = static_cast<int>(if_nametoindex(interface));
+    EXPECT_EQ(bind(fd.get(), reinterpret_cast<sockaddr*>(&at), sizeof at), 0);
+    return fd;
   }
 
   // ---- what is configured ---------------------------------------------------
@@ -253,12 +256,14 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
 
   // The next frame that left for a backend in earnest.
   static std::optional<Bytes> Captured() {
+    return Captured(capture_.get(), kBackendMac);
+  }
+  static std::optional<Bytes> Captured(int capture, const Mac& to) {
     Bytes frame(65536);
     ssize_t size = -1;
     headgate::testing::WaitUntil(absl::Seconds(5), [&] {
-      size = recv(capture_, frame.data(), frame.size(), 0);
-      return size > 0 &&
-             std::equal(kBackendMac.begin(), kBackendMac.end(), frame.begin());
+      size = recv(capture, frame.data(), frame.size(), 0);
+      return size > 0 && std::equal(to.begin(), to.end(), frame.begin());
     });
     if (size < 0) return std::nullopt;
     frame.resize(static_cast<size_t>(size));
@@ -266,10 +271,11 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
   }
   static void ForgetCaptured() {
     char byte = 0;
-    while (recv(capture_, &byte, 1, 0) >= 0) continue;
+    while (recv(capture_.get(), &byte, 1, 0) >= 0) continue;
   }
 
-  static void ExpectFrame(const Bytes& got, const Segment& wanted) {
+  template <typename Packet>
+  static void ExpectFrame(const Bytes& got, const Packet& wanted) {
     const Bytes built = Build(wanted);
     EXPECT_EQ(got, built) << "got" << Hex(got) << "\nwanted" << Hex(built);
   }
@@ -284,6 +290,17 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
     const Outcome outcome = Run(in);
     EXPECT_EQ(outcome.verdict, kDropped);
     EXPECT_EQ(outcome.exits, Once(exit));
+  }
+  // Dropped, and its sender told why.
+  static void ExpectTold(const Segment& in, const IcmpError& error,
+                         hg_packet_exit exit) {
+    const Outcome outcome = Run(in);
+    EXPECT_EQ(outcome.verdict, kSent);
+    EXPECT_EQ(outcome.exits, Once(exit));
+    ExpectFrame(outcome.frame, error);
+  }
+  static void ExpectTooFar(const Segment& in) {
+    ExpectTold(in, TooFarFor(in), HG_PACKET_TTL);
   }
   static void ExpectReset(const Segment& in, hg_packet_exit exit) {
     ExpectSent(in, ResetFor(in), exit);
@@ -394,7 +411,7 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
   static inline std::unique_ptr<Datapath> datapath_;
   static inline int program_ = -1;
   static inline int xdp_program_ = -1;
-  static inline int capture_ = -1;
+  static inline UniqueFd capture_;
 };
 
 inline std::string FamilyName(const ::testing::TestParamInfo<bool>& info) {

@@ -56,6 +56,7 @@ struct Segment {
   uint16_t id = 7, fragment = 0x4000;  // IPv4: DF.
   uint32_t label = 0x12345;            // IPv6
   Bytes ip_options;                    // IPv4
+  uint8_t protocol = 6;                // IPv4
   uint8_t next_header = 6;             // IPv6
   Bytes extensions;                    // IPv6
   Bytes padding;                       // Behind the IP packet.
@@ -117,25 +118,25 @@ inline Bytes TcpOf(const Segment& s) {
   return tcp;
 }
 
-inline Bytes Build(const Segment& s) {
-  const Bytes tcp = TcpOf(s);
+// `payload` behind the headers of `s`.
+inline Bytes Framed(const Segment& s, const Bytes& payload) {
   Bytes frame(s.to.begin(), s.to.end());
   frame.insert(frame.end(), s.from.begin(), s.from.end());
   Put16(frame, s.v6 ? 0x86dd : 0x0800);
   Bytes ip;
   if (s.v6) {
     Put32(ip, 6U << 28 | static_cast<uint32_t>(s.tos) << 20 | s.label);
-    Put16(ip, static_cast<uint32_t>(s.extensions.size() + tcp.size()));
+    Put16(ip, static_cast<uint32_t>(s.extensions.size() + payload.size()));
     ip.push_back(s.next_header);
     ip.push_back(s.ttl);
   } else {
     ip.push_back(static_cast<uint8_t>(0x45 + s.ip_options.size() / 4));
     ip.push_back(s.tos);
-    Put16(ip, static_cast<uint32_t>(20 + s.ip_options.size() + tcp.size()));
+    Put16(ip, static_cast<uint32_t>(20 + s.ip_options.size() + payload.size()));
     Put16(ip, s.id);
     Put16(ip, s.fragment);
     ip.push_back(s.ttl);
-    ip.push_back(6);
+    ip.push_back(s.protocol);
     Put16(ip, 0);
   }
   Append(ip, OnTheWire(s.source, s.v6));
@@ -143,10 +144,12 @@ inline Bytes Build(const Segment& s) {
   Append(ip, s.v6 ? s.extensions : s.ip_options);
   if (!s.v6) Set16(ip, 10, InternetChecksum(ip));
   Append(frame, ip);
-  Append(frame, tcp);
+  Append(frame, payload);
   Append(frame, s.padding);
   return frame;
 }
+
+inline Bytes Build(const Segment& s) { return Framed(s, TcpOf(s)); }
 
 inline size_t TcpAt(bool v6) { return v6 ? 54 : 34; }
 

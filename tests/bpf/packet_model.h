@@ -21,6 +21,8 @@ struct Prediction {
   Exits exits;
   std::optional<Segment> out;     // The frame itself.
   std::optional<Segment> behind;  // Sent after it.
+  // Of what is dropped: what its sender is told, as far as its allowance goes.
+  std::optional<IcmpError> told;
   // The program chooses the backend's side: tell it what left.
   std::function<std::string(const Bytes& frame)> learn;
 };
@@ -63,7 +65,7 @@ class PacketModel {
     }
     if (found != flows_.end()) return ClientOf(found->second, s);
     if (!opens) return Refuse(s, "no_flow");
-    if (s.ttl <= 1) return Drop("ttl");
+    if (s.ttl <= 1) return TooFar(s);
     Flow& flow = flows_[key];
     ++opened_;
     flow.conn.v6 = s.v6;
@@ -97,11 +99,14 @@ class PacketModel {
 
  private:
   static Prediction Drop(const std::string& exit) {
-    return {kDropped, {{exit, 1}}, {}, {}, {}};
+    return {kDropped, {{exit, 1}}, {}, {}, {}, {}};
+  }
+  static Prediction TooFar(const Segment& s, uint64_t times = 1) {
+    return {kDropped, {{"ttl", times}}, {}, {}, TooFarFor(s), {}};
   }
   static Prediction Send(const Segment& out,
                          const std::string& exit = "forwarded") {
-    return {kSent, {{exit, 1}}, out, {}, {}};
+    return {kSent, {{exit, 1}}, out, {}, {}, {}};
   }
   static Prediction Refuse(const Segment& s, const std::string& exit) {
     if (s.flags & kRst) return Drop("stray_rst");
@@ -180,10 +185,10 @@ class PacketModel {
     const std::optional<PacketAddress> old =
         flow.has_leg ? std::optional(flow.conn.backend) : std::nullopt;
     flow.has_leg = false;
-    if (s.ttl <= 1) return Drop("ttl");
+    if (s.ttl <= 1) return TooFar(s);
     const std::optional<Bytes> options = SynOptions(s);
     if (!options) return Drop("tcp_signature");
-    Prediction syn{kSent, {{"forwarded", 1}}, {}, {}, {}};
+    Prediction syn{kSent, {{"forwarded", 1}}, {}, {}, {}, {}};
     Segment out = s;
     out.options = *options;
     out.payload.clear();
@@ -233,7 +238,7 @@ class PacketModel {
       const uint32_t shift = s.seq == first - 1 ? 0 : ShiftOf(flow, s);
       if (flow.state != kSynSent && s.seq != first - 1) flow.another = true;
       if (flow.state == kSynSent || !flow.has_leg) return SynOf(flow, s, shift);
-      if (s.ttl <= 1) return Drop("ttl");
+      if (s.ttl <= 1) return TooFar(s);
       const std::optional<Bytes> options = SynOptions(s);
       if (!options) return Drop("tcp_signature");
       Segment out = s;
@@ -255,10 +260,10 @@ class PacketModel {
     }
     const bool alone = s.payload.empty() && !(s.flags & kFin);
     flow.sent = true;
-    if (alone && s.ttl <= 1) return Drop("ttl");
+    if (alone && s.ttl <= 1) return TooFar(s);
     if (alone) return Send(flow.conn.HeaderFor(s), "header");
     NoteClient(flow, s);
-    if (s.ttl <= 1) return {kDropped, {{"ttl", 2}}, {}, {}, {}};
+    if (s.ttl <= 1) return TooFar(s, 2);
     Prediction ahead = Send(flow.conn.HeaderFor(s), "header_ahead");
     ahead.exits["forwarded"] = 1;
     ahead.behind = flow.conn.ToBackend(s, n);
@@ -273,7 +278,7 @@ class PacketModel {
     return flow.conn.header();
   }
   static Prediction Forward(Flow& flow, const Segment& s, uint32_t shift) {
-    if (s.ttl <= 1) return Drop("ttl");
+    if (s.ttl <= 1) return TooFar(s);
     return Send(flow.conn.ToBackend(s, shift));
   }
   static void NoteClient(Flow& flow, const Segment& s) {
@@ -314,7 +319,7 @@ class PacketModel {
       flow.state = kClosed;
       return Refuse(s, "before_handshake");
     }
-    if (s.ttl <= 1) return Drop("ttl");
+    if (s.ttl <= 1) return TooFar(s);
     const uint32_t ack = (s.flags & kAck) ? AckOf(flow, s.ack) : s.ack;
     if (s.flags & kRst) {
       if (flow.state == kSynSent || s.seq == flow.next_out) {

@@ -94,5 +94,31 @@ TEST_P(PacketOffloadTest, B1_TheHeaderGoesAheadOfAFrameOfManySegments) {
   }
 }
 
+// Its sums are its own, though those of what came were the hardware's: in0
+// completes in software what it is left to.
+TEST_P(PacketOffloadTest, B5_AnErrorAboutWhatIsTooBigIsComplete) {
+  if (AtXdp()) GTEST_SKIP() << "then a veth takes no such frames";
+  const Conn conn = Established(v6());
+  const UniqueFd answers = OpenCapture("in1");
+  ForgetCaptured();
+  ASSERT_TRUE(headgate::testing::SetOffload("in0", ETHTOOL_STXCSUM, false));
+  ASSERT_TRUE(Shell("ip link set out0 mtu 1280"));
+  for (const uint16_t gso_size : std::vector<uint16_t>{0, 1000, 1400}) {
+    Segment data =
+        conn.FromClient(kAck, 0, 0, Bytes(gso_size == 0 ? 1400 : 30000, 0x16));
+    data.options = Timestamps();
+    Send(data, gso_size);
+    if (gso_size == 1000) {  // Those fit.
+      ExpectLeft(conn.ToBackend(data, conn.header()));
+      continue;
+    }
+    const std::optional<Bytes> answer = Captured(answers.get(), kClientMac);
+    ASSERT_TRUE(answer.has_value());
+    ExpectFrame(*answer, TooBigFor(data, 1280));
+  }
+  ASSERT_TRUE(Shell("ip link set out0 mtu 1500"));
+  ASSERT_TRUE(headgate::testing::SetOffload("in0", ETHTOOL_STXCSUM, true));
+}
+
 }  // namespace
 }  // namespace headgate::datapath

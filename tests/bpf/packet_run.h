@@ -41,7 +41,7 @@ struct Outcome {
   bool rewritten = false;  // By XDP, which leaves it to tc to send it.
   Bytes frame;
   uint32_t mark = 0;
-  uint32_t gso_size = 0;
+  uint32_t segments = 0;  // 0: it is none of many.
   Exits exits;
 };
 
@@ -78,13 +78,17 @@ inline Outcome RunAtTc(int program, const Bytes& frame, uint32_t ifindex,
   context.ifindex = ifindex;
   context.mark = mark;
   context.gso_size = gso_size;
+  // Of the two, this comes back.
+  if (gso_size != 0) {
+    context.gso_segs = static_cast<uint32_t>(frame.size() / gso_size + 1);
+  }
   bpf_test_run_opts options = RunOptions(frame, &outcome.frame, &context);
   EXPECT_EQ(bpf_prog_test_run_opts(program, &options), 0)
       << strerror(errno) << Hex(frame);
   outcome.verdict = static_cast<int>(options.retval);
   outcome.frame.resize(options.data_size_out);
   outcome.mark = context.mark;
-  outcome.gso_size = context.gso_size;
+  outcome.segments = context.gso_segs;
   return outcome;
 }
 

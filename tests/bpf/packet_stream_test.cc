@@ -139,13 +139,13 @@ TEST_P(PacketStreamTest, TheTtlFallsByOneAndEndsAtOne) {
   for (const uint8_t ttl : Bytes{1, 0}) {
     Segment in = conn.FromClient(kAck, 0, 0, Text("x"));
     in.ttl = ttl;
-    ExpectDropped(in, HG_PACKET_TTL);
+    ExpectTooFar(in);
     Segment back = conn.FromBackend(kAck, 0, conn.header() + 1);
     back.ttl = ttl;
-    ExpectDropped(back, HG_PACKET_TTL);
+    ExpectTooFar(back);
     Segment syn = NewConn(v6()).Syn();
     syn.ttl = ttl;
-    ExpectDropped(syn, HG_PACKET_TTL);
+    ExpectTooFar(syn);
   }
 }
 

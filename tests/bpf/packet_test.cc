@@ -304,7 +304,7 @@ TEST_P(PacketTest, B1_AFrameOfManySegmentsKeepsThem) {
   const Segment data = conn.FromClient(kAck | kPsh, 0, 0, Bytes(3000, 0x16));
   const Outcome passed = RunOnce(Build(data), "in0", 0, 1000);
   EXPECT_EQ(passed.verdict, kSent);
-  EXPECT_EQ(passed.gso_size, 1000U);
+  EXPECT_EQ(passed.segments, 4U);
   ExpectFrame(passed.frame, conn.ToBackend(data, conn.header()));
 }
 

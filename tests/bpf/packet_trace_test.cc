@@ -28,16 +28,18 @@ class PacketTraceTest : public PacketProgramTest {
     return events.empty() ? hg_trace_event{} : events[0];
   }
   // The event's frame, of which Build() has all.
+  template <typename Packet>
   static void ExpectSide(const __u8 (&bytes)[HG_TRACE_BYTES], uint32_t size,
-                         const Segment& wanted) {
+                         const Packet& wanted) {
     Bytes built = Build(wanted);
     EXPECT_EQ(size, built.size());
     built.resize(std::min<size_t>(built.size(), HG_TRACE_BYTES));
     const Bytes got(bytes, bytes + built.size());
     EXPECT_EQ(got, built) << "got" << Hex(got) << "\nwanted" << Hex(built);
   }
+  template <typename Packet>
   static void ExpectEvent(const hg_trace_event& event, hg_packet_exit exit,
-                          const Segment& came, const Segment& left) {
+                          const Segment& came, const Packet& left) {
     EXPECT_EQ(event.exit, static_cast<uint32_t>(exit));
     ExpectSide(event.before, event.size_before, came);
     ExpectSide(event.after, event.size_after, left);
@@ -141,13 +143,24 @@ TEST_F(PacketTraceTest, DataThatWaitBehindTheirHeaderAreToldAgain) {
   EXPECT_EQ(events[1 - ahead].again, 1u);
 }
 
-TEST_F(PacketTraceTest, DropsAndResetsHaveTheirReason) {
+TEST_F(PacketTraceTest, DropsAndAnswersHaveTheirReason) {
   const Conn conn = Established(false);
   const auto trace = Trace();
+  Segment fragment = conn.FromClient(kAck, 0, 0);
+  fragment.fragment = 0x2000;
+  Run(fragment);
+  ExpectDropEvent(ReadOne(*trace), HG_PACKET_FRAGMENT, fragment);
   Segment dying = conn.FromClient(kAck, 0, 0);
   dying.ttl = 1;
   Run(dying);
-  ExpectDropEvent(ReadOne(*trace), HG_PACKET_TTL, dying);
+  ExpectEvent(ReadOne(*trace), HG_PACKET_TTL, dying, TooFarFor(dying));
+  ASSERT_TRUE(Shell("ip link set out0 mtu 1280"));
+  const Segment large = conn.FromClient(kAck, 0, 0, Bytes(1300, 1));
+  Run(large);
+  ASSERT_TRUE(Shell("ip link set out0 mtu 1500"));
+  const hg_trace_event told = ReadOne(*trace);
+  ExpectEvent(told, HG_PACKET_TOO_BIG, large, TooBigFor(large, 1280));
+  EXPECT_EQ(told.left_by, IndexOf("in0"));
   const Conn unknown = NewConn(false);
   const Segment stray = unknown.FromClient(kAck, 0, 0);
   Run(stray);

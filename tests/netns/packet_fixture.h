@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -109,6 +110,33 @@ class PacketLab : public ::testing::Test {
       EXPECT_EQ(report.first_error, "") << vip.ToString();
       EXPECT_EQ(report.equal, count) << vip.ToString();
     }
+  }
+  // A link of the edge becomes smaller while streams are under way: whoever has
+  // sent what does not fit any more is told by ICMP, and goes on. Without, it
+  // would send the same again for ever.
+  void ExpectStreamsFollowTheMtu(const Endpoint& vip,
+                                 const std::string& backend) const {
+    const UniqueFd listener = ListenAt(backend);
+    Session session = OpenSession(vip, listener);
+    const std::string bytes(500000, 's');
+    const auto pass = [&](TcpSocket& from, TcpSocket& to) {
+      const absl::Time start = absl::Now();
+      std::thread sending([&] { EXPECT_TRUE(from.Send(bytes)); });
+      EXPECT_TRUE(to.Receive(bytes.size()) == bytes);
+      sending.join();
+      EXPECT_LT(absl::Now() - start, absl::Seconds(2));
+    };
+    pass(session.client, session.backend);
+    pass(session.backend, session.client);
+    Shell("ip -n edge link set e1 mtu 1280");
+    const double up = Drops("too_big");
+    pass(session.client, session.backend);
+    Shell("ip -n edge link set e1 mtu 1500; ip -n edge link set e0 mtu 1280");
+    const double down = Drops("too_big");
+    pass(session.backend, session.client);
+    EXPECT_GT(down, up);
+    EXPECT_GT(Drops("too_big"), down);
+    Shell("ip -n edge link set e0 mtu 1500");
   }
   double Metric(const std::string& series) const {
     const MetricMap metrics = daemon_->Metrics();

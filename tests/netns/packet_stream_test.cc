@@ -243,6 +243,23 @@ TEST_F(PacketStreamTest, B11_AnUnreachableBackendsIcmpReachesTheClient) {
   EXPECT_GE(Metric("headgate_packets_forwarded_total{as=\"icmp_error\"}"), 2);
 }
 
+TEST_F(PacketStreamTest, B11_TheMtuOfTheEdgeFalls) {
+  Start();
+  ExpectStreamsFollowTheMtu(vip_, "198.18.2.11:25");
+  ExpectStreamsFollowTheMtu(vip6_, "[2001:db8:2::11]:25");
+  ExpectNoChecksumErrors();
+}
+
+// What may be fragmented is not, and its sender heeds the error all the same.
+TEST_F(PacketStreamTest, B11_TheMtuOfTheEdgeFallsForSendersWithoutDf) {
+  for (const char* netns : {kClient, kBackend}) {
+    Shell(absl::StrCat("ip netns exec ", netns,
+                       " sysctl -qw net.ipv4.ip_no_pmtu_disc=1"));
+  }
+  Start();
+  ExpectStreamsFollowTheMtu(vip_, "198.18.2.11:25");
+}
+
 // A router on the way to the backend has a smaller way out, which neither end
 // knows of.
 TEST_F(PacketStreamTest, B11_ARouterOnTheWayAsksForSmallerPackets) {

@@ -76,6 +76,8 @@ TEST_F(PacketXdpTest, StreamsAreCarriedThere) {
   const double there = PacketsAt("xdp"), behind = PacketsAt("tc");
   EXPECT_GT(there, 5000);
   EXPECT_LT(behind, there / 100);
+  ExpectStreamsFollowTheMtu(vip_, "198.18.2.11:25");
+  ExpectStreamsFollowTheMtu(vip6_, "[2001:db8:2::11]:25");
   EXPECT_EQ(ChecksumErrors(kClient), 0);
   EXPECT_EQ(ChecksumErrors(kBackend), 0);
   // In and out by the same interface.
