@@ -6,8 +6,8 @@
 #define HG_LIB_PACKET_ICMP_H
 
 #include "bpf/lib/packet_answer.h"
-#include "bpf/lib/packet_error.h"
 #include "bpf/lib/packet_edit.h"
+#include "bpf/lib/packet_error.h"
 #include "bpf/lib/packet_flow.h"
 #include "bpf/lib/packet_keys.h"
 #include "bpf/lib/packet_maps.h"
@@ -28,44 +28,57 @@ static __always_inline int is_icmp_error(const struct packet *p, __u32 type)
 		type == 12);
 }
 
+/* The IP header at `at`, as if it had come in. Answers where TCP begins; 0: it
+ * does not, as in a later fragment.
+ */
+static __always_inline __u32 parse_quoted_ip(frame_t *frame,
+					     const struct packet *p, __u32 at,
+					     struct packet *quoted)
+{
+	void *data = (void *)(long)frame->data;
+	void *data_end = (void *)(long)frame->data_end;
+
+	if (p->v6) {
+		struct ipv6hdr *ip = data + at;
+
+		if ((void *)(ip + 1) > data_end || ip->nexthdr != IPPROTO_TCP)
+			return 0;
+		__builtin_memcpy(&quoted->source, &ip->saddr, 16);
+		__builtin_memcpy(&quoted->destination, &ip->daddr, 16);
+		return at + sizeof(*ip);
+	} else {
+		struct iphdr *ip = data + at;
+
+		if ((void *)(ip + 1) > data_end || ip->ihl < 5 ||
+		    ip->protocol != IPPROTO_TCP ||
+		    (ip->frag_off & bpf_htons(0x1fff)))
+			return 0;
+		map_v4(&quoted->source, ip->saddr);
+		map_v4(&quoted->destination, ip->daddr);
+		return at + ip->ihl * 4;
+	}
+}
+
 /* The quoted packet as if it had come in; 0: it is TCP, from `p`'s destination.
  */
 static __always_inline int parse_quoted(frame_t *frame, const struct packet *p,
 					struct packet *quoted)
 {
-	__u32 at = (p->l4 & 0xff) + ICMP_HEAD;
+	__u32 at = (p->l4 & 0xff) + ICMP_HEAD; /* for the verifier */
 	__u32 head = p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
-	void *data, *data_end;
+	__u32 l4;
 	__be32 *tcp;
 
-	if (need_linear(frame, at + head + QUOTED_TCP))
+	if (at != p->l4 + ICMP_HEAD || need_linear(frame, at + head))
 		return -1;
-	data = (void *)(long)frame->data;
-	data_end = (void *)(long)frame->data_end;
-	if (data + at + sizeof(struct ipv6hdr) + QUOTED_TCP > data_end &&
-	    data + at + sizeof(struct iphdr) + QUOTED_TCP > data_end)
+	l4 = parse_quoted_ip(frame, p, at, quoted) & 0x1ff;
+	if (!l4 || need_linear(frame, l4 + QUOTED_TCP))
 		return -1;
-	if (p->v6) {
-		struct ipv6hdr *ip = data + at;
-
-		if ((void *)(ip + 1) > data_end || ip->nexthdr != IPPROTO_TCP)
-			return -1;
-		__builtin_memcpy(&quoted->source, &ip->saddr, 16);
-		__builtin_memcpy(&quoted->destination, &ip->daddr, 16);
-	} else {
-		struct iphdr *ip = data + at;
-
-		if ((void *)(ip + 1) > data_end || ip->ihl != 5 ||
-		    ip->protocol != IPPROTO_TCP)
-			return -1;
-		map_v4(&quoted->source, ip->saddr);
-		map_v4(&quoted->destination, ip->daddr);
-	}
-	tcp = data + at + head;
-	if ((void *)(tcp + 2) > data_end)
+	tcp = (void *)(long)frame->data + l4;
+	if ((void *)(tcp + 2) > (void *)(long)frame->data_end)
 		return -1;
 	quoted->l3 = at;
-	quoted->l4 = at + head;
+	quoted->l4 = l4;
 	quoted->source_port = bpf_ntohl(tcp[0]) >> 16;
 	quoted->destination_port = bpf_ntohl(tcp[0]) & 0xffff;
 	quoted->seq = bpf_ntohl(tcp[1]);
@@ -193,8 +206,8 @@ static __always_inline int handle_icmp(frame_t *frame, struct packet *p,
 	__u32 value, number;
 	__u8 type;
 
-	if (p->fragment || p->extended || load(frame, p->l4, &type, 1) ||
-	    !is_icmp_error(p, type) || parse_quoted(frame, p, quoted))
+	if (load(frame, p->l4, &type, 1) || !is_icmp_error(p, type) ||
+	    parse_quoted(frame, p, quoted))
 		return VERDICT_NOT_OURS;
 	__builtin_memcpy(key.remote, quoted->destination.address, 16);
 	key.local = local->id;
@@ -204,6 +217,10 @@ static __always_inline int handle_icmp(frame_t *frame, struct packet *p,
 	if (value == NO_VALUE)
 		return VERDICT_NOT_OURS;
 	p->flow = value + 1;
+	if (p->fragment)
+		return drop(HG_PACKET_FRAGMENT);
+	if (p->extended)
+		return drop(HG_PACKET_EXTENSION);
 	number = value / 2;
 	flow = bpf_map_lookup_elem(&packet_flows, &number);
 	if (!flow)

@@ -2,6 +2,8 @@
 // what was sent on, which name addresses that the receiver does not know.
 #include <sched.h>
 
+#include <functional>
+
 #include "packet_fixture.h"
 
 namespace headgate::datapath {
@@ -104,6 +106,194 @@ TEST_P(PacketIcmpTest, AFloodOfWhatGoesNoFurtherIsNoFloodOfErrors) {
   EXPECT_LE(static_cast<double>(told), 51 + absl::ToDoubleMilliseconds(took));
   EXPECT_EQ(Since(before), (Exits{{"ttl", told + silent}}));
   ASSERT_EQ(sched_setaffinity(0, sizeof all, &all), 0);
+}
+
+// ---- of others --------------------------------------------------------------
+
+class PacketForeignIcmpTest : public PacketFamilyTest {
+ protected:
+  using Reason = std::pair<uint8_t, uint8_t>;  // Type, code.
+
+  // That say what became of a packet.
+  static std::vector<Reason> Reasons() {
+    if (v6()) return {{1, 0}, {1, 3}, {1, 4}, {2, 0}, {3, 0}, {4, 1}};
+    return {{3, 0}, {3, 1}, {3, 3}, {3, 4}, {3, 13}, {11, 0}, {12, 0}};
+  }
+  // By a router beyond, about what has left.
+  static IcmpError ByRouter(const Segment& left, Reason reason,
+                            size_t tcp_bytes = 8) {
+    IcmpError error =
+        ErrorAbout(left, reason.first, reason.second, 1280, tcp_bytes);
+    error.ip.source = Parse(v6() ? "2001:db8:77::7" : "198.18.77.7");
+    return error;
+  }
+  // What becomes of it: `sent` is what its receiver has sent. Nobody sums the
+  // rest of what is quoted: it stays.
+  static IcmpError Translated(const IcmpError& error, const Segment& ip,
+                              Segment sent) {
+    sent.ttl -= 1;
+    IcmpError wanted = error;
+    wanted.ip = ip;
+    const Bytes known = Quote(sent);
+    std::copy(known.begin(), known.end(), wanted.quoted.begin());
+    return wanted;
+  }
+  static IcmpError ToClient(const Conn& conn, const IcmpError& error,
+                            const Segment& sent) {
+    return Translated(error, conn.ToClient(error.ip, 0), sent);
+  }
+  static IcmpError ToBackend(const Conn& conn, const IcmpError& error,
+                             const Segment& sent) {
+    return Translated(error, conn.ToBackend(error.ip, 0), sent);
+  }
+  static void ForEveryError(
+      const Segment& left, const std::function<void(const IcmpError&)>& check) {
+    for (const Reason& reason : Reasons()) {
+      for (const size_t tcp_bytes : {8U, 20U, 120U}) {
+        check(ByRouter(left, reason, tcp_bytes));
+      }
+    }
+  }
+  static Outcome Run(const IcmpError& error) {
+    return PacketFamilyTest::Run(Build(error),
+                                 error.ip.to == kIn0 ? "in0" : "out0");
+  }
+  static void ExpectTranslated(const IcmpError& error,
+                               const IcmpError& wanted) {
+    const Outcome outcome = Run(error);
+    EXPECT_EQ(outcome.verdict, kSent);
+    EXPECT_EQ(outcome.exits, Once(HG_PACKET_ICMP_ERROR));
+    ExpectFrame(outcome.frame, wanted);
+  }
+  static void ExpectDropped(const IcmpError& error, hg_packet_exit exit) {
+    const Outcome outcome = Run(error);
+    EXPECT_EQ(outcome.verdict, kDropped);
+    EXPECT_EQ(outcome.exits, Once(exit));
+  }
+  static void ExpectNotOurs(const IcmpError& error) {
+    const Outcome outcome = Run(error);
+    EXPECT_EQ(outcome.verdict, kNotOurs);
+    EXPECT_EQ(outcome.exits, Exits{});
+    EXPECT_EQ(outcome.frame, Build(error));
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Both, PacketForeignIcmpTest, ::testing::Bool(),
+                         FamilyName);
+
+TEST_P(PacketForeignIcmpTest, B11_ErrorsAboutWhatTheClientSentReachIt) {
+  for (const uint32_t isn : {0x11223344U, 0xfffffff0U}) {
+    const Conn conn = Established(v6(), isn);
+    Segment sent = conn.FromClient(kAck, 1000, 0, Bytes(700, 1));
+    sent.options = Timestamps();
+    ForEveryError(conn.ToBackend(sent, conn.header()),
+                  [&](const IcmpError& error) {
+                    ExpectTranslated(error, ToClient(conn, error, sent));
+                  });
+  }
+}
+
+TEST_P(PacketForeignIcmpTest, B11_ErrorsAboutWhatTheBackendSentReachIt) {
+  const Conn conn = Established(v6());
+  Segment sent = conn.FromBackend(kAck, 1000, conn.header(), Bytes(700, 1));
+  ForEveryError(conn.ToClient(sent, conn.header()),
+                [&](const IcmpError& error) {
+                  ExpectTranslated(error, ToBackend(conn, error, sent));
+                });
+}
+
+// Nobody but us has sent that; what it stands for is the ACK at the same place.
+TEST_P(PacketForeignIcmpTest, B11_AnErrorAboutTheHeaderIsAboutTheFirstByte) {
+  const Conn conn = Greeted(v6());
+  const Segment ack = conn.FromClient(kAck, 0, 0);
+  const IcmpError error = ByRouter(conn.HeaderFor(ack), Reasons()[0]);
+  IcmpError wanted = ToClient(conn, error, ack);
+  // The length is that of what the router saw.
+  Segment as_long = ack;
+  as_long.payload = conn.Header();
+  as_long.ttl -= 1;
+  wanted.quoted = Quote(as_long);
+  ExpectTranslated(error, wanted);
+}
+
+TEST_P(PacketForeignIcmpTest, AnErrorThatHasComeTooFarIsDropped) {
+  const Conn conn = Established(v6());
+  const Segment left =
+      conn.ToBackend(conn.FromClient(kAck, 5, 0, Text("x")), conn.header());
+  IcmpError error = ByRouter(left, Reasons()[0]);
+  error.ip.ttl = 1;
+  ExpectDropped(error, HG_PACKET_TTL);  // And about no error is there one.
+}
+
+TEST_P(PacketForeignIcmpTest, B14_IpOptionsOfEitherHeaderStay) {
+  if (v6()) GTEST_SKIP() << "has none";
+  const Conn conn = Established(false);
+  for (const size_t outer : {0U, 4U, 40U}) {
+    for (const size_t inner : {4U, 12U, 40U}) {
+      Segment sent = conn.FromClient(kAck, 1000, 0, Bytes(700, 1));
+      sent.ip_options = Bytes(inner, 1);
+      const Segment left = conn.ToBackend(sent, conn.header());
+      IcmpError error = ByRouter(left, {3, 4}, 8);
+      error.ip.ip_options = Bytes(outer, 1);
+      ExpectTranslated(error, ToClient(conn, error, sent));
+    }
+  }
+}
+
+// The one cannot be put together here, the other may hide where it goes.
+TEST_P(PacketForeignIcmpTest, B14_FragmentsAndExtensionHeadersAreDropped) {
+  const Conn conn = Established(v6());
+  const Segment left =
+      conn.ToBackend(conn.FromClient(kAck, 5, 0, Text("x")), conn.header());
+  const IcmpError whole = ByRouter(left, Reasons()[0], 20);
+  IcmpError error = whole;
+  if (!v6()) {
+    error.ip.fragment = 0x2000;
+    ExpectDropped(error, HG_PACKET_FRAGMENT);
+    return;
+  }
+  for (const uint8_t kind : Bytes{0, 43, 60}) {
+    for (const uint8_t more : Bytes{0, 1, 3}) {
+      error.ip.next_header = kind;
+      error.ip.extensions = Concat({{58, more}, Bytes(6U + 8U * more, 0)});
+      ExpectDropped(error, HG_PACKET_EXTENSION);
+    }
+  }
+  error.ip.next_header = 44;
+  error.ip.extensions = {58, 0, 0, 1, 0, 0, 0, 1};
+  ExpectDropped(error, HG_PACKET_FRAGMENT);
+}
+
+TEST_P(PacketForeignIcmpTest, WhatIsAboutNoConnectionIsTheHosts) {
+  const Conn conn = Established(v6());
+  const Segment left =
+      conn.ToBackend(conn.FromClient(kAck, 5, 0, Text("x")), conn.header());
+  const Reason reason = Reasons()[0];
+  Segment other = left;
+  other.source_port ^= 1;
+  std::vector<IcmpError> hosts = {ByRouter(other, reason)};
+  other = left;
+  other.destination_port ^= 1;
+  hosts.push_back(ByRouter(other, reason));
+  // Pings, of which no byte matters.
+  hosts.push_back(ByRouter(left, {v6() ? 128 : 8, 0}));
+  hosts.push_back(ByRouter(left, {v6() ? 129 : 0, 0}));
+  // It quotes a later fragment: its bytes are no ports.
+  if (!v6()) {
+    other = left;
+    other.fragment = 0x0020;
+    hosts.push_back(ByRouter(other, reason));
+  }
+  for (const IcmpError& error : hosts) {
+    ExpectNotOurs(error);
+    IcmpError cut = error;
+    cut.quoted.resize(v6() ? 46 : 26);
+    ExpectNotOurs(cut);
+    IcmpError odd = error;
+    odd.ip.fragment = 0x2000;
+    odd.ip.next_header = 60;
+    odd.ip.extensions = Concat({{58, 0}, Bytes(6, 0)});
+    ExpectNotOurs(odd);
+  }
 }
 
 }  // namespace
