@@ -156,6 +156,7 @@ enum hg_flow_flags {
 	HG_FLOW_QUEUED = 128,  /* is in packet_closed */
 	HG_FLOW_GREETED = 256, /* the backend has sent data */
 	HG_FLOW_ANOTHER = 512, /* the client has sent the SYN of another one */
+	HG_FLOW_UNREACHABLE = 1024, /* the SYN was answered so, by ICMP */
 };
 
 /* packet_flows: indexed by flow number; two cache lines. Sequence numbers are the
@@ -225,7 +226,7 @@ enum hg_packet_hook {
 	X(ICMP_ERROR, "icmp_error")	/* about a connection of ours */       \
 	X(NO_BACKEND, "no_backend")	/* a SYN; RST sent */                  \
 	X(NO_FLOW, "no_flow")		/* of no connection; RST sent */       \
-	X(REFUSED, "refused")	  /* a backend's RST: another is tried */      \
+	X(REFUSED, "refused")	  /* RST or ICMP: another backend is tried */  \
 	X(STRAY_RST, "stray_rst") /* of no connection */                       \
 	X(MALFORMED, "malformed") /* no TCP segment that makes sense */        \
 	X(FRAGMENT, "fragment")                                                \

@@ -11,8 +11,10 @@
 #include "bpf/lib/packet_flow.h"
 #include "bpf/lib/packet_keys.h"
 #include "bpf/lib/packet_maps.h"
+#include "bpf/lib/packet_open.h"
 #include "bpf/lib/packet_parse.h"
 #include "bpf/lib/packet_send.h"
+#include "bpf/lib/packet_table.h"
 
 enum {
 	ICMP_HEAD = 8, /* what stands before the quoted packet */
@@ -195,6 +197,20 @@ static __noinline int forward_icmp(frame_t *frame, struct packet *p,
 		    HG_PACKET_ICMP_ERROR);
 }
 
+/* Whether the error says of the flow's SYN that it does not get to the backend. */
+static __always_inline int says_unreachable(const struct packet *p,
+					    const __u8 *kind,
+					    const struct packet *quoted,
+					    const struct hg_flow *flow)
+{
+	if (flow->state != HG_FLOW_SYN_SENT || quoted->seq != flow->isn)
+		return 0;
+	if (p->v6)
+		return kind[0] == ICMPV6_DEST_UNREACH;
+	return kind[0] == ICMP_UNREACHABLE &&
+	       kind[1] != ICMP_FRAGMENTATION_NEEDED;
+}
+
 /* What is about no flow is for a socket of this machine, if for anyone. */
 static __always_inline int handle_icmp(frame_t *frame, struct packet *p,
 				       const struct hg_packet_address *local,
@@ -204,9 +220,10 @@ static __always_inline int handle_icmp(frame_t *frame, struct packet *p,
 	struct hg_flow_key key;
 	struct hg_flow *flow;
 	__u32 value, number;
-	__u8 type;
+	__u8 kind[2]; /* type, code */
+	int exit;
 
-	if (load(frame, p->l4, &type, 1) || !is_icmp_error(p, type) ||
+	if (load(frame, p->l4, kind, 2) || !is_icmp_error(p, kind[0]) ||
 	    parse_quoted(frame, p, quoted))
 		return VERDICT_NOT_OURS;
 	__builtin_memcpy(key.remote, quoted->destination.address, 16);
@@ -225,6 +242,13 @@ static __always_inline int handle_icmp(frame_t *frame, struct packet *p,
 	flow = bpf_map_lookup_elem(&packet_flows, &number);
 	if (!flow)
 		return VERDICT_NOT_OURS;
+	if (value % 2 == HG_FROM_BACKEND &&
+	    says_unreachable(p, kind, quoted, flow)) {
+		exit = refuse_client(flow, HG_FLOW_UNREACHABLE, s);
+		if (exit)
+			return drop(exit);
+		close_flow(flow, number);
+	}
 	return forward_icmp(frame, p, quoted, flow, value % 2);
 }
 

@@ -94,6 +94,8 @@ static __always_inline void count_failed_connect(const struct hg_flow *flow)
 		return;
 	if (flow->flags & HG_FLOW_REFUSED)
 		__sync_fetch_and_add(&stats->connect_refused, 1);
+	else if (flow->flags & HG_FLOW_UNREACHABLE)
+		__sync_fetch_and_add(&stats->connect_unreachable, 1);
 	else
 		__sync_fetch_and_add(&stats->connect_timeout, 1);
 }
@@ -115,6 +117,25 @@ static __noinline int choose_another(const struct hg_flow *flow,
 	next->tried_low = s->tried[0];
 	next->tried_high = s->tried[1];
 	return choose_backend(next, s);
+}
+
+/* The backend does not take the connection: `how`, a flag, says in what way. The
+ * exit, or 0: it is the client's to see. It is kept from it for as long as
+ * another may do better: its SYN comes again within a second.
+ */
+static __always_inline int refuse_client(struct hg_flow *flow, __u32 how,
+					 struct packet_scratch *s)
+{
+	struct hg_service_stats *stats;
+
+	set_flags(flow, how);
+	if (choose_another(flow, s))
+		return HG_PACKET_REFUSED;
+	count_failed_connect(flow);
+	stats = stats_of(flow);
+	if (stats)
+		__sync_fetch_and_add(&stats->no_backend, 1);
+	return 0;
 }
 
 /* The backend has not answered, or refused: the client's next SYN fits another
@@ -143,7 +164,8 @@ static __always_inline void move_to_another(struct hg_flow *flow, __u32 number,
 	flow->slot = next->slot;
 	flow->tried_low = next->tried_low;
 	flow->tried_high = next->tried_high;
-	__sync_fetch_and_and(&flow->flags, ~HG_FLOW_REFUSED);
+	__sync_fetch_and_and(&flow->flags,
+			     ~(HG_FLOW_REFUSED | HG_FLOW_UNREACHABLE));
 	erase_key(&old, number * 2 + HG_FROM_BACKEND);
 }
 

@@ -215,26 +215,15 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 		close_flow(flow, number);
 }
 
-/* The exit for a RST that answers the SYN; 0: it is the client's to see. A
- * refusal is kept from it for as long as another may do better: its SYN comes
- * again within a second. What acknowledges no SYN is no answer (RFC 9293,
- * 3.10.7.3).
+/* The exit for a RST that answers the SYN; 0: it is the client's to see. What
+ * acknowledges no SYN is no answer (RFC 9293, 3.10.7.3).
  */
 static __always_inline int refusal(struct hg_flow *flow, const struct packet *p,
 				   struct packet_scratch *s)
 {
-	struct hg_service_stats *stats;
-
 	if (!(p->flags & TCP_ACK) || p->ack != flow->isn + 1)
 		return HG_PACKET_STRAY_RST;
-	set_flags(flow, HG_FLOW_REFUSED);
-	if (choose_another(flow, s))
-		return HG_PACKET_REFUSED;
-	count_failed_connect(flow);
-	stats = stats_of(flow);
-	if (stats)
-		__sync_fetch_and_add(&stats->no_backend, 1);
-	return 0;
+	return refuse_client(flow, HG_FLOW_REFUSED, s);
 }
 
 /* The client has begun another connection, and the backend agrees, for it has

@@ -296,5 +296,85 @@ TEST_P(PacketForeignIcmpTest, WhatIsAboutNoConnectionIsTheHosts) {
   }
 }
 
+// ---- an answer to the SYN ---------------------------------------------------
+
+class PacketUnreachableTest : public PacketForeignIcmpTest {
+ protected:
+  static std::vector<Reason> Unreachable() {
+    if (v6()) return {{1, 0}, {1, 1}, {1, 3}, {1, 4}};
+    return {{3, 0}, {3, 1}, {3, 3}, {3, 13}};
+  }
+  static IcmpError Answer(const Conn& conn, Reason reason) {
+    return ByRouter(conn.ToBackend(conn.Syn(), 0), reason);
+  }
+  static uint32_t service() { return v6() ? kService6 : kService4; }
+  static uint64_t Failures(const std::vector<uint32_t>& backends) {
+    uint64_t sum = 0;
+    for (const uint32_t n : backends) {
+      sum += Read(
+          datapath_->backend_stats(service() * 10 + n).connect_unreachable);
+    }
+    return sum;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Both, PacketUnreachableTest, ::testing::Bool(),
+                         FamilyName);
+
+TEST_P(PacketUnreachableTest, ItIsKeptWhileAnotherMayDoBetter) {
+  Serve({1, 2});
+  for (const Reason& reason : Unreachable()) {
+    const uint64_t failures = Failures({1, 2});
+    Conn conn = NewConn(v6());
+    Open(&conn);
+    const Conn first = conn;
+    ExpectDropped(Answer(conn, reason), HG_PACKET_REFUSED);
+    EXPECT_TRUE(IsLive(conn));
+    Open(&conn);
+    EXPECT_NE(conn.backend, first.backend);
+    EXPECT_EQ(Failures({1, 2}), failures + 1);
+    ExpectSent(conn.SynAck(), conn.ToClient(conn.SynAck(), 0));
+  }
+}
+
+TEST_P(PacketUnreachableTest, WhenAllAreSoTheClientIsTold) {
+  Serve({1, 2, 3});
+  const uint64_t failures = Failures({1, 2, 3});
+  Conn conn = NewConn(v6());
+  for (int i = 0; i < 3; ++i) {
+    Open(&conn);
+    const IcmpError answer = Answer(conn, Unreachable()[1]);
+    if (i < 2) {
+      ExpectDropped(answer, HG_PACKET_REFUSED);
+    } else {
+      ExpectTranslated(answer, ToClient(conn, answer, conn.Syn()));
+    }
+  }
+  EXPECT_FALSE(IsLive(conn));
+  EXPECT_EQ(Failures({1, 2, 3}), failures + 3);
+  EXPECT_EQ(Read(datapath_->service_stats(service()).no_backend), 1U);
+  Open(&conn, conn.Syn());
+  ExpectDropped(Answer(conn, Unreachable()[0]), HG_PACKET_REFUSED);
+}
+
+TEST_P(PacketUnreachableTest, OtherErrorsAndLaterOnesAreTheClients) {
+  Serve({1, 2});
+  const uint64_t failures = Failures({1, 2});
+  Conn conn = NewConn(v6());
+  Open(&conn);
+  const auto passed = [&](const Segment& sent, Reason reason) {
+    const IcmpError error = ByRouter(conn.ToBackend(sent, 0), reason);
+    ExpectTranslated(error, ToClient(conn, error, sent));
+  };
+  passed(conn.Syn(), v6() ? Reason{2, 0} : Reason{3, 4});
+  passed(conn.Syn(), v6() ? Reason{3, 0} : Reason{11, 0});
+  Segment forged = conn.Syn();  // By who cannot see the SYN.
+  forged.seq -= 1;
+  passed(forged, Unreachable()[0]);
+  ExpectSent(conn.SynAck(), conn.ToClient(conn.SynAck(), 0));
+  passed(conn.Syn(), Unreachable()[0]);
+  EXPECT_TRUE(IsLive(conn));
+  EXPECT_EQ(Failures({1, 2}), failures);
+}
+
 }  // namespace
 }  // namespace headgate::datapath

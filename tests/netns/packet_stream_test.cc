@@ -243,6 +243,29 @@ TEST_F(PacketStreamTest, B11_AnUnreachableBackendsIcmpReachesTheClient) {
   EXPECT_GE(Metric("headgate_packets_forwarded_total{as=\"icmp_error\"}"), 2);
 }
 
+// The SYN's retransmission, a second later, goes to the other.
+TEST_F(PacketStreamTest, AnUnreachableBackendIsReplaced) {
+  const auto two = Node("198.18.2.12");
+  PacketLab::Start(
+      {.service = "    balance: first",
+       .backends = R"(      - {name: one, address: "198.18.2.11:25"}
+      - {name: two, address: "198.18.2.12:25"})",
+       .health = "{type: none}"});
+  Shell(R"(ip netns exec backend nft 'table ip no {
+             chain in { type filter hook input priority 0
+               ip daddr 198.18.2.11 tcp dport 25 reject with icmp \
+                 host-unreachable
+             }; }')");
+  const LoadReport report = Load(4);
+  EXPECT_EQ(report.ok, 4u) << report.ToString();
+  EXPECT_GE(report.answered.front(), absl::Milliseconds(900));
+  EXPECT_LT(report.Percentile(1), absl::Seconds(2));
+  EXPECT_EQ(Drops("refused"), 4);
+  EXPECT_EQ(Metric("headgate_connect_failures_total{backend=\"one\",reason="
+                   "\"unreachable\",service=\"mail\"}"),
+            4);
+}
+
 TEST_F(PacketStreamTest, B11_TheMtuOfTheEdgeFalls) {
   Start();
   ExpectStreamsFollowTheMtu(vip_, "198.18.2.11:25");
