@@ -14,6 +14,10 @@
 #include "bpf/lib/packet_table.h"
 #include "bpf/lib/select.h"
 
+enum {
+	CLAIM_TRIES = 4, /* backends */
+};
+
 static __always_inline int to_backend(const struct packet *p,
 				      struct hg_flow *flow, __u32 seq,
 				      struct rewrite *to)
@@ -100,23 +104,68 @@ static __always_inline void count_failed_connect(const struct hg_flow *flow)
 		__sync_fetch_and_add(&stats->connect_timeout, 1);
 }
 
+/* The flow's backend is not to be chosen again. Which ones are not, it remembers
+ * of the first 128 slots.
+ */
+static __always_inline void mark_tried(struct hg_flow *flow,
+				       struct packet_scratch *s)
+{
+	__u32 slot = flow->slot % HG_MAX_SERVICE_BACKENDS;
+
+	s->tried[slot / 64] |= 1ULL << (slot % 64);
+	flow->tried_low = s->tried[0];
+	flow->tried_high = s->tried[1];
+}
+
 /* Makes s->flow the flow with a backend that it has not tried; 0: there is
- * none. Which ones it has tried, it remembers of the first 128 slots.
+ * none.
  */
 static __noinline int choose_another(const struct hg_flow *flow,
 				     struct packet_scratch *s)
 {
-	__u32 slot = flow->slot % HG_MAX_SERVICE_BACKENDS;
 	struct hg_flow *next = &s->flow;
 
 	__builtin_memset(s->tried, 0, sizeof(s->tried));
 	s->tried[0] = flow->tried_low;
 	s->tried[1] = flow->tried_high;
-	s->tried[slot / 64] |= 1ULL << (slot % 64);
 	*next = *flow;
-	next->tried_low = s->tried[0];
-	next->tried_high = s->tried[1];
+	mark_tried(next, s);
 	return choose_backend(next, s);
+}
+
+/* Claims a port for the flow towards the backend of s->flow, or else chooses
+ * another there: those towards which no port is free are passed over, and
+ * counted. 0: there is none, or none among as many as are asked; then the flow
+ * has a key that is not its own.
+ */
+static __noinline int claim_somewhere(struct hg_flow *flow, __u32 number,
+				      __u32 v6, struct packet_scratch *s)
+{
+	struct hg_flow *next = &s->flow;
+	struct hg_backend_stats *stats;
+
+	for (int i = 0; i < CLAIM_TRIES; i++) {
+		flow->keys[HG_FROM_BACKEND] = next->keys[HG_FROM_BACKEND];
+		if (claim_port(flow, number, v6))
+			return 1;
+		stats = backend_stats_of(next);
+		if (stats)
+			__sync_fetch_and_add(&stats->connect_no_source_port, 1);
+		mark_tried(next, s);
+		if (!choose_backend(next, s))
+			return 0;
+	}
+	return 0;
+}
+
+/* Whose address and port it has claimed. */
+static __always_inline void take_choice(struct hg_flow *flow,
+					const struct hg_flow *next)
+{
+	flow->backend = next->backend;
+	flow->slot = next->slot;
+	flow->tried_low = next->tried_low;
+	flow->tried_high = next->tried_high;
 }
 
 /* The backend does not take the connection: `how`, a flag, says in what way. The
@@ -145,7 +194,6 @@ static __always_inline void move_to_another(struct hg_flow *flow, __u32 number,
 					    __u32 v6, struct packet_scratch *s)
 {
 	struct hg_flow_key old = flow->keys[HG_FROM_BACKEND];
-	struct hg_flow *next = &s->flow;
 
 	if (!choose_another(flow, s)) {
 		/* All have been asked: once more, from the beginning. */
@@ -154,16 +202,12 @@ static __always_inline void move_to_another(struct hg_flow *flow, __u32 number,
 		if (!choose_another(flow, s))
 			return;
 	}
-	flow->keys[HG_FROM_BACKEND] = next->keys[HG_FROM_BACKEND];
-	if (!claim_port(flow, number, v6)) {
+	if (!claim_somewhere(flow, number, v6, s)) {
 		flow->keys[HG_FROM_BACKEND] = old;
 		return;
 	}
 	count_failed_connect(flow);
-	flow->backend = next->backend;
-	flow->slot = next->slot;
-	flow->tried_low = next->tried_low;
-	flow->tried_high = next->tried_high;
+	take_choice(flow, &s->flow);
 	__sync_fetch_and_and(&flow->flags,
 			     ~(HG_FLOW_REFUSED | HG_FLOW_UNREACHABLE));
 	erase_key(&old, number * 2 + HG_FROM_BACKEND);
@@ -220,10 +264,11 @@ static __noinline int open_flow(frame_t *frame, struct packet *p,
 	next->since = bpf_ktime_get_ns();
 	next->state = HG_FLOW_SYN_SENT;
 	*flow = *next;
-	if (!claim_port(flow, number, p->v6)) {
+	if (!claim_somewhere(flow, number, p->v6, s)) {
 		give_up(flow, number);
 		return drop(HG_PACKET_NO_PORT);
 	}
+	take_choice(flow, next);
 	value = number * 2 + HG_FROM_CLIENT;
 	if (put_key(&flow->keys[HG_FROM_CLIENT], value)) {
 		/* The same SYN, on another CPU; or its buckets are full. */

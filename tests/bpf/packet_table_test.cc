@@ -237,6 +237,39 @@ TEST_F(PacketTableTest, B17_EveryPortIsUsedOnceAndThenRefused) {
   EXPECT_LE(*ports.rbegin(), 30007);
 }
 
+TEST_F(PacketTableTest, B17_WhereNoPortIsFreeTheNextBackendIsAsked) {
+  PacketPath::Setup setup = DefaultSetup();
+  setup.first_port = 30000;
+  setup.last_port = 30003;
+  Configure(setup);
+  const auto passed_over = [](uint32_t n) {
+    return Read(
+        datapath_->backend_stats(kService4 * 10 + n).connect_no_source_port);
+  };
+  const uint64_t first = passed_over(1), second = passed_over(2);
+  const auto open = [](int count, uint32_t backend) {
+    for (int i = 0; i < count; ++i) {
+      Conn conn = NewConn(false);
+      const Outcome outcome = Run(conn.Syn());
+      ASSERT_EQ(outcome.verdict, kSent);
+      EXPECT_EQ(outcome.exits, Once(HG_PACKET_FORWARDED));
+      LearnLeg(outcome.frame, &conn);
+      EXPECT_EQ(conn.backend, BackendAddress(backend, false));
+    }
+  };
+  open(4, 1);
+  ExpectDropped(NewConn(false).Syn(), HG_PACKET_NO_PORT);
+  EXPECT_EQ(passed_over(1), first + 1);
+  Serve({1, 2});
+  open(4, 2);
+  const uint64_t since = passed_over(1);
+  EXPECT_GT(since, first + 1) << "it is chosen in turn";
+  EXPECT_EQ(passed_over(2), second);
+  ExpectDropped(NewConn(false).Syn(), HG_PACKET_NO_PORT);
+  EXPECT_EQ(passed_over(1), since + 1);
+  EXPECT_EQ(passed_over(2), second + 1);
+}
+
 TEST_F(PacketTableTest, ARouteThatIsGoneIsCounted) {
   const Conn conn = Established(false);
   const Segment data = conn.FromClient(kAck, 0, 0, Text("x"));
