@@ -128,6 +128,19 @@ TEST_F(TraceTest, AConnectionIsFollowedAndItsHeaderIsSeen) {
   EXPECT_EQ(data->new_seq, data->seq + 28);
 }
 
+TEST_F(TraceTest, WhatIsAnsweredByIcmpSaysWhy) {
+  Shell("ip netns exec client sysctl -qw net.ipv4.ip_default_ttl=1");
+  Start();
+  const auto trace = Ctl({"trace", "--service=mail", "--count=1"});
+  const UniqueFd client =
+      RunIn(kClient, [&] { return StartConnect({}, vip_); });
+  EXPECT_EQ(trace->Wait(absl::Seconds(10)), 0) << trace->err();
+  const std::string line = trace->out();
+  EXPECT_NE(line.find(" e0>e0 answered: ttl 198.18.0.2:"), line.npos) << line;
+  EXPECT_NE(line.find(" => 198.18.1.1 > 198.18.0.2 icmp 11/0"), line.npos)
+      << line;
+}
+
 TEST_F(TraceTest, ACaptureHasBothSidesAndOthersCanReadIt) {
   const UniqueFd listener = ListenAt("198.18.2.11:25");
   Start();
