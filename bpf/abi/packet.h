@@ -162,10 +162,12 @@ enum hg_flow_flags {
 /* packet_flows: indexed by flow number; two cache lines. Sequence numbers are the
  * end points' own: `next_in` as the client counts, without the header.
  */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wpedantic" /* C++ has no anonymous structs */
 struct hg_flow {
 	union {
 		struct hg_flow_key keys[2]; /* by enum hg_side */
-		__extension__ struct {
+		struct {
 			__u8 client[16];
 			__u32 listen; /* address ids */
 			__u16 client_port;
@@ -201,6 +203,7 @@ struct hg_flow {
 	};
 	__u8 _room[24];
 };
+#pragma GCC diagnostic pop
 HG_ABI_ASSERT(sizeof(struct hg_flow) == 128);
 
 /* packet_bytes: per CPU, indexed by service id. */
