@@ -296,7 +296,10 @@ HG_ABI_ASSERT(sizeof(struct hg_trace_event) == 48 + 2 * HG_TRACE_BYTES);
 	X(INCOMPLETE, "incomplete_checksum") /* hardware's to complete */      \
 	X(EARLY_DATA, "early_data")	     /* the header goes ahead */       \
 	X(NO_NEIGHBOUR, "no_neighbour")	     /* rewritten; not known yet */    \
-	X(NO_TRANSMIT, "no_transmit") /* rewritten; not in packet_devices */
+	X(NO_TRANSMIT, "no_transmit") /* rewritten; the way out takes none */  \
+	/* Generic XDP alone. */                                               \
+	X(LENGTH, "length") /* would change */                                 \
+	X(JOINED, "joined_segments") /* longer than its interface's MTU */
 
 #define HG_PACKET_LEFT_ENUM(name, text) HG_LEFT_##name,
 enum hg_packet_left {

@@ -86,6 +86,8 @@ static __always_inline int refuse(frame_t *frame, struct packet *p,
 {
 	if (p->flags & TCP_RST)
 		return drop(HG_PACKET_STRAY_RST);
+	if (left_for_length(frame))
+		return VERDICT_NOT_OURS;
 	if (!is_intact(frame, p, s))
 		return drop(HG_PACKET_MALFORMED);
 	return sent(reset_sender(frame, p, (__u8 *)&s->request), exit);

@@ -18,6 +18,13 @@ enum {
 	ACTION_PASS = XDP_PASS,
 
 	HOOK = HG_HOOK_XDP,
+
+/* Generic XDP: the frame is an skb's. */
+#ifdef HG_FOR_GENERIC_XDP
+	IS_GENERIC = 1,
+#else
+	IS_GENERIC = 0,
+#endif
 };
 
 static __always_inline __u32 arrived_at(const frame_t *frame)
@@ -70,9 +77,13 @@ static __always_inline long pull(frame_t *frame __attribute__((unused)),
 	return -1;
 }
 
-/* Cuts the frame off, or adds zeros. */
+/* Cuts the frame off, or adds zeros. Not in generic XDP: there, the kernel then
+ * has the skb end behind its bytes, by the length of the Ethernet header.
+ */
 static __always_inline long set_length(frame_t *frame, __u32 length)
 {
+	if (IS_GENERIC)
+		return -1;
 	return bpf_xdp_adjust_tail(frame, (int)(length - frame_length(frame)));
 }
 

@@ -96,7 +96,7 @@ struct {
 	__type(value, struct hg_counter);
 } packet_left SEC(".maps") __weak;
 
-/* Interfaces that take frames from XDP: from any other they would vanish.
+/* Interfaces that take frames from native XDP: from any other they would vanish.
  * Written by the control thread.
  */
 struct {
@@ -105,6 +105,16 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } packet_devices SEC(".maps") __weak;
+
+/* Those that the packet path is attached to. From generic XDP, all Ethernet
+ * devices take frames. Written by the control thread.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u32);
+} packet_interfaces SEC(".maps") __weak;
 
 enum {
 	SUM_CHUNK = 256,

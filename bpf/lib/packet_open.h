@@ -232,7 +232,7 @@ static __noinline int open_flow(frame_t *frame, struct packet *p,
 	struct hg_service_stats *stats;
 	struct rewrite to = {};
 	__u32 number, value, service = listener->service;
-	int exit;
+	int exit, verdict;
 
 	p->service = service;
 	stats = bpf_map_lookup_elem(&service_stats, &service);
@@ -255,8 +255,10 @@ static __noinline int open_flow(frame_t *frame, struct packet *p,
 	next->next_in = p->seq + 1;
 	next->last_seen = now_seconds();
 	if (!choose_backend(next, s)) {
-		__sync_fetch_and_add(&stats->no_backend, 1);
-		return refuse(frame, p, s, HG_PACKET_NO_BACKEND);
+		verdict = refuse(frame, p, s, HG_PACKET_NO_BACKEND);
+		if (verdict != VERDICT_NOT_OURS)
+			__sync_fetch_and_add(&stats->no_backend, 1);
+		return verdict;
 	}
 	flow = take_number(&number);
 	if (!flow)

@@ -80,10 +80,16 @@ static __always_inline int split_header_off(frame_t *frame)
 }
 
 static __always_inline int
-left_incomplete(frame_t *frame __attribute__((unused)),
-	      const struct packet *p __attribute__((unused)))
+left_for_length(frame_t *frame __attribute__((unused)))
 {
-	return 0; /* The kernel knows. */
+	return 0;
+}
+
+static __always_inline int
+left_as_it_came(frame_t *frame __attribute__((unused)),
+		const struct packet *p __attribute__((unused)))
+{
+	return 0;
 }
 
 /* Whether XDP has done all but send it. */

@@ -47,9 +47,13 @@ static __always_inline int leave_rewritten(frame_t *frame, __u32 reason)
  */
 static __always_inline int transmit(frame_t *frame, __u32 interface)
 {
-	if (bpf_redirect_map(&packet_devices, interface, 0) != XDP_REDIRECT)
-		return leave_rewritten(frame, HG_LEFT_NO_TRANSMIT);
-	return 0;
+	long sent = IS_GENERIC
+			? bpf_redirect_map(&packet_interfaces, interface, 0)
+			: bpf_redirect_map(&packet_devices, interface, 0);
+
+	return sent == XDP_REDIRECT
+		   ? 0
+		   : leave_rewritten(frame, HG_LEFT_NO_TRANSMIT);
 }
 
 /* Sends the frame, with its MACs, out where it came in. */
@@ -94,6 +98,32 @@ static __always_inline int split_header_off(frame_t *frame)
 	return leave_to_tc(frame, HG_LEFT_EARLY_DATA);
 }
 
+/* Whether the frame is left to tc because its length would change, see
+ * set_length(). To be asked before anything else has changed.
+ */
+static __always_inline int left_for_length(frame_t *frame)
+{
+	if (IS_GENERIC)
+		leave_to_tc(frame, HG_LEFT_LENGTH);
+	return IS_GENERIC;
+}
+
+/* Whether the frame is left to tc because it is of many segments, which generic
+ * XDP sends to nobody.
+ */
+static __always_inline int left_joined(frame_t *frame)
+{
+	__u32 mtu = 0;
+
+	if (!IS_GENERIC)
+		return 0;
+	bpf_check_mtu(frame, 0, &mtu, 0, 0);
+	if (frame_length(frame) <= mtu + ETH_HLEN)
+		return 0;
+	leave_to_tc(frame, HG_LEFT_JOINED);
+	return 1;
+}
+
 /* Whether the frame is left to tc because its checksum is the bare
  * pseudo-header's, for hardware to complete: senders on this machine leave it
  * so. One of 65,535 others looks the same, which does no harm.
@@ -109,6 +139,16 @@ static __always_inline int left_incomplete(frame_t *frame, const struct packet *
 		return 0;
 	leave_to_tc(frame, HG_LEFT_INCOMPLETE);
 	return 1;
+}
+
+/* Whether the frame is left to tc for what it is. */
+static __always_inline int left_as_it_came(frame_t *frame,
+					   const struct packet *p)
+{
+	if (left_joined(frame) || left_incomplete(frame, p))
+		return 1;
+	/* Its data do not go on, see forward_syn(). */
+	return (p->flags & TCP_SYN) && p->payload && left_for_length(frame);
 }
 
 #endif

@@ -131,6 +131,8 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 	if (flow->state == HG_FLOW_SYN_SENT && !(p->flags & TCP_RST))
 		return drop(HG_PACKET_EARLY);
 	due = header_is_due(flow, p);
+	if (due && left_for_length(frame))
+		return VERDICT_NOT_OURS;
 	if (due && !behind && !is_intact(frame, p, s))
 		return drop(HG_PACKET_MALFORMED);
 	if (flow->state == HG_FLOW_SYN_RECEIVED &&
@@ -261,7 +263,8 @@ static __noinline int from_backend(frame_t *frame, struct packet *p,
 	if (another || (flow->state == HG_FLOW_SYN_SENT &&
 			(p->flags & (TCP_SYN | TCP_RST)) == 0)) {
 		verdict = refuse(frame, p, s, HG_PACKET_EARLY);
-		if (another && (verdict & 0xff) != VERDICT_DROP)
+		if (another && verdict != VERDICT_NOT_OURS &&
+		    (verdict & 0xff) != VERDICT_DROP)
 			close_flow(flow, number);
 		return verdict;
 	}
@@ -357,7 +360,7 @@ static __always_inline int handle_tcp(frame_t *frame, struct packet *p,
 		if (!listener && !is_range(local, p->destination_port))
 			return VERDICT_NOT_OURS;
 	}
-	if (left_incomplete(frame, p))
+	if (left_as_it_came(frame, p))
 		return VERDICT_NOT_OURS;
 	if (p->fragment)
 		return drop(HG_PACKET_FRAGMENT);
@@ -376,8 +379,9 @@ static __always_inline int handle_tcp(frame_t *frame, struct packet *p,
 		if (!begins_anew(flow, p))
 			return from_client(frame, p, flow, number, s);
 		p->flow = 0;
-		forget_flow(flow, number);
 		listener = bpf_map_lookup_elem(&packet_listeners, &at);
+		if (listener)
+			forget_flow(flow, number);
 	}
 	if (!listener)
 		return refuse(frame, p, s, HG_PACKET_NO_FLOW);

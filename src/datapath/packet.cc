@@ -147,6 +147,7 @@ absl::Status PacketPath::LoadPrograms(const Options& options, bool adopt,
   skeleton_.reset(headgate_packet_bpf::open());
   if (skeleton_ == nullptr) return ErrnoStatus(errno, "open BPF object");
   bpf_program__set_autoload(skeleton_->progs.packet_xdp, xdp);
+  bpf_program__set_autoload(skeleton_->progs.packet_generic, xdp);
   auto& maps = skeleton_->maps;
   bpf_map__set_max_entries(maps.packet_keys, BucketCount());
   for (bpf_map* map :

@@ -21,6 +21,7 @@
 #include "base/unique_fd.h"
 #include "bpf/abi/packet.h"
 #include "datapath/packet_trace.h"
+#include "datapath/packet_xdp.h"
 #include "datapath/shared_array.h"
 #include "datapath/xdp_devices.h"
 
@@ -84,7 +85,7 @@ class PacketPath {
   struct Hook {
     std::string interface;
     std::string hook;    // "tc" or "xdp".
-    std::string mode;    // "tcx" or "clsact"; "native".
+    std::string mode;    // "tcx" or "clsact"; "native" or "generic".
     std::string reason;  // Why it is wanted, but not attached; else empty.
   };
   std::vector<Hook> Hooks() const;
@@ -130,7 +131,8 @@ class PacketPath {
     UniqueFd fd;  // Of a TCX link; invalid: clsact.
     uint32_t ifindex = 0;
     std::string pin;
-    absl::Status xdp;  // Why that is not attached, if it is wanted.
+    // Or why it is not attached, if it is wanted.
+    absl::StatusOr<XdpMode> xdp = absl::UnavailableError("");
   };
 
   PacketPath() = default;
@@ -145,8 +147,13 @@ class PacketPath {
   void Detach(const std::string& interface);
   void DetachStrays();
   std::vector<std::string> ReattachXdp();
-  absl::Status AttachXdpTo(const std::string& name, const Link& link,
-                           const XdpDevices& devices);
+  absl::StatusOr<XdpMode> AttachXdpTo(
+      const std::string& name, const Link& link,
+      const absl::StatusOr<XdpDevices>& devices);
+  absl::Status AttachXdpAs(XdpMode mode, const std::string& name,
+                           uint32_t ifindex);
+  void PutLeftCounters(uint32_t ifindex);
+  std::vector<std::string> WithoutTransmitter() const;
   void PutDevices(const XdpDevices& devices);
   static bool IsV4(const PacketAddress& address);
   std::set<uint32_t> AddressesInUse() const;
@@ -182,7 +189,7 @@ class PacketPath {
   std::map<std::string, Link> links_;
   std::set<std::string> wanted_;
   bool xdp_ = false;           // Is wanted.
-  std::string xdp_objection_;  // Why the program is not loaded; empty: it is.
+  std::string xdp_objection_;  // Why the programs are not loaded; empty: are.
   uint32_t table_id_ = 0;      // Of the map, see AttachXdp().
   std::set<uint32_t> transmitters_;  // What is in packet_devices.
   uint32_t cursor_ = 0;              // Of the sweep.

@@ -21,7 +21,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/status.h"
-#include "datapath/packet_xdp.h"
 
 namespace headgate::datapath {
 namespace {
@@ -114,9 +113,13 @@ bool HasVlan(std::istream& config, const std::string& name) {
   return false;
 }
 
-absl::Status CheckXdpInterface(const std::string& name) {
+absl::Status CheckXdpInterface(const std::string& name, XdpMode mode) {
   std::ifstream config("/proc/net/vlan/config");
   if (!HasVlan(config, name)) return absl::OkStatus();
+  if (mode == XdpMode::kGeneric) {
+    return absl::FailedPreconditionError(
+        "it has VLANs, whose tags generic XDP may not see");
+  }
   ethtool_value flags{ETHTOOL_GFLAGS, 0};
   ifreq request{};
   request.ifr_data = reinterpret_cast<char*>(&flags);

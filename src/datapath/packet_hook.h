@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/unique_fd.h"
+#include "datapath/packet_xdp.h"
 
 namespace headgate::datapath {
 
@@ -18,8 +19,9 @@ namespace headgate::datapath {
 absl::Status CheckPacketInterface(const std::string& name, bool v4, bool v6);
 
 // FailedPrecondition: XDP would not see the tags of the interface's VLANs, for
-// the hardware takes them off.
-absl::Status CheckXdpInterface(const std::string& name);
+// the hardware takes them off; or what is below the interface may, ahead of
+// generic XDP.
+absl::Status CheckXdpInterface(const std::string& name, XdpMode mode);
 // Whether /proc/net/vlan/config has one of this interface.
 bool HasVlan(std::istream& config, const std::string& name);
 

@@ -6,6 +6,8 @@
 #include <net/if.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -15,6 +17,18 @@
 #include "headgate_packet.skel.h"  // After the types that it names.
 
 namespace headgate::datapath {
+namespace {
+
+absl::Status CheckNativeXdp(const absl::StatusOr<XdpDevices>& devices,
+                            uint32_t ifindex) {
+  if (!devices.ok()) return devices.status();
+  const auto features = devices->find(ifindex);
+  return features != devices->end() && features->second.native
+             ? absl::OkStatus()
+             : absl::FailedPreconditionError("its driver has no native XDP");
+}
+
+}  // namespace
 
 std::vector<std::string> PacketPath::Attach(
     const std::set<std::string>& interfaces, bool xdp) {
@@ -55,7 +69,9 @@ absl::Status PacketPath::AttachTo(const std::string& name) {
   link.pin = PacketLinkPin(pin_dir_, name);
   const int program = bpf_program__fd(skeleton_->progs.packet_ingress);
   ASSIGN_OR_RETURN(link.fd, AttachPacketHook(program, link.ifindex, link.pin));
-  link.xdp = absl::UnavailableError("");
+  bpf_map__update_elem(skeleton_->maps.packet_interfaces, &link.ifindex,
+                       sizeof link.ifindex, &link.ifindex, sizeof link.ifindex,
+                       BPF_ANY);
   links_[name] = std::move(link);
   return absl::OkStatus();
 }
@@ -63,6 +79,8 @@ absl::Status PacketPath::AttachTo(const std::string& name) {
 void PacketPath::Detach(const std::string& name) {
   const Link& link = links_.at(name);
   DetachXdp(link.ifindex, table_id_);
+  bpf_map__delete_elem(skeleton_->maps.packet_interfaces, &link.ifindex,
+                       sizeof link.ifindex, 0);
   for (uint32_t reason = 0; reason < HG_LEFT_COUNT; ++reason) {
     const hg_packet_left_key key{link.ifindex, reason};
     bpf_map__delete_elem(skeleton_->maps.packet_left, &key, sizeof key, 0);
@@ -90,45 +108,86 @@ std::vector<std::string> PacketPath::ReattachXdp() {
   if (devices.ok()) PutDevices(*devices);
   std::vector<std::string> problems;
   for (auto& [name, link] : links_) {
-    const bool was = link.xdp.ok();
-    link.xdp =
-        devices.ok() ? AttachXdpTo(name, link, *devices) : devices.status();
-    if (!link.xdp.ok()) {
-      problems.push_back(absl::StrCat(
-          name, ": attach: xdp: ", link.xdp.message(), "; tc carries it"));
-      continue;
-    }
-    if (!was) log::Info("the packet path is at xdp (native) of %s", name);
-    if (!transmitters_.contains(link.ifindex)) {
-      problems.push_back(absl::StrCat(
-          name,
-          ": its driver takes no frames from XDP (a veth does while its peer "
-          "has GRO: ethtool -K PEER gro on); tc carries what leaves there"));
-    }
+    link.xdp = AttachXdpTo(name, link, devices);
+    if (link.xdp.ok()) continue;
+    DetachXdp(link.ifindex, table_id_);
+    problems.push_back(
+        absl::StrCat(name, ": attach: xdp: ", link.xdp.status().message(),
+                     "; tc carries it"));
+  }
+  for (const std::string& name : WithoutTransmitter()) {
+    problems.push_back(absl::StrCat(
+        name,
+        ": its driver takes no frames from XDP (a veth does while its peer "
+        "has GRO: ethtool -K PEER gro on); tc carries what leaves there"));
   }
   return problems;
 }
 
-absl::Status PacketPath::AttachXdpTo(const std::string& name, const Link& link,
-                                     const XdpDevices& devices) {
+absl::StatusOr<XdpMode> PacketPath::AttachXdpTo(
+    const std::string& name, const Link& link,
+    const absl::StatusOr<XdpDevices>& devices) {
   if (!xdp_objection_.empty()) {
     return absl::FailedPreconditionError(xdp_objection_);
   }
-  const auto features = devices.find(link.ifindex);
-  if (features == devices.end() || !features->second.native) {
-    return absl::FailedPreconditionError("its driver has no native XDP");
+  PutLeftCounters(link.ifindex);
+  absl::Status native = CheckNativeXdp(devices, link.ifindex);
+  if (native.ok()) native = AttachXdpAs(XdpMode::kNative, name, link.ifindex);
+  if (native.ok()) {
+    if (!link.xdp.ok()) {
+      log::Info("the packet path is at xdp (native) of %s", name);
+    }
+    return XdpMode::kNative;
   }
-  RETURN_IF_ERROR(CheckXdpInterface(name));
+  if (absl::IsAlreadyExists(native)) return native;
+  const absl::Status generic =
+      AttachXdpAs(XdpMode::kGeneric, name, link.ifindex);
+  if (!generic.ok()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(native.message(), "; generic: ", generic.message()));
+  }
+  if (!link.xdp.ok()) {
+    log::Warning("the packet path is at xdp (generic) of %s: %s", name,
+                 native.message());
+  }
+  return XdpMode::kGeneric;
+}
+
+absl::Status PacketPath::AttachXdpAs(XdpMode mode, const std::string& name,
+                                     uint32_t ifindex) {
+  RETURN_IF_ERROR(CheckXdpInterface(name, mode));
+  const auto& programs = skeleton_->progs;
+  return AttachXdp(
+      bpf_program__fd(mode == XdpMode::kNative ? programs.packet_xdp
+                                               : programs.packet_generic),
+      mode, ifindex, table_id_);
+}
+
+void PacketPath::PutLeftCounters(uint32_t ifindex) {
   const bpf_map* left = skeleton_->maps.packet_left;
   for (uint32_t reason = 0; reason < HG_LEFT_COUNT; ++reason) {
-    const hg_packet_left_key key{link.ifindex, reason};
+    const hg_packet_left_key key{ifindex, reason};
     const hg_counter none{};
     // Fails where it is.
     bpf_map__update_elem(left, &key, sizeof key, &none, sizeof none,
                          BPF_NOEXIST);
   }
-  return AttachXdp(bpf_program__fd(skeleton_->progs.packet_xdp), link.ifindex,
-                   table_id_);
+}
+
+// Where native XDP cannot send frames out.
+std::vector<std::string> PacketPath::WithoutTransmitter() const {
+  const bool native =
+      std::any_of(links_.begin(), links_.end(), [](const auto& each) {
+        const auto& xdp = each.second.xdp;
+        return xdp.ok() && *xdp == XdpMode::kNative;
+      });
+  std::vector<std::string> names;
+  for (const auto& [name, link] : links_) {
+    if (native && link.xdp.ok() && !transmitters_.contains(link.ifindex)) {
+      names.push_back(name);
+    }
+  }
+  return names;
 }
 
 void PacketPath::PutDevices(const XdpDevices& devices) {
@@ -157,8 +216,8 @@ std::vector<PacketPath::Hook> PacketPath::Hooks() const {
   for (const auto& [name, link] : links_) {
     hooks.push_back({name, "tc", link.fd.valid() ? "tcx" : "clsact", ""});
     if (xdp_) {
-      hooks.push_back({name, "xdp", link.xdp.ok() ? "native" : "",
-                       std::string(link.xdp.message())});
+      hooks.push_back({name, "xdp", link.xdp.ok() ? XdpModeName(*link.xdp) : "",
+                       std::string(link.xdp.status().message())});
     }
   }
   return hooks;

@@ -34,10 +34,14 @@ int PrintLibxdp(libxdp_print_level level, const char* format, va_list args) {
 struct Attached {
   UniqueFd program;
   uint32_t id = 0;  // 0: none.
-  bool native = false;
+  XdpMode mode = XdpMode::kNative;
   bool ours = false;
   std::string name;
 };
+
+uint32_t FlagOf(XdpMode mode) {
+  return mode == XdpMode::kNative ? XDP_FLAGS_DRV_MODE : XDP_FLAGS_SKB_MODE;
+}
 
 // Not by xdp_multiprog__get_from_ifindex(): that of libxdp 1.3.1 leaves a
 // descriptor open at each call.
@@ -49,7 +53,7 @@ absl::StatusOr<Attached> Find(uint32_t ifindex, uint32_t map_id) {
     return ErrnoStatus(-error, "ask for its XDP program");
   }
   Attached found;
-  found.native = query.attach_mode == XDP_ATTACHED_DRV;
+  if (query.attach_mode == XDP_ATTACHED_SKB) found.mode = XdpMode::kGeneric;
   found.id = std::max(
       {query.prog_id, query.drv_prog_id, query.skb_prog_id, query.hw_prog_id});
   if (found.id == 0) return found;
@@ -64,7 +68,7 @@ absl::StatusOr<Attached> Find(uint32_t ifindex, uint32_t map_id) {
     return ErrnoStatus(errno, "look at its XDP program");
   }
   const auto end = maps.begin() + std::min(info.nr_map_ids, kMaxMaps);
-  found.ours = found.native && std::find(maps.begin(), end, map_id) != end;
+  found.ours = std::find(maps.begin(), end, map_id) != end;
   found.name = info.name;
   return found;
 }
@@ -75,7 +79,7 @@ absl::Status Replace(const Attached& old, int program_fd, uint32_t ifindex) {
   options.old_prog_fd = old.program.get();
   const int error =
       bpf_xdp_attach(static_cast<int>(ifindex), program_fd,
-                     XDP_FLAGS_DRV_MODE | XDP_FLAGS_REPLACE, &options);
+                     FlagOf(old.mode) | XDP_FLAGS_REPLACE, &options);
   return error == 0 ? absl::OkStatus()
                     : ErrnoStatus(-error, "replace its XDP program");
 }
@@ -98,7 +102,12 @@ absl::StatusOr<uint32_t> MapId(int map_fd) {
   return info.id;
 }
 
-absl::Status AttachXdp(int program_fd, uint32_t ifindex, uint32_t map_id) {
+const char* XdpModeName(XdpMode mode) {
+  return mode == XdpMode::kNative ? "native" : "generic";
+}
+
+absl::Status AttachXdp(int program_fd, XdpMode mode, uint32_t ifindex,
+                       uint32_t map_id) {
   bpf_prog_info wanted{};
   uint32_t size = sizeof wanted;
   if (bpf_obj_get_info_by_fd(program_fd, &wanted, &size) != 0) {
@@ -106,7 +115,11 @@ absl::Status AttachXdp(int program_fd, uint32_t ifindex, uint32_t map_id) {
   }
   ASSIGN_OR_RETURN(const Attached old, Find(ifindex, map_id));
   if (old.id == wanted.id) return absl::OkStatus();
-  if (old.ours) return Replace(old, program_fd, ifindex);
+  if (old.ours && old.mode == mode) return Replace(old, program_fd, ifindex);
+  if (old.ours) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "it is attached by mode ", XdpModeName(old.mode), " already"));
+  }
   if (old.id != 0) {
     return absl::AlreadyExistsError(absl::StrCat(
         "another XDP program is attached: ", old.name, ", id ", old.id));
@@ -115,8 +128,9 @@ absl::Status AttachXdp(int program_fd, uint32_t ifindex, uint32_t map_id) {
   if (const auto error = libxdp_get_error(program); error != 0) {
     return ErrnoStatus(static_cast<int>(-error), "open the XDP program");
   }
-  const int error = xdp_program__attach(program, static_cast<int>(ifindex),
-                                        XDP_MODE_NATIVE, 0);
+  const int error = xdp_program__attach(
+      program, static_cast<int>(ifindex),
+      mode == XdpMode::kNative ? XDP_MODE_NATIVE : XDP_MODE_SKB, 0);
   xdp_program__close(program);
   return error == 0 ? absl::OkStatus() : ErrnoStatus(-error, "attach XDP");
 }
@@ -127,7 +141,7 @@ void DetachXdp(uint32_t ifindex, uint32_t map_id) {
   bpf_xdp_attach_opts options{};
   options.sz = sizeof options;
   options.old_prog_fd = found->program.get();
-  bpf_xdp_detach(static_cast<int>(ifindex), XDP_FLAGS_DRV_MODE, &options);
+  bpf_xdp_detach(static_cast<int>(ifindex), FlagOf(found->mode), &options);
 }
 
 }  // namespace headgate::datapath

@@ -1,5 +1,5 @@
-// XDP as the packet path's first hook: attached by libxdp, natively, as the
-// only program of its interface. It goes on without a daemon.
+// XDP as the packet path's first hook: attached by libxdp, as the only program
+// of its interface. It goes on without a daemon.
 #pragma once
 
 #include <cstdint>
@@ -16,10 +16,18 @@ void PrepareLibxdp();
 // A program that uses this map is the packet path's, of whatever version.
 absl::StatusOr<uint32_t> MapId(int map_fd);
 
+enum class XdpMode {
+  kNative,   // In the driver.
+  kGeneric,  // In the stack, on any device: slower.
+};
+const char* XdpModeName(XdpMode mode);
+
 // Attaches the program, or puts it in the place of the packet path's own
 // without a gap; nothing to do when it is there. AlreadyExists: somebody else's
-// program is.
-absl::Status AttachXdp(int program_fd, uint32_t ifindex, uint32_t map_id);
+// program is, by whatever mode. FailedPrecondition: ours is, by the other mode,
+// which stays.
+absl::Status AttachXdp(int program_fd, XdpMode mode, uint32_t ifindex,
+                       uint32_t map_id);
 
 // The packet path's only.
 void DetachXdp(uint32_t ifindex, uint32_t map_id);

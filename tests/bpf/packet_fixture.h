@@ -6,6 +6,7 @@
 // way, over in0 and the program attached there, and is seen leaving at out0.
 //
 // HG_PACKET_HOOK=xdp: the frames meet XDP first, and at tc what that leaves.
+// HG_PACKET_HOOK=generic: likewise, by generic XDP.
 #pragma once
 
 #include <bpf/bpf.h>
@@ -24,6 +25,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -80,6 +82,10 @@ class PacketProgramTest : public ::testing::Test {
   static bool MakeNetwork() {
     if (!MakeLinks()) return false;
     if (!AtXdp()) return true;
+    // Then in0 and out0 refuse native XDP.
+    if (AtGeneric()) {
+      return Shell("ip link set in1 mtu 9000; ip link set out1 mtu 9000");
+    }
     // Then in0 and out0 take frames from XDP.
     return headgate::testing::SetOffload("in1", ETHTOOL_SGRO, true) &&
            headgate::testing::SetOffload("out1", ETHTOOL_SGRO, true);
@@ -118,7 +124,7 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
     datapath_->ClosePacket();
     const absl::Status opened = datapath_->OpenPacket(flows, AtXdp());
     ASSERT_TRUE(opened.ok()) << opened;
-    ASSERT_THAT(packet().Attach({"in0"}, AtXdp()), ::testing::IsEmpty());
+    ASSERT_THAT(packet().Attach(Interfaces(), AtXdp()), ::testing::IsEmpty());
     program_ = AttachedProgram();
     ASSERT_GE(program_, 0);
     if (AtXdp()) {
@@ -126,6 +132,11 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
       ASSERT_GE(xdp_program_, 0);
     }
     if (!capture_.valid()) capture_ = OpenCapture("out0");
+  }
+  // Generic XDP sends frames to those that it is attached to.
+  static std::set<std::string> Interfaces() {
+    return AtGeneric() ? std::set<std::string>{"in0", "out0"}
+                       : std::set<std::string>{"in0"};
   }
   static int AttachedProgram() {
     const int link =

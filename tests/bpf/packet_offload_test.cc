@@ -76,7 +76,8 @@ TEST_P(PacketOffloadTest, B5_AChecksumThatIsTheHardwaresStaysIts) {
 
 // A ClientHello of more than a segment, and the handshake's ACK lost.
 TEST_P(PacketOffloadTest, B1_TheHeaderGoesAheadOfAFrameOfManySegments) {
-  if (AtXdp()) GTEST_SKIP() << "then a veth takes no such frames";
+  if (AtXdp() && !AtGeneric())
+    GTEST_SKIP() << "then a veth takes no such frames";
   for (const uint16_t gso_size : std::vector<uint16_t>{0, 1000, 1400}) {
     const Conn conn = Answered(v6());
     ForgetCaptured();

@@ -17,10 +17,12 @@ namespace headgate::datapath {
 
 enum Verdict { kNotOurs = -1, kDropped = 2, kSent = 7 };  // TC_ACT_...
 
-inline bool AtXdp() {
+inline bool IsHook(const char* name) {
   static const char* const hook = std::getenv("HG_PACKET_HOOK");
-  return hook != nullptr && std::strcmp(hook, "xdp") == 0;
+  return hook != nullptr && std::strcmp(hook, name) == 0;
 }
+inline bool AtGeneric() { return IsHook("generic"); }
+inline bool AtXdp() { return IsHook("xdp") || AtGeneric(); }
 
 using Exits = std::map<std::string, uint64_t>;  // By name; none is 0.
 

@@ -23,17 +23,32 @@ class PacketXdpTest : public PacketFamilyTest {
   static uint64_t Left(hg_packet_left reason) {
     return packet().LeftToTc().at("in0")[reason];
   }
+  static void ExpectLeftAsItCame(const Bytes& frame, hg_packet_left reason) {
+    const uint64_t left = Left(reason);
+    const Outcome outcome = RunXdp(frame, "in0");
+    EXPECT_EQ(outcome.xdp, XDP_PASS);
+    EXPECT_FALSE(outcome.rewritten);
+    EXPECT_EQ(outcome.frame, frame);
+    EXPECT_EQ(Left(reason), left + 1);
+  }
 };
 INSTANTIATE_TEST_SUITE_P(Both, PacketXdpTest, ::testing::Bool(), FamilyName);
 
-TEST_P(PacketXdpTest, WholeConnectionsAreCarried) {
-  const std::vector<uint64_t> before = packet().ExitsOf(HG_HOOK_TC);
+TEST_P(PacketXdpTest, DataAreCarried) {
   const Conn conn = Established(v6());
+  const std::vector<uint64_t> before = packet().ExitsOf(HG_HOOK_TC);
   const uint32_t n = conn.header();
   const Segment data = conn.FromClient(kAck, 0, 0, Text("EHLO\r\n"));
   ExpectCarried(data, conn.ToBackend(data, n));
   const Segment answer = conn.FromBackend(kAck, 0, n + 6, Text("250\r\n"));
   ExpectCarried(answer, conn.ToClient(answer, n));
+  EXPECT_EQ(packet().ExitsOf(HG_HOOK_TC), before);
+}
+
+TEST_P(PacketXdpTest, NativelyWhatChangesItsLengthIsCarried) {
+  if (AtGeneric()) GTEST_SKIP() << "there it is left";
+  const std::vector<uint64_t> before = packet().ExitsOf(HG_HOOK_TC);
+  Established(v6());
   const Segment stray = NewConn(v6()).FromClient(kAck, 5, 7);
   ExpectCarried(stray, ResetFor(stray));
   EXPECT_EQ(packet().ExitsOf(HG_HOOK_TC), before);
@@ -41,13 +56,44 @@ TEST_P(PacketXdpTest, WholeConnectionsAreCarried) {
 
 TEST_P(PacketXdpTest, EarlyDataAreLeftAsTheyCame) {
   const Conn conn = Answered(v6());
+  ExpectLeftAsItCame(Build(conn.FromClient(kAck, 0, 0, Text("EHLO\r\n"))),
+                     AtGeneric() ? HG_LEFT_LENGTH : HG_LEFT_EARLY_DATA);
+}
+
+TEST_P(PacketXdpTest, GenericallyWhatWouldChangeItsLengthIsLeftAsItCame) {
+  if (!AtGeneric()) GTEST_SKIP() << "else it is carried";
+  const Conn conn = Answered(v6());
+  Segment syn = NewConn(v6()).Syn();
+  syn.payload = Text("fast");
+  for (const Segment& each :
+       {syn, conn.FromClient(kAck, 0, 0), NewConn(v6()).FromClient(kAck, 5, 7)})
+    ExpectLeftAsItCame(Build(each), HG_LEFT_LENGTH);
+  ExpectSent(conn.FromClient(kAck, 0, 0),
+             conn.HeaderFor(conn.FromClient(kAck, 0, 0)), HG_PACKET_HEADER);
+}
+
+TEST_P(PacketXdpTest, GenericallyJoinedSegmentsAreLeftAsTheyCame) {
+  if (!AtGeneric()) GTEST_SKIP() << "else there are none";
+  const Conn conn = Established(v6());
+  const size_t room = 1500 - (v6() ? 40 : 20) - 20;
+  const Segment full = conn.FromClient(kAck, 0, 0, Bytes(room, 1));
+  ExpectCarried(full, conn.ToBackend(full, conn.header()));
+  const Segment joined = conn.FromClient(kAck, 0, 0, Bytes(room + 1, 1));
+  ExpectLeftAsItCame(Build(joined), HG_LEFT_JOINED);
+}
+
+TEST_P(PacketXdpTest, GenericallyOnlyToInterfacesOfThePacketPath) {
+  if (!AtGeneric()) GTEST_SKIP() << "else to who takes frames from XDP";
+  const Conn conn = Established(v6());
   const Segment data = conn.FromClient(kAck, 0, 0, Text("EHLO\r\n"));
-  const uint64_t left = Left(HG_LEFT_EARLY_DATA);
+  const uint64_t left = Left(HG_LEFT_NO_TRANSMIT);
+  ASSERT_THAT(packet().Attach({"in0"}, true), ::testing::IsEmpty());
   const Outcome outcome = XdpOnly(data);
+  ASSERT_THAT(packet().Attach(Interfaces(), true), ::testing::IsEmpty());
   EXPECT_EQ(outcome.xdp, XDP_PASS);
-  EXPECT_FALSE(outcome.rewritten);
-  EXPECT_EQ(outcome.frame, Build(data));
-  EXPECT_EQ(Left(HG_LEFT_EARLY_DATA), left + 1);
+  EXPECT_TRUE(outcome.rewritten);
+  EXPECT_EQ(Left(HG_LEFT_NO_TRANSMIT), left + 1);
+  ExpectCarried(data, conn.ToBackend(data, conn.header()));
 }
 
 // Of every length, so that sums of every kind occur.
@@ -55,13 +101,7 @@ TEST_P(PacketXdpTest, B5_IncompleteChecksumsAreLeftAsTheyCame) {
   const Conn conn = Established(v6());
   for (uint8_t size = 0; size < 100; ++size) {
     const Segment data = conn.FromClient(kAck, size, 0, Bytes(size, size));
-    const Bytes frame = Incomplete(data);
-    const uint64_t left = Left(HG_LEFT_INCOMPLETE);
-    const Outcome outcome = RunXdp(frame, "in0");
-    EXPECT_EQ(outcome.xdp, XDP_PASS);
-    EXPECT_FALSE(outcome.rewritten);
-    EXPECT_EQ(outcome.frame, frame);
-    EXPECT_EQ(Left(HG_LEFT_INCOMPLETE), left + 1);
+    ExpectLeftAsItCame(Incomplete(data), HG_LEFT_INCOMPLETE);
   }
 }
 
@@ -84,7 +124,8 @@ TEST_P(PacketXdpTest, WithoutANeighbourItIsRewrittenForTcToSend) {
   ExpectFrame(outcome.frame, wanted);
 }
 
-TEST_P(PacketXdpTest, OnlyToWhoTakesFramesFromXdp) {
+TEST_P(PacketXdpTest, NativelyOnlyToWhoTakesFramesFromXdp) {
+  if (AtGeneric()) GTEST_SKIP() << "there to all";
   const Conn conn = Established(v6());
   const Segment data = conn.FromClient(kAck, 0, 0, Text("EHLO\r\n"));
   const uint64_t left = Left(HG_LEFT_NO_TRANSMIT);

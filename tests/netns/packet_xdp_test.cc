@@ -47,10 +47,11 @@ class PacketXdpTest : public PacketLab {
     });
     return id;
   }
-  bool AtXdp(const std::string& device) const {
+  bool AtXdp(const std::string& device,
+             const std::string& mode = "native") const {
     return Metric(absl::StrCat(
                "headgate_packet_hook_info{hook=\"xdp\",interface=\"", device,
-               "\",mode=\"native\",reason=\"\"}")) == 1;
+               "\",mode=\"", mode, "\",reason=\"\"}")) == 1;
   }
   double PacketsAt(const std::string& hook) const {
     return Metric(absl::StrCat("headgate_packet_hook_packets_total{hook=\"",
@@ -67,6 +68,36 @@ class PacketXdpTest : public PacketLab {
     });
   }
 };
+
+// A veth refuses native XDP while its peer's frames are so long.
+void UseJumboFrames() {
+  Shell(R"(ip -n client link set c0 mtu 9000; ip -n edge link set e0 mtu 9000
+           ip -n backend link set b0 mtu 9000; ip -n edge link set e1 mtu 9000
+           )");
+}
+
+class PacketGenericTest : public PacketXdpTest {
+ protected:
+  PacketGenericTest() { UseJumboFrames(); }
+};
+
+// By either mode.
+class PacketXdpModeTest : public PacketXdpTest,
+                          public ::testing::WithParamInterface<std::string> {
+ protected:
+  PacketXdpModeTest() {
+    if (GetParam() == "generic") UseJumboFrames();
+  }
+  bool AtXdp(const std::string& device) const {
+    return PacketXdpTest::AtXdp(device, GetParam());
+  }
+  static uint32_t Flag() {
+    return GetParam() == "generic" ? XDP_FLAGS_SKB_MODE : XDP_FLAGS_DRV_MODE;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Both, PacketXdpModeTest,
+                         ::testing::Values("native", "generic"),
+                         [](const auto& mode) { return mode.param; });
 
 TEST_F(PacketXdpTest, StreamsAreCarriedThere) {
   SendCompleteChecksums();
@@ -145,10 +176,96 @@ TEST_F(PacketXdpTest, WhereNobodyTakesFramesFromXdpTcSendsThem) {
   EXPECT_EQ(LeftToTc("e0", "no_transmit"), left);
 }
 
+// ---- generic
+// -----------------------------------------------------------------
+
+TEST_F(PacketGenericTest, WhatKeepsItsLengthIsCarriedThere) {
+  SendCompleteChecksums();
+  Start();
+  EXPECT_TRUE(AtXdp("e0", "generic") && AtXdp("e1", "generic"));
+  EXPECT_TRUE(daemon_->LogHas("is at xdp (generic) of e0: attach XDP: "));
+  ExpectStreams(20);
+  const double length = LeftToTc("e0", "length");
+  EXPECT_GE(length, 2 * 20) << "a header for each";
+  EXPECT_GT(PacketsAt("xdp"), 2000);
+  EXPECT_LT(PacketsAt("tc"), PacketsAt("xdp") / 10);
+  EXPECT_EQ(LeftToTc("e1", "length"), 0);
+  EXPECT_EQ(ChecksumErrors(kClient), 0);
+  EXPECT_EQ(ChecksumErrors(kBackend), 0);
+  EXPECT_EQ(Drops("failed"), 0);
+  const ProcessResult status = daemon_->Ctl({"status"});
+  EXPECT_NE(status.out.find("e0: tc (tcx), xdp (generic); e1: tc (tcx)"),
+            std::string::npos)
+      << status.out;
+  EXPECT_EQ(status.out.find("problem"), std::string::npos) << status.out;
+}
+
+TEST_F(PacketGenericTest, JoinedSegmentsAreLeftToTc) {
+  Start();
+  ExpectStreams(10);
+  EXPECT_GT(LeftToTc("e0", "joined_segments"), 10);
+  EXPECT_GT(LeftToTc("e1", "joined_segments"), 10);
+  EXPECT_GT(LeftToTc("e0", "incomplete_checksum"), 10);
+  EXPECT_EQ(ChecksumErrors(kClient), 0);
+  EXPECT_EQ(ChecksumErrors(kBackend), 0);
+  EXPECT_EQ(Drops("too_big"), 0);
+}
+
+TEST_F(PacketXdpTest, ABridgeHasGenericXdpBesideAVethThatHasNative) {
+  SendCompleteChecksums();
+  Shell(R"(ip -n edge link add br0 type bridge
+           ip -n edge link set e0 master br0
+           ip -n edge addr flush dev e0
+           ip -n edge addr add 198.18.0.1/24 dev br0
+           ip -n edge addr add 2001:db8::1/64 dev br0 nodad
+           ip -n edge link set br0 up)");
+  std::string config = Config();
+  config.replace(config.find("[e0, e1]"), 8, "[br0, e1]");
+  daemon_ = std::make_unique<Daemon>(config);
+  EXPECT_TRUE(AtXdp("br0", "generic") && AtXdp("e1"));
+  EXPECT_TRUE(daemon_->LogHas(
+      "is at xdp (generic) of br0: its driver has no native XDP"));
+  EXPECT_TRUE(WaitProblem("br0: its driver takes no frames from XDP"));
+  ExpectStreams(10);
+  EXPECT_GT(PacketsAt("xdp"), 1000);
+  EXPECT_GT(LeftToTc("e1", "no_transmit"), 100);
+  EXPECT_EQ(ChecksumErrors(kClient), 0);
+  EXPECT_EQ(ChecksumErrors(kBackend), 0);
+}
+
+// Of what comes out of a tunnel the kernel has the sum (CHECKSUM_COMPLETE), for
+// it had to check the outer one. It is wrong once generic XDP has changed the
+// frame: then receivers sum up themselves.
+TEST_F(PacketXdpTest, ASumThatTheKernelHadDoesNoHarm) {
+  SendCompleteChecksums();
+  Shell(R"(
+for ns in client edge; do
+  [ $ns = client ] && me=2 && peer=1 || { me=1; peer=2; }
+  ip -n $ns link add x0 type vxlan id 7 local 198.18.0.$me \
+    remote 198.18.0.$peer dstport 4789 udpcsum
+  ip -n $ns addr add 198.18.4.$me/24 dev x0
+  ip -n $ns addr add 2001:db8:4::$me/64 dev x0 nodad
+  ip -n $ns link set x0 up
+done
+ip netns exec client sysctl -qw net.ipv4.tcp_timestamps=0
+ip -n client route add 198.18.1.1 via 198.18.4.1
+ip -n client route add 2001:db8:1::1 via 2001:db8:4::1)");
+  SetOffload(kClient, "x0", ETHTOOL_STXCSUM, false);
+  std::string config = Config();
+  config.replace(config.find("[e0, e1]"), 8, "[x0, e1]");
+  daemon_ = std::make_unique<Daemon>(config);
+  EXPECT_TRUE(AtXdp("x0", "generic") && AtXdp("e1"));
+  ExpectStreams(10);
+  EXPECT_EQ(ChecksumErrors(kClient), 0);
+  EXPECT_EQ(ChecksumErrors(kBackend), 0);
+  EXPECT_GT(PacketsAt("xdp"), 1000);
+  EXPECT_GT(LeftToTc("x0", "length"), 10);
+}
+
 // ---- who is attached
 // ---------------------------------------------------------
 
-TEST_F(PacketXdpTest, StreamsOutliveTheDaemonAndTheNextOneTakesOver) {
+TEST_P(PacketXdpModeTest, StreamsOutliveTheDaemonAndTheNextOneTakesOver) {
   SendCompleteChecksums();
   Start();
   StreamPlan plan;
@@ -171,7 +288,7 @@ TEST_F(PacketXdpTest, StreamsOutliveTheDaemonAndTheNextOneTakesOver) {
   EXPECT_EQ(Drops("no_flow"), 0) << "somebody was not recognised";
 }
 
-TEST_F(PacketXdpTest, ItIsWhereTheConfigurationHasIt) {
+TEST_P(PacketXdpModeTest, ItIsWhereTheConfigurationHasIt) {
   const auto server = Node();
   Start();
   std::string config = Config();
@@ -191,7 +308,7 @@ TEST_F(PacketXdpTest, ItIsWhereTheConfigurationHasIt) {
   EXPECT_TRUE(WaitProblem("attach: xdp: takes effect at the next start"));
 }
 
-TEST_F(PacketXdpTest, AProgramOfSomebodyElseStaysAndOursGoes) {
+TEST_P(PacketXdpModeTest, AProgramOfSomebodyElseStaysAndOursGoes) {
   const std::array<bpf_insn, 2> pass = {
       bpf_insn{BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, XDP_PASS},
       bpf_insn{BPF_JMP | BPF_EXIT, 0, 0, 0, 0}};
@@ -201,7 +318,7 @@ TEST_F(PacketXdpTest, AProgramOfSomebodyElseStaysAndOursGoes) {
   const auto put = [](int program) {
     return RunIn(kEdge, [&] {
       return bpf_xdp_attach(static_cast<int>(if_nametoindex("e0")), program,
-                            XDP_FLAGS_DRV_MODE, nullptr);
+                            Flag(), nullptr);
     });
   };
   ASSERT_EQ(put(stranger.get()), 0);
