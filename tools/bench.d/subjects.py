@@ -232,6 +232,17 @@ class PacketXdp(Packet):
                          "on"))
 
 
+class PacketGeneric(PacketXdp):
+    name = "packet-generic"
+    title = "Headgate (packet, generic XDP)"
+
+    def lay_network(self):
+        super().lay_network()
+        # Then the edge's ends refuse native XDP.
+        for side in ("client", "server"):
+            run(*_inside(side, "ip", "link", "set", self.edge, "mtu", "9000"))
+
+
 class HaProxy(Forwarder):
     name = "haproxy"
     title = "HAProxy"
@@ -311,4 +322,5 @@ table ip bench {{
         return run("nft", "--version").strip()
 
 
-ALL = (Splice, Relay, Packet, PacketXdp, HaProxy, Nginx, Dnat, Subject)
+ALL = (Splice, Relay, Packet, PacketXdp, PacketGeneric, HaProxy, Nginx, Dnat,
+       Subject)
