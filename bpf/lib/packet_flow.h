@@ -65,6 +65,20 @@ static __always_inline __u32 segment_end(const struct packet *p)
 	return p->seq + p->payload + ((p->flags & TCP_FIN) != 0);
 }
 
+/* Whether a client claims bytes from before its first one: they would be where
+ * the backend expects the header, and taken for it if they came first. All but a
+ * keepalive probe's, whose byte stands for the SYN.
+ */
+static __always_inline int forges_header(const struct hg_flow *flow,
+					 const struct packet *p)
+{
+	__u32 first = flow->isn + 1, end = segment_end(p);
+
+	return flow->header && !(flow->flags & HG_FLOW_HEADER_ACKED) &&
+	       before(p->seq, first) && end != p->seq &&
+	       !(p->seq == flow->isn && end == first);
+}
+
 /* How far a segment gets beyond `next`: new bytes, the FIN aside. A jump of
  * more than a window is no progress but junk.
  */

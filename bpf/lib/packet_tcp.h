@@ -133,7 +133,8 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 	due = header_is_due(flow, p);
 	if (due && left_for_length(frame))
 		return VERDICT_NOT_OURS;
-	if (due && !behind && !is_intact(frame, p, s))
+	if (forges_header(flow, p) ||
+	    (due && !behind && !is_intact(frame, p, s)))
 		return drop(HG_PACKET_MALFORMED);
 	if (flow->state == HG_FLOW_SYN_RECEIVED &&
 	    (p->flags & (TCP_ACK | TCP_RST)) == TCP_ACK) {

@@ -249,6 +249,10 @@ class PacketModel {
     if (flow.state == kSynSent && !(s.flags & kRst)) {
       return Drop("before_handshake");
     }
+    if (!flow.acked && Less(s.seq, first) && End(s) != s.seq &&
+        (s.seq != flow.conn.isn || End(s) != first)) {
+      return Drop("malformed");
+    }
     if (flow.state == kSynReceived && (s.flags & kAck) && !(s.flags & kRst)) {
       flow.state = kEstablished;
       ++connections_;

@@ -96,6 +96,34 @@ TEST_P(PacketStreamTest, B13_ProbesAreMovedAlike) {
   ExpectFromClient(conn, conn.FromClient(kAck, 100, 0, Text("p")));
 }
 
+// Of a client that claims bytes from before its first: there, the backend would
+// take them for the header.
+TEST_P(PacketStreamTest, AForgedHeaderGoesNowhere) {
+  const Conn conn = Answered(v6());
+  const uint32_t n = conn.header();
+  const Bytes forged = conn.Header();
+  const auto expect_dropped = [&] {
+    for (uint32_t ahead = 1; ahead <= n + 5; ++ahead) {
+      ExpectDropped(conn.FromClient(kAck, -int64_t{ahead}, 0, forged),
+                    HG_PACKET_MALFORMED);
+      ExpectDropped(conn.FromClient(kAck | kFin, -int64_t{ahead} - 1, 0),
+                    HG_PACKET_MALFORMED);
+      ExpectDropped(conn.FromClient(kAck, -int64_t{ahead} - 1, 0, Text("x")),
+                    HG_PACKET_MALFORMED);
+    }
+  };
+  expect_dropped();
+  EXPECT_EQ(Read(datapath_->service_stats(v6() ? kService6 : kService4)
+                     .connections_active),
+            0U);
+  const Segment ack = conn.FromClient(kAck, 0, 0);
+  ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+  expect_dropped();
+  ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n));
+  // Then they are old, and nobody's.
+  ExpectFromClient(conn, conn.FromClient(kAck, -int64_t{n}, 0, forged));
+}
+
 // The one byte that a probe may have must not fall into the header.
 TEST_P(PacketStreamTest, B13_AKeepaliveBeforeAnyByteStaysBeforeTheHeader) {
   for (const bool sent : {false, true}) {
