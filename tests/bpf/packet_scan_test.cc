@@ -1,7 +1,5 @@
 // Many clients at once: a scan, which has to leave the others alone, and as
-// many connections to one backend as source ports allow. HG_SOAK=1 scans with a
-// million SYNs.
-#include <cstdlib>
+// many connections to one backend as source ports allow.
 #include <map>
 #include <random>
 #include <set>
@@ -40,18 +38,17 @@ class PacketScanTest : public PacketProgramTest {
 // What becomes of each probe: answered and reset, answered and forgotten,
 // refused by the backend, or nothing.
 TEST_F(PacketScanTest, AScanIsCarriedOrCountedAndNobodyElseNotices) {
-  constexpr uint32_t kFlows = 4096, kHeld = 16;
-  const uint32_t probes = std::getenv("HG_SOAK") != nullptr ? 1000000 : 20000;
+  constexpr uint32_t kFlows = 4096, kHeld = 16, kProbes = 1000000;
   OpenTable(kFlows);
   Configure();
   std::vector<Conn> held;
   for (uint32_t i = 0; i < kHeld; ++i) held.push_back(Established(false));
-  std::mt19937 random(probes);
+  std::mt19937 random(kProbes);
   std::map<uint16_t, uint32_t> owners;  // Of source ports, by probe.
   uint64_t carried = 0, refused = 0;
   int mixed = 0, stopped = 0;
   const Exits before = Counted();
-  for (uint32_t i = 0; i < probes; ++i) {
+  for (uint32_t i = 0; i < kProbes; ++i) {
     Conn conn = Client(i);
     conn.isn = static_cast<uint32_t>(random());
     const Outcome syn = RunOnce(Build(conn.Syn()), "in0");
@@ -84,7 +81,7 @@ TEST_F(PacketScanTest, AScanIsCarriedOrCountedAndNobodyElseNotices) {
   EXPECT_GE(carried, kFlows - kHeld);
   EXPECT_LE(packet().Flows().size(), kFlows);
   for (const Conn& conn : held) EXPECT_TRUE(GoesOn(conn));
-  std::cout << probes << " SYNs: " << carried << " carried, " << refused
+  std::cout << kProbes << " SYNs: " << carried << " carried, " << refused
             << " refused, " << ::testing::PrintToString(exits) << "\n";
 }
 
