@@ -1,20 +1,20 @@
 #include "support/stream.h"
 
-#include <openssl/evp.h>
 #include <sys/epoll.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <map>
-#include <memory>
 #include <optional>
 #include <random>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status.h"
 #include "support/lab.h"
+#include "support/sha256.h"
 #include "support/tcp.h"
 
 namespace headgate::testing {
@@ -27,26 +27,6 @@ constexpr size_t kNoNode = SIZE_MAX;
 constexpr size_t kSlowRead = 4096;
 constexpr absl::Duration kLongestRest = absl::Milliseconds(20);
 constexpr absl::Duration kDeadFor = absl::Milliseconds(200);
-
-class Sha256 {
- public:
-  Sha256() : context_(EVP_MD_CTX_new(), &EVP_MD_CTX_free) {
-    EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr);
-  }
-  void Update(absl::string_view bytes) {
-    EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size());
-  }
-  std::string Final() {
-    std::string digest(32, '\0');
-    EVP_DigestFinal_ex(context_.get(),
-                       reinterpret_cast<unsigned char*>(digest.data()),
-                       nullptr);
-    return digest;
-  }
-
- private:
-  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context_;
-};
 
 // One direction: `size` bytes of the pattern, from `offset` on.
 struct Flow {
@@ -62,6 +42,7 @@ struct End {
   Flow* out = nullptr;
   Flow* in = nullptr;
   bool waits_for_peer = false;  // Half-closes only after the peer has.
+  bool quiet = false;           // Says nothing before the peer has.
   bool shut = false;
   bool peer_ended = false;
   bool over = false;  // Closed, or reset.
@@ -69,6 +50,9 @@ struct End {
   uint64_t reset_after = UINT64_MAX;  // Bytes, both ways.
   uint32_t watched = 0;
   bool done() const { return shut && peer_ended; }
+  bool must_be_silent() const {
+    return quiet && in->received == 0 && !peer_ended;
+  }
 };
 
 struct Stream {
@@ -76,6 +60,12 @@ struct Stream {
   End client, server;
   size_t node = kNoNode;  // Whose listener accepted it.
   bool doomed = false;    // An end was reset as planned.
+  absl::Time last_arrival;
+  // What has arrived at both ends, their ends included.
+  uint64_t arrived() const {
+    return up.received + down.received + (client.peer_ended ? 1U : 0U) +
+           (server.peer_ended ? 1U : 0U);
+  }
 };
 
 class StreamRun {
@@ -97,11 +87,13 @@ class StreamRun {
     for (size_t node = 0; node < listeners_.size(); ++node) Revive(node);
     ScopedNetns client(kClient);
     last_progress_ = absl::Now();
+    report_.pauses.resize(plan_.count);
     while (report_.first_error.empty() &&
            (next_ < plan_.count || !streams_.empty())) {
       while (next_ < plan_.count && streams_.size() < plan_.concurrency) {
         Start();
       }
+      HandleHold();
       HandleEvents();
       HandleTimes();
       if (absl::Now() - last_progress_ > plan_.patience) {
@@ -141,6 +133,18 @@ class StreamRun {
       if (stream.node == node && !stream.server.over) killed.push_back(id);
     }
     for (const uint64_t id : killed) Reset(id, streams_[id].server);
+  }
+
+  void HandleHold() {
+    const bool held = plan_.hold != nullptr && *plan_.hold;
+    if (held) last_progress_ = absl::Now();
+    if (held == std::exchange(held_, held) || held) return;
+    std::vector<uint64_t> all;  // Advance() changes the map.
+    for (const auto& [id, stream] : streams_) all.push_back(id);
+    for (const uint64_t id : all) {
+      Advance(id * 2);
+      Advance(id * 2 + 1);
+    }
   }
 
   void HandleTimes() {
@@ -197,10 +201,17 @@ class StreamRun {
       End& end = Chance(0.5) ? stream.client : stream.server;
       end.reset_after = random_() % (stream.up.size + stream.down.size + 1);
     }
-    stream.client.fd = StartConnect(IpAddress(), plan_.target);
+    stream.client.quiet = id < plan_.quiet;
+    stream.last_arrival = absl::Now();
+    stream.client.fd = StartConnect(IpAddress(), plan_.target, PortOf(id));
     if (!stream.client.fd.valid()) return Fail(id, "connect");
     by_source_[LocalEndpoint(stream.client.fd.get())] = id;
     Adopt(stream.client, id * 2, EPOLL_CTL_ADD);
+  }
+
+  uint16_t PortOf(uint64_t id) const {
+    return plan_.first_port == 0 ? 0
+                                 : static_cast<uint16_t>(plan_.first_port + id);
   }
 
   void Adopt(End& end, uint64_t tag, int operation) {
@@ -286,7 +297,10 @@ class StreamRun {
     Stream& stream = found->second;
     End& end = tag % 2 == 0 ? stream.client : stream.server;
     if (!end.fd.valid()) return;
-    if (!Receive(end) || !Send(end)) {
+    const uint64_t arrived = stream.arrived();
+    const bool received = Receive(end);
+    if (stream.arrived() != arrived) NoteArrival(id, stream);
+    if (!received || !Send(end)) {
       // A client whose backend dies before it is known is reset, too.
       const bool planned =
           stream.doomed || (Chaotic() && stream.node == kNoNode);
@@ -311,6 +325,13 @@ class StreamRun {
     }
   }
 
+  void NoteArrival(uint64_t id, Stream& stream) {
+    const absl::Time now = absl::Now();
+    report_.pauses[id] =
+        std::max(report_.pauses[id], now - stream.last_arrival);
+    stream.last_arrival = now;
+  }
+
   void Reset(uint64_t id, End& end) {
     Stream& stream = streams_[id];
     if (stream.node == kNoNode) by_source_.erase(LocalEndpoint(end.fd.get()));
@@ -325,9 +346,19 @@ class StreamRun {
     }
   }
 
+  // How much an end may have sent by now.
+  uint64_t Sendable(const End& end) const {
+    if (end.must_be_silent()) return 0;
+    return end.out->size - (held_ && end.out->size > 0 ? 1 : 0);
+  }
+  bool MayShut(const End& end) const {
+    return !end.must_be_silent() && !held_ && end.out->sent == end.out->size &&
+           (!end.waits_for_peer || end.peer_ended);
+  }
+
   void Rewatch(End& end, uint64_t tag) {
-    const bool wants_out = !end.shut && (end.out->sent < end.out->size ||
-                                         !end.waits_for_peer || end.peer_ended);
+    const bool wants_out =
+        !end.shut && (end.out->sent < Sendable(end) || MayShut(end));
     const bool rests = end.slow || Chance(plan_.chaos.pauses);
     if (rests) resting_.emplace(absl::Now() + kLongestRest * Unit(), tag);
     const uint32_t events =
@@ -339,7 +370,7 @@ class StreamRun {
   }
 
   bool Receive(End& end) {
-    static char buffer[kMaxWrite];
+    static thread_local char buffer[kMaxWrite];
     const size_t wanted = end.slow ? kSlowRead : sizeof buffer;
     const int calls = end.slow ? 1 : kCallsPerEvent;
     for (int i = 0; i < calls && !end.peer_ended; ++i) {
@@ -370,10 +401,11 @@ class StreamRun {
 
   bool Send(End& end) {
     Flow& flow = *end.out;
-    for (int i = 0; i < kCallsPerEvent && flow.sent < flow.size; ++i) {
+    const uint64_t sendable = Sendable(end);
+    for (int i = 0; i < kCallsPerEvent && flow.sent < sendable; ++i) {
       const size_t position = (flow.offset + flow.sent) % kPatternSize;
       const uint64_t wanted =
-          std::min({LogUniform(kMaxWrite) + 1, flow.size - flow.sent,
+          std::min({LogUniform(kMaxWrite) + 1, sendable - flow.sent,
                     kPatternSize - position});
       const absl::string_view bytes(pattern_.data() + position, wanted);
       const ssize_t n =
@@ -383,8 +415,7 @@ class StreamRun {
       flow.sent += static_cast<uint64_t>(n);
       last_progress_ = absl::Now();
     }
-    if (flow.sent == flow.size && !end.shut &&
-        (!end.waits_for_peer || end.peer_ended)) {
+    if (!end.shut && MayShut(end)) {
       end.shut = ::shutdown(end.fd.get(), SHUT_WR) == 0;
       return end.shut;
     }
@@ -437,6 +468,7 @@ class StreamRun {
   std::multimap<absl::Time, uint64_t> resting_;  // Tags.
   absl::Time revival_;                           // Of the victim.
   size_t alive_since_ = 0;                       // Over() at the last revival.
+  bool held_ = false;
   std::optional<size_t> victim_;
   size_t next_victim_ = 0;
   StreamReport report_;

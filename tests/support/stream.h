@@ -4,6 +4,7 @@
 // early only by a reset.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -33,16 +34,22 @@ struct StreamPlan {
   size_t count = 400;
   size_t large = 2;              // The first ones have max_size both ways.
   uint64_t max_size = 50 << 20;  // Sizes are 0 to this, log-uniform.
+  size_t quiet = 0;  // The first ones' clients let their servers speak first.
   size_t concurrency = 32;
+  uint16_t first_port = 0;  // Of the first client, others follow; 0: any.
+  // While true, the last byte and the end of each direction are kept back.
+  const std::atomic<bool>* hold = nullptr;
   StreamChaos chaos = {};
   // Gives up when no stream has moved a byte for so long.
   absl::Duration patience = absl::Seconds(10);
 };
 
 struct StreamReport {
-  size_t equal = 0;         // Streams whose digests agree, both ways.
-  size_t lost = 0;          // Reset or killed as planned, at both ends.
-  uint64_t bytes = 0;       // Received, both ways.
+  size_t equal = 0;    // Streams whose digests agree, both ways.
+  size_t lost = 0;     // Reset or killed as planned, at both ends.
+  uint64_t bytes = 0;  // Received, both ways.
+  // Of each stream the longest time in which nothing arrived at either end.
+  std::vector<absl::Duration> pauses;
   std::string first_error;  // Empty when all is well.
 };
 
