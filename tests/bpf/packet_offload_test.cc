@@ -1,6 +1,7 @@
 // Frames as real senders leave them to the hardware: checksums to complete, and
 // many segments in one. They come in by the wire, through AF_PACKET with a
-// virtio_net_hdr, for BPF_PROG_RUN cannot make them.
+// virtio_net_hdr, for BPF_PROG_RUN cannot make them. And frames whose sum the
+// hardware has taken.
 #include "packet_fixture.h"
 
 namespace headgate::datapath {
@@ -119,6 +120,53 @@ TEST_P(PacketOffloadTest, B5_AnErrorAboutWhatIsTooBigIsComplete) {
   }
   ASSERT_TRUE(Shell("ip link set out0 mtu 1500"));
   ASSERT_TRUE(headgate::testing::SetOffload("in0", ETHTOOL_STXCSUM, true));
+}
+
+// A sum of the frame that came in (CHECKSUM_COMPLETE) has to become that of the
+// frame that leaves, or the next stack drops it. The kernel checks where it
+// still has one: a frame whose length has changed has none.
+class PacketSumTest : public PacketFamilyTest {
+ protected:
+  // 0, or an error: -EBADMSG if it has not.
+  static int RunWithSum(const Segment& s) {
+    const Bytes frame = Build(s);
+    Bytes out(frame.size());
+    __sk_buff context{};
+    context.ifindex = IndexOf(s.to == kIn0 ? "in0" : "out0");
+    bpf_test_run_opts run = RunOptions(frame, &out, &context);
+    run.flags = 1U << 2;  // BPF_F_TEST_SKB_CHECKSUM_COMPLETE
+    const int error = bpf_prog_test_run_opts(program_, &run);
+    EXPECT_TRUE(error != 0 || run.retval == static_cast<uint32_t>(kSent));
+    return error;
+  }
+  static void ExpectRight(const Segment& s) {
+    EXPECT_EQ(RunWithSum(s), 0) << Hex(Build(s));
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Both, PacketSumTest, ::testing::Bool(), FamilyName);
+
+TEST_P(PacketSumTest, B5_TheHardwaresSumFollowsTheFrame) {
+  Conn conn = NewConn(v6());
+  Open(&conn);
+  const Segment syn = conn.Syn(Concat({Mss(9000), {34, 4, 1, 2}}));
+  if (RunWithSum(syn) == -EINVAL) GTEST_SKIP() << "the kernel cannot check";
+  ExpectRight(syn);
+  ExpectRight(conn.SynAck(Mss(9000)));
+  const Segment ack = conn.FromClient(kAck, 0, 0);
+  ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+  ExpectFromBackend(conn, conn.FromBackend(kAck, 0, conn.header()));
+  for (const size_t options : {0U, 12U, 24U, 40U}) {
+    for (const size_t payload : {0U, 1U, 701U}) {
+      Segment data = conn.FromClient(kAck, 0, 0, Bytes(payload, 0x16));
+      data.options = OptionsOf(options);
+      ExpectRight(data);
+      Segment answer = conn.FromBackend(kAck, 0, 500, Bytes(payload, 0x61));
+      answer.options = OptionsOf(options);
+      ExpectRight(answer);
+    }
+  }
+  ExpectRight(conn.FromClient(kFin | kAck, 701, 0));
+  ExpectRight(conn.FromBackend(kRst, 701, 0));
 }
 
 }  // namespace

@@ -1,7 +1,5 @@
 // Resets: whose ends a connection, what they answer, and what becomes of
 // segments that came damaged.
-#include <time.h>
-
 #include <map>
 #include <set>
 
@@ -12,27 +10,6 @@ namespace {
 
 class PacketResetTest : public PacketFamilyTest {
  protected:
-  // As if it had been closed, and last seen, so many seconds ago.
-  static void Age(const Conn& conn, uint32_t closed, uint32_t seen) {
-    timespec now{};
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-    const int flows = Pinned("packet_flows");
-    for (uint32_t number = 0; number < packet().max_flows(); ++number) {
-      hg_flow flow{};
-      ASSERT_EQ(bpf_map_lookup_elem(flows, &number, &flow), 0);
-      if (flow.state != HG_FLOW_CLOSED ||
-          flow.client_port != conn.client_port) {
-        continue;
-      }
-      flow.since = static_cast<uint64_t>(now.tv_sec - closed) * 1000000000;
-      flow.last_seen = static_cast<uint32_t>(now.tv_sec) - seen;
-      ASSERT_EQ(bpf_map_update_elem(flows, &number, &flow, BPF_ANY), 0);
-    }
-    close(flows);
-  }
-  static void Sweep() {
-    packet().Sweep([](uint32_t) { return 3600U; });
-  }
   static uint32_t service() { return v6() ? kService6 : kService4; }
   static uint64_t Refusals(const std::vector<uint32_t>& backends) {
     uint64_t sum = 0;
@@ -97,31 +74,6 @@ TEST_P(PacketResetTest, ARefusalAcknowledgesTheSyn) {
   const Segment refusal = conn.FromBackend(kRst | kAck, -1, 0);
   ExpectSent(refusal, conn.ToClient(refusal, 0));
   EXPECT_FALSE(IsLive(conn));
-}
-
-TEST_P(PacketResetTest, AClosedFlowThatGoesOnHoldsNobodyUp) {
-  OpenTable(4096);
-  Configure();
-  const Conn lively = Established(v6()), later = Established(v6()),
-             fresh = Established(v6());
-  for (const Conn& conn : {lively, later, fresh}) {
-    ExpectFromClient(conn, conn.FromClient(kRst, 0, 0));
-  }
-  Age(lively, 100, 0);
-  Age(later, 90, 90);
-  Sweep();
-  ExpectReset(later.FromClient(kAck, 0, 0), HG_PACKET_NO_FLOW);
-  for (const Conn& conn : {lively, fresh}) {
-    const Segment data = conn.FromClient(kAck, 1, 0);
-    ExpectFromClient(conn, data);
-  }
-  // In its turn again, behind the others.
-  Age(fresh, 70, 70);
-  Sweep();
-  ExpectReset(fresh.FromClient(kAck, 1, 0), HG_PACKET_NO_FLOW);
-  Age(lively, 61, 61);
-  Sweep();
-  ExpectReset(lively.FromClient(kAck, 1, 0), HG_PACKET_NO_FLOW);
 }
 
 // ---- refusals ---------------------------------------------------------------

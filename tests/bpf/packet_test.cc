@@ -308,29 +308,6 @@ TEST_P(PacketTest, B1_AFrameOfManySegmentsKeepsThem) {
   ExpectFrame(passed.frame, conn.ToBackend(data, conn.header()));
 }
 
-// With a sum by the hardware of the frame that came in: it has to be that of
-// the frame that leaves, or the next stack drops it.
-TEST_P(PacketTest, B5_TheHardwaresSumFollowsTheFrame) {
-  const Conn conn = Established(v6());
-  for (const size_t options : {0U, 12U, 24U}) {
-    for (const bool client : {true, false}) {
-      Segment data = client ? conn.FromClient(kAck, 0, 0, Bytes(701, 0x16))
-                            : conn.FromBackend(kAck, 0, 500, Bytes(701, 0x61));
-      data.options = OptionsOf(options);
-      const Bytes frame = Build(data);
-      Bytes out(frame.size());
-      __sk_buff context{};
-      context.ifindex = IndexOf(client ? "in0" : "out0");
-      bpf_test_run_opts run = RunOptions(frame, &out, &context);
-      run.flags = 1U << 2;  // BPF_F_TEST_SKB_CHECKSUM_COMPLETE
-      const int error = bpf_prog_test_run_opts(program_, &run);
-      if (error == -EINVAL) GTEST_SKIP() << "the kernel cannot check";
-      EXPECT_EQ(error, 0) << "EBADMSG: it does not";
-      EXPECT_EQ(run.retval, static_cast<uint32_t>(kSent));
-    }
-  }
-}
-
 TEST_P(PacketTest, B4_WhatCameDamagedNeverLooksRight) {
   const Conn conn = Answered(v6());
   const Segment ack = conn.FromClient(kAck, 0, 0);

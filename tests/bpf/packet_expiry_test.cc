@@ -1,0 +1,142 @@
+// When flows are over that nobody ends, and for how long closed ones stay.
+#include <time.h>
+
+#include "packet_fixture.h"
+
+namespace headgate::datapath {
+namespace {
+
+class PacketExpiryTest : public PacketFamilyTest {
+ protected:
+  static constexpr uint32_t kIdle = 100;  // Seconds that services allow.
+
+  void SetUp() override {
+    PacketFamilyTest::SetUp();
+    OpenTable(4096);
+    Configure();
+  }
+
+  // As if it had been closed, and last seen, so many seconds ago.
+  static void Age(const Conn& conn, uint32_t closed, uint32_t seen) {
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    const int flows = Pinned("packet_flows");
+    for (uint32_t number = 0; number < packet().max_flows(); ++number) {
+      hg_flow flow{};
+      ASSERT_EQ(bpf_map_lookup_elem(flows, &number, &flow), 0);
+      if (flow.state == HG_FLOW_FREE || flow.client_port != conn.client_port) {
+        continue;
+      }
+      flow.since = static_cast<uint64_t>(now.tv_sec - closed) * 1000000000;
+      flow.last_seen = static_cast<uint32_t>(now.tv_sec) - seen;
+      ASSERT_EQ(bpf_map_update_elem(flows, &number, &flow, BPF_ANY), 0);
+    }
+    close(flows);
+  }
+  static void Age(const Conn& conn, uint32_t seen) { Age(conn, seen, seen); }
+  // The whole table, in more calls than it takes.
+  static void Sweep(uint32_t idle = kIdle) {
+    for (int i = 0; i < 20; ++i) packet().Sweep([&](uint32_t) { return idle; });
+  }
+  static void ExpectOverAfter(const Conn& conn, uint32_t seconds,
+                              uint32_t idle = kIdle) {
+    Age(conn, seconds - 10);
+    Sweep(idle);
+    EXPECT_TRUE(IsLive(conn)) << "too early";
+    Age(conn, seconds);
+    Sweep(idle);
+    EXPECT_FALSE(IsLive(conn));
+    ExpectReset(conn.FromBackend(kAck, 0, 0), HG_PACKET_NO_FLOW);
+  }
+  static uint64_t Active() {
+    return Read(datapath_->service_stats(v6() ? kService6 : kService4)
+                    .connections_active);
+  }
+  // The next frame to the backend is a RST at `seq` of its connection.
+  static void ExpectBackendIsReset(const Conn& conn, uint32_t seq) {
+    const std::optional<Bytes> frame = Captured();
+    ASSERT_TRUE(frame.has_value());
+    const size_t tcp = TcpAt(conn.v6);
+    EXPECT_EQ(Get16(*frame, tcp), conn.source_port);
+    EXPECT_EQ(Get16(*frame, tcp + 2), conn.backend_port);
+    EXPECT_EQ(Get16(*frame, tcp + 4) << 16 | Get16(*frame, tcp + 6), seq);
+    EXPECT_EQ((*frame)[tcp + 13], kRst | kAck);
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Both, PacketExpiryTest, ::testing::Bool(), FamilyName);
+
+TEST_P(PacketExpiryTest, AHandshakeThatDoesNotEndIsForgotten) {
+  Conn conn = NewConn(v6());
+  Open(&conn);
+  ExpectOverAfter(conn, 20);
+  ExpectOverAfter(Answered(v6()), 20);
+  EXPECT_EQ(Active(), 0U);
+}
+
+TEST_P(PacketExpiryTest, AnIdleConnectionIsResetAtItsTime) {
+  const Conn conn = Established(v6());
+  ExpectFromClient(conn, conn.FromClient(kAck, 0, 0, Text("EHLO\r\n")));
+  EXPECT_EQ(Active(), 1U);
+  ForgetCaptured();
+  ExpectOverAfter(conn, kIdle);
+  EXPECT_EQ(Active(), 0U);
+  ExpectBackendIsReset(conn, conn.isn + 1 + conn.header() + 6);
+}
+
+TEST_P(PacketExpiryTest, WhatIsSaidKeepsAConnection) {
+  const Conn conn = Established(v6());
+  for (const Segment& probe :
+       {conn.FromClient(kAck, -1, 0), conn.FromBackend(kAck, -1, 28)}) {
+    Age(conn, kIdle);
+    Run(probe);
+    Sweep();
+    EXPECT_TRUE(IsLive(conn));
+  }
+}
+
+// A service's idle time may be a day; the rest of a connection is no such.
+TEST_P(PacketExpiryTest, AHalfClosedConnectionIsOverInAnHourAtMost) {
+  constexpr uint32_t kDay = 86400, kHour = 3600;
+  const Conn by_client = Established(v6());
+  ExpectFromClient(by_client, by_client.FromClient(kFin | kAck, 0, 0));
+  ExpectOverAfter(by_client, kHour, kDay);
+  const Conn by_backend = Established(v6());
+  ExpectFromBackend(
+      by_backend, by_backend.FromBackend(kFin | kAck, 0, by_backend.header()));
+  ExpectOverAfter(by_backend, kHour, kDay);
+  const Conn sooner = Established(v6());
+  ExpectFromClient(sooner, sooner.FromClient(kFin | kAck, 0, 0));
+  ExpectOverAfter(sooner, kIdle);
+  const Conn open = Established(v6());
+  Age(open, kDay - 10);
+  Sweep(kDay);
+  EXPECT_TRUE(IsLive(open));
+}
+
+// For TIME_WAIT, that is; and one that an end goes on with holds nobody up.
+TEST_P(PacketExpiryTest, AClosedFlowStaysForAMinuteAfterItsLastSegment) {
+  const Conn lively = Established(v6()), later = Established(v6()),
+             fresh = Established(v6());
+  for (const Conn& conn : {lively, later, fresh}) {
+    ExpectFromClient(conn, conn.FromClient(kRst, 0, 0));
+  }
+  Age(lively, 100, 0);
+  Age(later, 90, 90);
+  Sweep();
+  ExpectReset(later.FromClient(kAck, 0, 0), HG_PACKET_NO_FLOW);
+  for (const Conn& conn : {lively, fresh}) {
+    const Segment data = conn.FromClient(kAck, 1, 0);
+    ExpectFromClient(conn, data);
+  }
+  // In its turn again, behind the others.
+  Age(fresh, 70, 70);
+  Sweep();
+  ExpectReset(fresh.FromClient(kAck, 1, 0), HG_PACKET_NO_FLOW);
+  Age(lively, 61, 61);
+  Sweep();
+  ExpectReset(lively.FromClient(kAck, 1, 0), HG_PACKET_NO_FLOW);
+}
+
+}  // namespace
+}  // namespace headgate::datapath

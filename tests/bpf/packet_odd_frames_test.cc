@@ -1,0 +1,103 @@
+// B14: frames with tags, and frames whose headers are not where a program can
+// read them at once.
+#include "packet_fixture.h"
+
+namespace headgate::datapath {
+namespace {
+
+class PacketOddFramesTest : public PacketFamilyTest {
+ protected:
+  static Bytes Tagged(const Segment& s, const Bytes& tags) {
+    Bytes frame = Build(s);
+    frame.insert(frame.begin() + 12, tags.begin(), tags.end());
+    return frame;
+  }
+  // In by in0, over the wire. Of more than a page, all but the first `linear`
+  // bytes are in pages of their own.
+  static void Send(const Bytes& frame, uint16_t linear = 14) {
+    const UniqueFd fd(socket(AF_PACKET, SOCK_RAW, 0));
+    const int on = 1;
+    ASSERT_EQ(setsockopt(fd.get(), SOL_PACKET, PACKET_VNET_HDR, &on, sizeof on),
+              0);
+    const struct {
+      uint8_t flags = 0, gso_type = 0;
+      uint16_t hdr_len;
+      uint16_t rest[3] = {};
+    } head{.hdr_len = linear};  // struct virtio_net_hdr
+    static_assert(sizeof head == 10);
+    Bytes packet(sizeof head);
+    std::memcpy(packet.data(), &head, sizeof head);
+    Append(packet, frame);
+    sockaddr_ll to{};
+    to.sll_family = AF_PACKET;
+    to.sll_ifindex = static_cast<int>(if_nametoindex("in1"));
+    ASSERT_EQ(sendto(fd.get(), packet.data(), packet.size(), 0,
+                     reinterpret_cast<sockaddr*>(&to), sizeof to),
+              static_cast<ssize_t>(packet.size()))
+        << strerror(errno);
+  }
+  static void ExpectLeft(const Segment& wanted) {
+    const std::optional<Bytes> frame = Captured();
+    ASSERT_TRUE(frame.has_value());
+    EXPECT_TRUE(*frame == Build(wanted)) << frame->size();
+  }
+  static void SetMtu(uint32_t mtu) {
+    for (const char* device : {"in0", "in1", "out0", "out1"}) {
+      ASSERT_TRUE(Shell(absl::StrCat("ip link set ", device, " mtu ", mtu)));
+    }
+  }
+
+  const Bytes kVlan = {0x81, 0, 0, 5};
+  const Bytes kQinQ = {0x88, 0xa8, 0, 7, 0x81, 0, 0, 5};
+};
+INSTANTIATE_TEST_SUITE_P(Both, PacketOddFramesTest, ::testing::Bool(),
+                         FamilyName);
+
+// They are their VLAN's, whose own interface has its own hook.
+TEST_P(PacketOddFramesTest, B14_TaggedFramesAreNotOurs) {
+  const Conn conn = Established(v6());
+  for (const Bytes& tags : {kVlan, kQinQ}) {
+    ExpectNotOurs(Tagged(NewConn(v6()).Syn(), tags));
+    ExpectNotOurs(Tagged(conn.FromClient(kAck, 0, 0, Text("x")), tags));
+    ExpectNotOurs(Tagged(conn.FromBackend(kAck, 0, 0, Text("x")), tags));
+  }
+}
+
+// By the wire the kernel takes the outer tag off before tc sees the frame.
+TEST_P(PacketOddFramesTest, B14_TagsThatTheKernelTookOffCount) {
+  if (AtXdp()) GTEST_SKIP() << "there they are still in the frame";
+  const Conn conn = Established(v6());
+  const Segment data = conn.FromClient(kAck, 0, 0, Text("untagged"));
+  const Exits before = Counted();
+  ForgetCaptured();
+  for (const Bytes& tags : {kVlan, kQinQ}) {
+    Send(Tagged(conn.FromClient(kAck, 0, 0, Text("tagged!!")), tags));
+  }
+  Send(Build(data));
+  ExpectLeft(conn.ToBackend(data, conn.header()));
+  EXPECT_EQ(Since(before), Once(HG_PACKET_FORWARDED));
+}
+
+TEST_P(PacketOddFramesTest, B14_HeadersInPagesOfTheirOwn) {
+  if (AtXdp()) GTEST_SKIP() << "then a veth takes no such frames";
+  SetMtu(9000);
+  for (const uint16_t linear : std::vector<uint16_t>{14, 30, 60, 100}) {
+    for (const size_t options : {0U, 12U, 40U}) {
+      SCOPED_TRACE(absl::StrCat(linear, " linear, options ", options));
+      const Conn conn = Answered(v6());
+      Segment data = conn.FromClient(kAck | kPsh, 0, 0, Bytes(5001, 0x16));
+      data.options = OptionsOf(options);
+      ForgetCaptured();
+      Send(Build(data), linear);
+      ExpectLeft(conn.HeaderFor(data));
+      ExpectLeft(conn.ToBackend(data, conn.header()));
+      ExpectFromBackend(conn, conn.FromBackend(kAck, 0, conn.header()));
+      Send(Build(data), linear);
+      ExpectLeft(conn.ToBackend(data, conn.header()));
+    }
+  }
+  SetMtu(1500);
+}
+
+}  // namespace
+}  // namespace headgate::datapath
