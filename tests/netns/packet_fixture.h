@@ -89,7 +89,11 @@ class PacketLab : public ::testing::Test {
     return RunIn(kBackend, [&] { return Listen(At(endpoint)); });
   }
   LoadReport Load(size_t total, size_t concurrency = 8) const {
-    return RunLoad({.target = vip_,
+    return LoadOn(vip_, total, concurrency);
+  }
+  static LoadReport LoadOn(const Endpoint& vip, size_t total,
+                           size_t concurrency = 8) {
+    return RunLoad({.target = vip,
                     .total = total,
                     .concurrency = concurrency,
                     .send = "EHLO",
@@ -167,13 +171,15 @@ class PacketLab : public ::testing::Test {
              }; }')",
         netns, hook, rules));
   }
+  // A counter of the kernel's, as nstat names it.
+  static int64_t Counter(const std::string& netns, const std::string& name) {
+    const ProcessResult result =
+        RunCommand({"ip", "netns", "exec", netns, "nstat", "-az", "-j", name});
+    return nlohmann::json::parse(result.out)["kernel"][name].get<int64_t>();
+  }
   // TCP segments that a receiver found to have a wrong checksum.
   static int64_t ChecksumErrors(const std::string& netns) {
-    const ProcessResult result =
-        RunCommand({"ip", "netns", "exec", netns, "nstat", "-az", "-j",
-                    "TcpInCsumErrors"});
-    return nlohmann::json::parse(result.out)["kernel"]["TcpInCsumErrors"]
-        .get<int64_t>();
+    return Counter(netns, "TcpInCsumErrors");
   }
   static void SetOffload(const std::string& netns, const std::string& device,
                          uint32_t command, bool on) {

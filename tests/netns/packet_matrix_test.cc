@@ -1,0 +1,114 @@
+// Streams over every combination of what devices leave to each other: TCP's
+// checksum, segments of many frames, and how large a frame may be.
+
+#include <signal.h>
+
+#include <memory>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_split.h"
+#include "packet_fixture.h"
+
+namespace headgate::testing {
+namespace {
+
+// tcpdump on what arrives at a device, which verifies checksums.
+class Arrivals {
+ public:
+  Arrivals(const std::string& netns, const std::string& device)
+      : tcpdump_(RunIn(netns, [&] {
+          return std::make_unique<Process>(
+              std::vector<std::string>{"tcpdump", "-n", "-vv", "-Q", "in", "-B",
+                                       "65536", "-i", device, "tcp"});
+        })) {
+    EXPECT_TRUE(WaitUntil(kTcpTimeout, [&] {
+      return absl::StrContains(tcpdump_->err(), "listening on");
+    })) << tcpdump_->err();
+  }
+  struct Counts {
+    size_t right = 0, wrong = 0;
+    std::string first_wrong;
+  };
+  Counts Stop() {
+    tcpdump_->Signal(SIGINT);
+    EXPECT_EQ(tcpdump_->Wait(kTcpTimeout), 0) << tcpdump_->err();
+    EXPECT_TRUE(
+        absl::StrContains(tcpdump_->err(), "\n0 packets dropped by kernel"))
+        << tcpdump_->err();
+    Counts counts;
+    for (const absl::string_view line : absl::StrSplit(tcpdump_->out(), '\n')) {
+      counts.right += absl::StrContains(line, "(correct)") ? 1U : 0U;
+      if (!absl::StrContains(line, "incorrect") &&
+          !absl::StrContains(line, "bad cksum")) {
+        continue;
+      }
+      if (counts.wrong++ == 0) counts.first_wrong = std::string(line);
+    }
+    return counts;
+  }
+
+ private:
+  std::unique_ptr<Process> tcpdump_;
+};
+
+class PacketMatrixTest : public PacketLab {
+ protected:
+  // Both ends of both links.
+  struct Device {
+    const char* netns;
+    const char* name;
+    bool is_edge;
+  };
+  static constexpr Device kDevices[] = {{kClient, "c0", false},
+                                        {kEdge, "e0", true},
+                                        {kEdge, "e1", true},
+                                        {kBackend, "b0", false}};
+
+  // Ends do not merge what arrives, so that it is seen as it was sent.
+  static void Prepare(bool leave_checksums, bool merge, int mtu) {
+    for (const Device& device : kDevices) {
+      SetOffload(device.netns, device.name, ETHTOOL_STXCSUM, leave_checksums);
+      SetOffload(device.netns, device.name, ETHTOOL_STSO,
+                 merge && leave_checksums);
+      SetOffload(device.netns, device.name, ETHTOOL_SGSO, merge);
+      SetOffload(device.netns, device.name, ETHTOOL_SGRO,
+                 merge && device.is_edge);
+      Shell(absl::StrCat("ip -n ", device.netns, " link set ", device.name,
+                         " mtu ", mtu));
+    }
+  }
+  void ExpectRight(bool leave_checksums) const {
+    Arrivals at_client(kClient, "c0"), at_backend(kBackend, "b0");
+    ExpectStreams(10, 1 << 20);
+    for (Arrivals* arrivals : {&at_client, &at_backend}) {
+      const Arrivals::Counts counts = arrivals->Stop();
+      if (leave_checksums) {
+        EXPECT_GT(counts.wrong, 0u) << "tcpdump does not look";
+        continue;
+      }
+      EXPECT_GT(counts.right, 100u);
+      EXPECT_EQ(counts.wrong, 0u) << counts.first_wrong;
+    }
+    EXPECT_EQ(ChecksumErrors(kClient), 0);
+    EXPECT_EQ(ChecksumErrors(kBackend), 0);
+  }
+};
+
+TEST_F(PacketMatrixTest, B1_B4_B11_OffloadsAndSizesOfFrames) {
+  Start({.health = "{type: none}"});
+  for (const int mtu : {1500, 1492, 1280, 9000}) {
+    for (const bool leave_checksums : {true, false}) {
+      for (const bool merge : {true, false}) {
+        SCOPED_TRACE(absl::StrCat("mtu ", mtu, ", transmit checksums ",
+                                  leave_checksums ? "on" : "off",
+                                  ", GSO and GRO ", merge ? "on" : "off"));
+        Prepare(leave_checksums, merge, mtu);
+        ExpectRight(leave_checksums);
+      }
+    }
+  }
+  EXPECT_EQ(Drops("too_big"), 0);
+}
+
+}  // namespace
+}  // namespace headgate::testing
