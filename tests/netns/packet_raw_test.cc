@@ -1,0 +1,291 @@
+// Ends that no kernel plays: segments in odd orders, made by hand, and compared
+// whole with what the other end gets.
+#include <linux/if_packet.h>
+#include <net/ethernet.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <optional>
+
+#include "bpf/packet_frames.h"
+#include "packet_fixture.h"
+
+namespace headgate::testing {
+namespace {
+
+using namespace headgate::datapath;  // NOLINT(google-build-using-namespace)
+
+// An address of a namespace whose kernel does not see what comes for it.
+class RawEnd {
+ public:
+  RawEnd(const std::string& netns, const char* device, const char* edge_device)
+      : edge_(MacOf(kEdge, edge_device)) {
+    RunIn(netns, [&] {
+      fd_.reset(::socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC,
+                         htons(ETH_P_ALL)));
+      sockaddr_ll at{};
+      at.sll_family = AF_PACKET;
+      at.sll_protocol = htons(ETH_P_ALL);
+      at.sll_ifindex = static_cast<int>(if_nametoindex(device));
+      EXPECT_EQ(::bind(fd_.get(), reinterpret_cast<sockaddr*>(&at), sizeof at),
+                0);
+    });
+  }
+  void Send(Segment segment) const {
+    segment.to = edge_;
+    const Bytes frame = Build(segment);
+    EXPECT_EQ(::send(fd_.get(), frame.data(), frame.size(), 0),
+              static_cast<ssize_t>(frame.size()));
+  }
+  // The IP packet of the next segment; nothing after kTcpTimeout.
+  std::optional<Bytes> Receive() const {
+    std::optional<Bytes> packet;
+    WaitUntil(kTcpTimeout, [&] {
+      do {
+        packet = TakeOne();
+      } while (packet.has_value() && !IsTcp(*packet));
+      return packet.has_value();
+    });
+    return packet;
+  }
+
+ private:
+  static Mac MacOf(const std::string& netns, const char* device) {
+    return RunIn(netns, [&] {
+      const UniqueFd fd(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+      ifreq request{};
+      std::strcpy(request.ifr_name, device);
+      EXPECT_EQ(::ioctl(fd.get(), SIOCGIFHWADDR, &request), 0);
+      Mac mac;
+      std::copy_n(request.ifr_hwaddr.sa_data, mac.size(), mac.begin());
+      return mac;
+    });
+  }
+  // Empty: an outgoing frame; nothing: none is there.
+  std::optional<Bytes> TakeOne() const {
+    Bytes frame(65536);
+    sockaddr_ll from{};
+    socklen_t size = sizeof from;
+    const ssize_t n = ::recvfrom(fd_.get(), frame.data(), frame.size(), 0,
+                                 reinterpret_cast<sockaddr*>(&from), &size);
+    if (n < ETH_HLEN) return std::nullopt;
+    if (from.sll_pkttype == PACKET_OUTGOING) return Bytes();
+    return Bytes(frame.begin() + ETH_HLEN, frame.begin() + n);
+  }
+  static bool IsTcp(const Bytes& packet) {
+    if (packet.size() < 40) return false;
+    return packet[0] >> 4 == 4 ? packet[9] == IPPROTO_TCP
+                               : packet[6] == IPPROTO_TCP;
+  }
+
+  const Mac edge_;
+  UniqueFd fd_;
+};
+
+class PacketRawTest : public PacketLab {
+ protected:
+  PacketRawTest() {
+    Nft(kClient, "input", "meta l4proto tcp drop");
+    PacketLab::Start({.health = "{type: none}"});
+  }
+  // `body` with each family's `conn_`.
+  void ForBoth(const std::function<void()>& body) {
+    for (const bool v6 : {false, true}) {
+      SCOPED_TRACE(v6 ? "IPv6" : "IPv4");
+      conn_ = NewConn(v6);
+      body();
+    }
+  }
+  static Conn NewConn(bool v6) {
+    Conn conn;
+    conn.v6 = v6;
+    conn.client = Parse(v6 ? "2001:db8::2" : "198.18.0.2");
+    conn.vip = Parse(v6 ? "2001:db8:1::1" : "198.18.1.1");
+    conn.source = Parse(v6 ? "2001:db8:2::1" : "198.18.2.1");
+    conn.backend = Parse(v6 ? "2001:db8:2::11" : "198.18.2.11");
+    conn.backend_port = 25;
+    conn.client_port = conn.source_port = 20000;  // It keeps it.
+    return conn;
+  }
+  bool v6() const { return conn_.v6; }
+  uint32_t header() const { return conn_.header(); }
+
+  static void ExpectArrives(const RawEnd& end, const Segment& wanted) {
+    const std::optional<Bytes> got = end.Receive();
+    ASSERT_TRUE(got.has_value());
+    const Bytes frame = Build(wanted);
+    EXPECT_EQ(*got, Bytes(frame.begin() + ETH_HLEN, frame.end()));
+  }
+
+  Conn conn_;
+  const RawEnd client_{kClient, "c0", "e0"};
+};
+
+class PacketRawEndsTest : public PacketRawTest {
+ protected:
+  PacketRawEndsTest() { Nft(kBackend, "input", "meta l4proto tcp drop"); }
+  // `body` with each family's `conn_`, whose SYN is answered.
+  void ForBoth(const std::function<void()>& body) {
+    PacketRawTest::ForBoth([&] {
+      Open();
+      body();
+    });
+  }
+  void Open() const {
+    FromClient(conn_.Syn(), 0);
+    FromBackend(conn_.SynAck(), 0);
+  }
+  // It arrives at the other end, moved by `shift`.
+  void FromClient(const Segment& s, uint32_t shift) const {
+    client_.Send(s);
+    ExpectArrives(backend_, conn_.ToBackend(s, shift));
+  }
+  void FromBackend(const Segment& s, uint32_t shift) const {
+    backend_.Send(s);
+    ExpectArrives(client_, conn_.ToClient(s, shift));
+  }
+  // The header arrives ahead of it.
+  void FromClientBehindHeader(const Segment& s) const {
+    client_.Send(s);
+    ExpectArrives(backend_, conn_.HeaderFor(s));
+    ExpectArrives(backend_, conn_.ToBackend(s, header()));
+  }
+  void Greet() const {
+    const Segment ack = conn_.FromClient(kAck, 0, 0);
+    client_.Send(ack);
+    ExpectArrives(backend_, conn_.HeaderFor(ack));
+  }
+  void Establish() const {
+    Greet();
+    FromBackend(conn_.FromBackend(kAck, 0, header()), header());
+  }
+
+  const RawEnd backend_{kBackend, "b0", "e1"};
+};
+
+TEST_F(PacketRawEndsTest, B6_DataWithTheHandshakesAck) {
+  ForBoth([&] {
+    const Segment data = conn_.FromClient(kAck | kPsh, 0, 0, Text("EHLO\r\n"));
+    FromClientBehindHeader(data);
+    FromBackend(conn_.FromBackend(kAck, 0, header() + 6), header());
+    FromClient(data, header());  // Once more, and the header no longer.
+    FromBackend(conn_.FromBackend(kAck, 0, header() + 6, Text("250\r\n")),
+                header());
+  });
+}
+
+TEST_F(PacketRawEndsTest, B13_AFinWithTheHandshakesAck) {
+  ForBoth([&] {
+    for (const char* last_words : {"", "QUIT\r\n"}) {
+      const Bytes data = Text(last_words);
+      const auto end = static_cast<uint32_t>(data.size()) + 1;
+      FromClientBehindHeader(conn_.FromClient(kFin | kAck, 0, 0, data));
+      FromBackend(conn_.FromBackend(kFin | kAck, 0, header() + end), header());
+      FromClient(conn_.FromClient(kAck, end, 1), header());
+      EXPECT_TRUE(WaitActive(0));
+      conn_.isn += 1000000;
+      Open();
+    }
+  });
+}
+
+TEST_F(PacketRawEndsTest, B13_ARstInPlaceOfTheHandshakesAck) {
+  ForBoth([&] {
+    FromClient(conn_.FromClient(kRst, 0, 0), 0);
+    EXPECT_EQ(daemon_->Service(v6() ? "mail6" : "mail")["connections_total"],
+              0);
+    // It has crossed the SYN-ACK's retransmission.
+    FromBackend(conn_.SynAck(), 0);
+    FromClient(conn_.FromClient(kRst, 0, 0), 0);
+  });
+}
+
+TEST_F(PacketRawEndsTest, B7_RetransmissionsThatOverlap) {
+  ForBoth([&] {
+    FromClientBehindHeader(conn_.FromClient(kAck, 0, 0, Text("0123456789")));
+    FromClientBehindHeader(conn_.FromClient(kAck, 0, 0, Text("0123")));
+    FromClient(conn_.FromClient(kAck, 3, 0, Text("3456789abc")), header());
+    // The backend has a part of the header.
+    FromBackend(conn_.FromBackend(kAck, 0, header() - 5), header() - 5);
+    FromClientBehindHeader(
+        conn_.FromClient(kAck, 0, 0, Text("0123456789abcdef")));
+    FromBackend(conn_.FromBackend(kAck, 0, header() + 4), header());
+    FromClient(conn_.FromClient(kAck, 0, 0, Text("0123456789abcdef")),
+               header());
+    FromClient(conn_.FromClient(kAck, 10, 0, Text("abcdefghij")), header());
+  });
+}
+
+TEST_F(PacketRawEndsTest, B13_AcknowledgementsOfWhatWasNeverSent) {
+  ForBoth([&] {
+    const Segment ack = conn_.FromClient(kAck, 0, 70000);
+    client_.Send(ack);
+    ExpectArrives(backend_, conn_.HeaderFor(ack));
+    // The backend does not believe it, and the next one is right.
+    FromBackend(conn_.FromBackend(kAck, 0, 0), 0);
+    Establish();
+    FromBackend(conn_.FromBackend(kAck, 0, header() + 5000), header());
+    FromClient(conn_.FromClient(kAck, 0, 5000), header());
+  });
+}
+
+TEST_F(PacketRawEndsTest, B13_BothCloseAtOnce) {
+  ForBoth([&] {
+    Establish();
+    const Segment in = conn_.FromClient(kFin | kAck, 0, 0, Text("bye"));
+    const Segment out = conn_.FromBackend(kFin | kAck, 0, header(), Text("so"));
+    client_.Send(in);
+    backend_.Send(out);
+    ExpectArrives(backend_, conn_.ToBackend(in, header()));
+    ExpectArrives(client_, conn_.ToClient(out, header()));
+    FromClient(conn_.FromClient(kAck, 4, 3), header());
+    FromBackend(conn_.FromBackend(kAck, 3, header() + 4), header());
+    EXPECT_TRUE(WaitActive(0));
+    FromBackend(out, header());  // It comes again, to TIME_WAIT's answer.
+    FromClient(conn_.FromClient(kAck, 4, 3), header());
+  });
+}
+
+// Bytes ahead of the first one would be where the backend expects the header.
+TEST_F(PacketRawTest, AForgedHeaderIsNoneOfTheBackends) {
+  ForBoth([&] {
+    const UniqueFd listener =
+        ListenAt(v6() ? "[2001:db8:2::11]:25" : "198.18.2.11:25");
+    Conn liar = conn_;
+    liar.client = Parse(v6() ? "2001:db8::bad" : "198.18.0.66");
+    for (const uint32_t ahead :
+         {1U, 5U, header() - 1, header(), header() + 9}) {
+      SCOPED_TRACE(ahead);
+      ++conn_.client_port;
+      ++conn_.isn;
+      client_.Send(conn_.Syn());
+      const size_t seq = TcpAt(v6()) - ETH_HLEN + 4;
+      std::optional<Bytes> answer;
+      do {
+        answer = client_.Receive();
+        ASSERT_TRUE(answer.has_value());
+      } while (answer->size() < seq + 16 ||
+               ((*answer)[seq + 9] & kSyn) == 0);  // Of an earlier one.
+      conn_.server_isn = Get16(*answer, seq) << 16 | Get16(*answer, seq + 2);
+      Bytes forged = Concat({Bytes(ahead, 'x'), liar.Header(), Text("forged")});
+      client_.Send(conn_.FromClient(kAck, -int64_t{ahead}, 0, forged));
+      // Of which the header is the whole of it, once moved on.
+      forged = Concat({liar.Header(), Text("forged")});
+      client_.Send(conn_.FromClient(kAck, -int64_t{ahead}, 0, forged));
+      client_.Send(conn_.FromClient(kAck, 0, 0));
+      client_.Send(conn_.FromClient(kAck | kPsh, 0, 0, Text("honest")));
+      TcpSocket backend = TcpSocket::Accept(listener);
+      ASSERT_TRUE(backend.valid());
+      const Bytes wanted = Concat({conn_.Header(), Text("honest")});
+      EXPECT_EQ(backend.Receive(wanted.size()),
+                std::string(wanted.begin(), wanted.end()));
+    }
+  });
+}
+
+}  // namespace
+}  // namespace headgate::testing
