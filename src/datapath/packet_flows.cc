@@ -112,7 +112,8 @@ bool PacketPath::IsOver(
   const bool half_closed =
       (Peek(flow.flags) & (HG_FLOW_FIN_IN | HG_FLOW_FIN_OUT)) != 0;
   const uint32_t limit = idle_seconds(flow.service);
-  return idle >= (half_closed ? std::min(limit, kHalfClosedSeconds) : limit);
+  // Of whole seconds, one may be a moment.
+  return idle > (half_closed ? std::min(limit, kHalfClosedSeconds) : limit);
 }
 
 // The queue has them in the order in which they were closed. One that goes on

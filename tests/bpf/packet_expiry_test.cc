@@ -1,6 +1,5 @@
 // When flows are over that nobody ends, and for how long closed ones stay.
-#include <time.h>
-
+#include "datapath/coarse_clock.h"
 #include "packet_fixture.h"
 
 namespace headgate::datapath {
@@ -18,8 +17,7 @@ class PacketExpiryTest : public PacketFamilyTest {
 
   // As if it had been closed, and last seen, so many seconds ago.
   static void Age(const Conn& conn, uint32_t closed, uint32_t seen) {
-    timespec now{};
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    const uint32_t now = NowSeconds();
     const int flows = Pinned("packet_flows");
     for (uint32_t number = 0; number < packet().max_flows(); ++number) {
       hg_flow flow{};
@@ -27,8 +25,8 @@ class PacketExpiryTest : public PacketFamilyTest {
       if (flow.state == HG_FLOW_FREE || flow.client_port != conn.client_port) {
         continue;
       }
-      flow.since = static_cast<uint64_t>(now.tv_sec - closed) * 1000000000;
-      flow.last_seen = static_cast<uint32_t>(now.tv_sec) - seen;
+      flow.since = uint64_t{now - closed} * 1000000000;
+      flow.last_seen = now - seen;
       ASSERT_EQ(bpf_map_update_elem(flows, &number, &flow, BPF_ANY), 0);
     }
     close(flows);
@@ -43,7 +41,7 @@ class PacketExpiryTest : public PacketFamilyTest {
     Age(conn, seconds - 10);
     Sweep(idle);
     EXPECT_TRUE(IsLive(conn)) << "too early";
-    Age(conn, seconds);
+    Age(conn, seconds + 1);
     Sweep(idle);
     EXPECT_FALSE(IsLive(conn));
     ExpectReset(conn.FromBackend(kAck, 0, 0), HG_PACKET_NO_FLOW);
@@ -82,6 +80,22 @@ TEST_P(PacketExpiryTest, AnIdleConnectionIsResetAtItsTime) {
   ExpectOverAfter(conn, kIdle);
   EXPECT_EQ(Active(), 0U);
   ExpectBackendIsReset(conn, conn.isn + 1 + conn.header() + 6);
+}
+
+// Seen in the second before this one may be a moment ago.
+TEST_P(PacketExpiryTest, AnIdleTimeOfASecondIsAWholeOne) {
+  while (true) {
+    const Conn conn = Established(v6());
+    const uint32_t now = NowSeconds();
+    Age(conn, 1);
+    Sweep(1);
+    if (NowSeconds() != now) continue;
+    EXPECT_TRUE(IsLive(conn));
+    Age(conn, 2);
+    Sweep(1);
+    EXPECT_FALSE(IsLive(conn));
+    return;
+  }
 }
 
 TEST_P(PacketExpiryTest, WhatIsSaidKeepsAConnection) {
