@@ -108,9 +108,15 @@ bool PacketPath::IsOver(
   const uint32_t idle = now - Peek(flow.last_seen);
   // The program may have seen a packet since `now`.
   if (idle > 1U << 31) return false;
-  if (Peek(flow.state) != HG_FLOW_ESTABLISHED) return idle >= kSynSeconds;
-  const bool half_closed =
-      (Peek(flow.flags) & (HG_FLOW_FIN_IN | HG_FLOW_FIN_OUT)) != 0;
+  const uint32_t flags = Peek(flow.flags);
+  // A header that the backend does not acknowledge may have come with an ACK
+  // that it does not believe, by who has not seen its SYN-ACK.
+  const bool is_believed =
+      flow.header == 0 || (flags & HG_FLOW_HEADER_ACKED) != 0;
+  if (Peek(flow.state) != HG_FLOW_ESTABLISHED || !is_believed) {
+    return idle >= kSynSeconds;
+  }
+  const bool half_closed = (flags & (HG_FLOW_FIN_IN | HG_FLOW_FIN_OUT)) != 0;
   const uint32_t limit = idle_seconds(flow.service);
   // Of whole seconds, one may be a moment.
   return idle > (half_closed ? std::min(limit, kHalfClosedSeconds) : limit);

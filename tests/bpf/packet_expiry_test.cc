@@ -72,6 +72,18 @@ TEST_P(PacketExpiryTest, AHandshakeThatDoesNotEndIsForgotten) {
   EXPECT_EQ(Active(), 0U);
 }
 
+// Anybody can send the last ACK of a handshake blindly, in anybody's name.
+TEST_P(PacketExpiryTest, AConnectionThatTheBackendDoesNotKnowIsForgotten) {
+  const Conn conn = Answered(v6());
+  const Segment blind = conn.FromClient(kAck, 0, 12345);
+  ExpectSent(blind, conn.HeaderFor(blind), HG_PACKET_HEADER);
+  const Segment disbelief = conn.FromBackend(kRst, 12345, 0);
+  ExpectSent(disbelief, conn.ToClient(disbelief, 0));
+  EXPECT_EQ(Active(), 1U);
+  ExpectOverAfter(conn, 20, 86400);
+  EXPECT_EQ(Active(), 0U);
+}
+
 TEST_P(PacketExpiryTest, AnIdleConnectionIsResetAtItsTime) {
   const Conn conn = Established(v6());
   ExpectFromClient(conn, conn.FromClient(kAck, 0, 0, Text("EHLO\r\n")));
