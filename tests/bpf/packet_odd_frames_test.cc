@@ -1,6 +1,7 @@
 // B14: frames with tags, and frames whose headers are not where a program can
 // read them at once.
 #include "packet_fixture.h"
+#include "packet_wire.h"
 
 namespace headgate::datapath {
 namespace {
@@ -11,30 +12,6 @@ class PacketOddFramesTest : public PacketFamilyTest {
     Bytes frame = Build(s);
     frame.insert(frame.begin() + 12, tags.begin(), tags.end());
     return frame;
-  }
-  // In by in0, over the wire. Of more than a page, all but the first `linear`
-  // bytes are in pages of their own.
-  static void Send(const Bytes& frame, uint16_t linear = 14) {
-    const UniqueFd fd(socket(AF_PACKET, SOCK_RAW, 0));
-    const int on = 1;
-    ASSERT_EQ(setsockopt(fd.get(), SOL_PACKET, PACKET_VNET_HDR, &on, sizeof on),
-              0);
-    const struct {
-      uint8_t flags = 0, gso_type = 0;
-      uint16_t hdr_len;
-      uint16_t rest[3] = {};
-    } head{.hdr_len = linear};  // struct virtio_net_hdr
-    static_assert(sizeof head == 10);
-    Bytes packet(sizeof head);
-    std::memcpy(packet.data(), &head, sizeof head);
-    Append(packet, frame);
-    sockaddr_ll to{};
-    to.sll_family = AF_PACKET;
-    to.sll_ifindex = static_cast<int>(if_nametoindex("in1"));
-    ASSERT_EQ(sendto(fd.get(), packet.data(), packet.size(), 0,
-                     reinterpret_cast<sockaddr*>(&to), sizeof to),
-              static_cast<ssize_t>(packet.size()))
-        << strerror(errno);
   }
   static void ExpectLeft(const Segment& wanted) {
     const std::optional<Bytes> frame = Captured();
@@ -71,9 +48,9 @@ TEST_P(PacketOddFramesTest, B14_TagsThatTheKernelTookOffCount) {
   const Exits before = Counted();
   ForgetCaptured();
   for (const Bytes& tags : {kVlan, kQinQ}) {
-    Send(Tagged(conn.FromClient(kAck, 0, 0, Text("tagged!!")), tags));
+    SendByWire({}, Tagged(conn.FromClient(kAck, 0, 0, Text("tagged!!")), tags));
   }
-  Send(Build(data));
+  SendByWire({}, Build(data));
   ExpectLeft(conn.ToBackend(data, conn.header()));
   EXPECT_EQ(Since(before), Once(HG_PACKET_FORWARDED));
 }
@@ -87,12 +64,14 @@ TEST_P(PacketOddFramesTest, B14_HeadersInPagesOfTheirOwn) {
       const Conn conn = Answered(v6());
       Segment data = conn.FromClient(kAck | kPsh, 0, 0, Bytes(5001, 0x16));
       data.options = OptionsOf(options);
+      VirtioNetHeader head;
+      head.hdr_len = linear;
       ForgetCaptured();
-      Send(Build(data), linear);
+      SendByWire(head, Build(data));
       ExpectLeft(conn.HeaderFor(data));
       ExpectLeft(conn.ToBackend(data, conn.header()));
       ExpectFromBackend(conn, conn.FromBackend(kAck, 0, conn.header()));
-      Send(Build(data), linear);
+      SendByWire(head, Build(data));
       ExpectLeft(conn.ToBackend(data, conn.header()));
     }
   }

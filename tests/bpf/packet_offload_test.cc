@@ -3,43 +3,24 @@
 // virtio_net_hdr, for BPF_PROG_RUN cannot make them. And frames whose sum the
 // hardware has taken.
 #include "packet_fixture.h"
+#include "packet_wire.h"
 
 namespace headgate::datapath {
 namespace {
-
-// As in linux/virtio_net.h, which is no C++.
-struct VirtioNetHeader {
-  static constexpr uint8_t kNeedsChecksum = 1, kGsoV4 = 1, kGsoV6 = 4;
-  uint8_t flags = kNeedsChecksum, gso_type = 0;
-  uint16_t hdr_len = 0, gso_size = 0, csum_start = 0, csum_offset = 16;
-};
-static_assert(sizeof(VirtioNetHeader) == 10);
 
 class PacketOffloadTest : public PacketFamilyTest {
  protected:
   // In by in0; gso_size 0: one segment.
   static void Send(const Segment& s, uint16_t gso_size) {
-    const UniqueFd fd(socket(AF_PACKET, SOCK_RAW, 0));
-    const int on = 1;
-    ASSERT_EQ(setsockopt(fd.get(), SOL_PACKET, PACKET_VNET_HDR, &on, sizeof on),
-              0);
     VirtioNetHeader head;
+    head.flags = VirtioNetHeader::kNeedsChecksum;
     head.csum_start = static_cast<uint16_t>(TcpAt(s.v6));
     if (gso_size != 0) {
       head.gso_type = s.v6 ? VirtioNetHeader::kGsoV6 : VirtioNetHeader::kGsoV4;
       head.gso_size = gso_size;
       head.hdr_len = static_cast<uint16_t>(TcpAt(s.v6) + 20 + s.options.size());
     }
-    Bytes packet(sizeof head);
-    std::memcpy(packet.data(), &head, sizeof head);
-    Append(packet, Incomplete(s));
-    sockaddr_ll to{};
-    to.sll_family = AF_PACKET;
-    to.sll_ifindex = static_cast<int>(if_nametoindex("in1"));
-    ASSERT_EQ(sendto(fd.get(), packet.data(), packet.size(), 0,
-                     reinterpret_cast<sockaddr*>(&to), sizeof to),
-              static_cast<ssize_t>(packet.size()))
-        << strerror(errno);
+    SendByWire(head, Incomplete(s));
   }
   static void ExpectLeft(const Segment& wanted) {
     const std::optional<Bytes> frame = Captured();
