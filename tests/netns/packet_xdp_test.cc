@@ -99,7 +99,7 @@ INSTANTIATE_TEST_SUITE_P(Both, PacketXdpModeTest,
                          ::testing::Values("native", "generic"),
                          [](const auto& mode) { return mode.param; });
 
-TEST_F(PacketXdpTest, StreamsAreCarriedThere) {
+TEST_F(PacketXdpTest, B18_StreamsAreCarriedThere) {
   SendCompleteChecksums();
   Start();
   EXPECT_TRUE(AtXdp("e0") && AtXdp("e1"));
@@ -161,7 +161,7 @@ TEST_F(PacketXdpTest, TcDoesWhatTakesMore) {
   EXPECT_EQ(Drops("failed"), 0);
 }
 
-TEST_F(PacketXdpTest, WhereNobodyTakesFramesFromXdpTcSendsThem) {
+TEST_F(PacketXdpTest, B18_WhereNobodyTakesFramesFromXdpTcSendsThem) {
   SendCompleteChecksums();
   SetOffload(kBackend, "b0", ETHTOOL_SGRO, false);
   const auto server = Node();
@@ -179,7 +179,7 @@ TEST_F(PacketXdpTest, WhereNobodyTakesFramesFromXdpTcSendsThem) {
 // ---- generic
 // -----------------------------------------------------------------
 
-TEST_F(PacketGenericTest, WhatKeepsItsLengthIsCarriedThere) {
+TEST_F(PacketGenericTest, B18_WhatKeepsItsLengthIsCarriedThere) {
   SendCompleteChecksums();
   Start();
   EXPECT_TRUE(AtXdp("e0", "generic") && AtXdp("e1", "generic"));
@@ -211,7 +211,7 @@ TEST_F(PacketGenericTest, JoinedSegmentsAreLeftToTc) {
   EXPECT_EQ(Drops("too_big"), 0);
 }
 
-TEST_F(PacketXdpTest, ABridgeHasGenericXdpBesideAVethThatHasNative) {
+TEST_F(PacketXdpTest, B18_ABridgeHasGenericXdpBesideAVethThatHasNative) {
   SendCompleteChecksums();
   Shell(R"(ip -n edge link add br0 type bridge
            ip -n edge link set e0 master br0
@@ -308,7 +308,7 @@ TEST_P(PacketXdpModeTest, ItIsWhereTheConfigurationHasIt) {
   EXPECT_TRUE(WaitProblem("attach: xdp: takes effect at the next start"));
 }
 
-TEST_P(PacketXdpModeTest, AProgramOfSomebodyElseStaysAndOursGoes) {
+TEST_P(PacketXdpModeTest, B18_AProgramOfSomebodyElseStaysAndOursGoes) {
   const std::array<bpf_insn, 2> pass = {
       bpf_insn{BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, XDP_PASS},
       bpf_insn{BPF_JMP | BPF_EXIT, 0, 0, 0, 0}};
