@@ -23,7 +23,16 @@ struct {
 	__type(value, struct lose_rule);
 } lose_rules SEC(".maps");
 
+/* The client's port, by the one that the backend sees; + 65536 for IPv6. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u32);
+} lose_clients SEC(".maps");
+
 struct segment {
+	__u32 v6;
 	__u32 source;
 	__u32 destination;
 	int is_syn;
@@ -57,6 +66,7 @@ static __always_inline int parse(struct __sk_buff *skb, struct segment *s)
 	}
 	if (bpf_skb_load_bytes(skb, l4, &tcp, sizeof(tcp)))
 		return -1;
+	s->v6 = skb->protocol == bpf_htons(ETH_P_IPV6);
 	s->source = bpf_ntohs(tcp.source);
 	s->destination = bpf_ntohs(tcp.dest);
 	s->is_syn = tcp.syn;
@@ -125,16 +135,34 @@ int from_client(struct __sk_buff *skb)
 	return pass_or_lose(s.source, LOSE_ACK, 1);
 }
 
-/* The packet path leaves the client its port, where that is in its range. */
+/* Who the client is, the header says, which comes ahead of all data. 0: it has
+ * not come.
+ */
+static __always_inline __u32 client_of(struct __sk_buff *skb,
+				       const struct segment *s, int header)
+{
+	__u32 key = s->v6 << 16 | s->source;
+	__u32 at = s->payload_at + (s->v6 ? 48 : 24);
+	__be16 in_header;
+	__u32 port, *known;
+
+	if (header && !bpf_skb_load_bytes(skb, at, &in_header, 2)) {
+		port = bpf_ntohs(in_header);
+		bpf_map_update_elem(&lose_clients, &key, &port, BPF_ANY);
+	}
+	known = bpf_map_lookup_elem(&lose_clients, &key);
+	return known ? *known : 0;
+}
+
 SEC("tc")
 int at_backend(struct __sk_buff *skb)
 {
 	struct segment s;
+	int header;
 
-	if (parse(skb, &s))
+	if (parse(skb, &s) || !s.payload)
 		return TC_ACT_UNSPEC;
-	return pass_or_lose(s.source,
-			    (has_header(skb, &s) ? LOSE_HEADER : 0) |
-				(s.payload ? LOSE_DATA : 0),
-			    1);
+	header = has_header(skb, &s);
+	return pass_or_lose(client_of(skb, &s, header),
+			    (header ? LOSE_HEADER : 0) | LOSE_DATA, 1);
 }

@@ -166,7 +166,7 @@ class PacketLossTest : public PacketLab {
 };
 
 TEST_F(PacketLossTest, B6_B7_B8_B9_WhateverIsLostComesAgainInTime) {
-  Start({.health = "{type: none}"});
+  Start({.packet = "  ports: 10240-19999", .health = "{type: none}"});
   SendSingleSegments();
   for (const char* netns : {kClient, kBackend}) {
     // Timers begin with what the connection itself has seen.
