@@ -121,6 +121,22 @@ class PacketRawTest : public PacketLab {
     EXPECT_EQ(*got, Bytes(frame.begin() + ETH_HLEN, frame.end()));
   }
 
+  // Its sequence number. Others may still come for earlier connections.
+  uint32_t WaitSynAck() const {
+    const size_t tcp = TcpAt(v6()) - ETH_HLEN;
+    while (true) {
+      const std::optional<Bytes> got = client_.Receive();
+      if (!got.has_value()) {
+        ADD_FAILURE() << "no SYN-ACK";
+        return 0;
+      }
+      if (got->size() >= tcp + 20 && ((*got)[tcp + 13] & kSyn) != 0 &&
+          Get16(*got, tcp + 2) == conn_.client_port) {
+        return Get16(*got, tcp + 4) << 16 | Get16(*got, tcp + 6);
+      }
+    }
+  }
+
   Conn conn_;
   const RawEnd client_{kClient, "c0", "e0"};
 };
@@ -263,14 +279,7 @@ TEST_F(PacketRawTest, AForgedHeaderIsNoneOfTheBackends) {
       ++conn_.client_port;
       ++conn_.isn;
       client_.Send(conn_.Syn());
-      const size_t seq = TcpAt(v6()) - ETH_HLEN + 4;
-      std::optional<Bytes> answer;
-      do {
-        answer = client_.Receive();
-        ASSERT_TRUE(answer.has_value());
-      } while (answer->size() < seq + 16 ||
-               ((*answer)[seq + 9] & kSyn) == 0);  // Of an earlier one.
-      conn_.server_isn = Get16(*answer, seq) << 16 | Get16(*answer, seq + 2);
+      conn_.server_isn = WaitSynAck();
       Bytes forged = Concat({Bytes(ahead, 'x'), liar.Header(), Text("forged")});
       client_.Send(conn_.FromClient(kAck, -int64_t{ahead}, 0, forged));
       // Of which the header is the whole of it, once moved on.
