@@ -380,9 +380,10 @@ static __always_inline int handle_tcp(frame_t *frame, struct packet *p,
 		if (!begins_anew(flow, p))
 			return from_client(frame, p, flow, number, s);
 		p->flow = 0;
+		forget_flow(flow, number);
 		listener = bpf_map_lookup_elem(&packet_listeners, &at);
-		if (listener)
-			forget_flow(flow, number);
+		if (!listener)
+			return VERDICT_NOT_OURS;
 	}
 	if (!listener)
 		return refuse(frame, p, s, HG_PACKET_NO_FLOW);

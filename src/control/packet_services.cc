@@ -43,7 +43,7 @@ absl::Status PacketServices::Check(const config::Config& config) {
 }
 
 bool PacketServices::active() const {
-  return datapath_->packet() != nullptr && datapath_->packet()->attached();
+  return datapath_->packet() != nullptr && datapath_->packet()->serves();
 }
 
 std::vector<datapath::PacketPath::Listener> PacketServices::Listeners(
@@ -169,13 +169,11 @@ std::vector<std::string> PacketServices::WatchChecksums() {
   return problems;
 }
 
-// Where one of the interfaces has no hook, replies would miss their way: then
-// that side's new connections are spliced, if they come by it.
 void PacketServices::Note(const std::vector<std::string>& problems) {
   std::string problem;
   if (!problems.empty()) {
     problem = absl::StrCat("datapath packet: ", absl::StrJoin(problems, "; "),
-                           active() ? "" : "; its services are spliced");
+                           active() ? "" : "; new connections are spliced");
   }
   if (problem == problem_) return;
   problem_ = problem;

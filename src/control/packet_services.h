@@ -1,7 +1,6 @@
 // The services that the packet path carries. Their listeners are bound as any
-// other's: where the path's hook is attached, no packet gets that far, and
-// where it is not, or not any more, new connections are spliced. On the control
-// thread.
+// other's: while the path has all its hooks, no packet gets that far, and while
+// it has not, new connections are spliced. On the control thread.
 #pragma once
 
 #include <cstdint>
@@ -32,8 +31,8 @@ class PacketServices {
              const std::map<std::string, uint32_t>& ids);
 
   bool active() const;
-  // Why services with datapath: packet are spliced; empty: they are not, or
-  // there is none.
+  // What is wrong with the path, and, unless it is active, why services with
+  // datapath: packet are spliced; empty: nothing, or there is none.
   const std::string& problem() const { return problem_; }
 
   std::vector<datapath::PacketPath::Flow> Flows() const;

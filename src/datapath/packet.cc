@@ -358,7 +358,12 @@ absl::Status PacketPath::Configure(const Setup& setup) {
   const uint32_t zero = 0;
   bpf_map__update_elem(skeleton_->maps.packet_config, &zero, sizeof zero,
                        &config, sizeof config, BPF_ANY);
-  return PutListeners(setup.listeners, ids);
+  listeners_.clear();
+  for (const Listener& listener : setup.listeners) {
+    listeners_[{ids.at(listener.address), listener.port}] = listener.value;
+  }
+  EraseListeners([this](const auto& key) { return listeners_.contains(key); });
+  return serves_ ? PutListeners() : absl::OkStatus();
 }
 
 // Where the address is; where it may be put, if it is nowhere.
@@ -399,30 +404,41 @@ absl::Status PacketPath::PutAddress(const PacketAddress& address, uint32_t id,
   return absl::OkStatus();
 }
 
-absl::Status PacketPath::PutListeners(
-    const std::vector<Listener>& listeners,
-    const std::map<PacketAddress, uint32_t>& ids) {
-  bpf_map* map = skeleton_->maps.packet_listeners;
-  std::set<std::pair<uint32_t, uint32_t>> wanted;
-  for (const Listener& listener : listeners) {
-    const hg_packet_listener_key key{ids.at(listener.address), listener.port};
-    wanted.insert({key.address, key.port});
-    if (bpf_map__update_elem(map, &key, sizeof key, &listener.value,
-                             sizeof listener.value, BPF_ANY) != 0) {
+absl::Status PacketPath::SetServes(bool serves) {
+  if (!serves) {
+    EraseListeners([](const auto&) { return false; });
+    if (serves_) ForgetUnanswered();
+  } else if (!serves_) {
+    RETURN_IF_ERROR(PutListeners());
+  }
+  serves_ = serves;
+  return absl::OkStatus();
+}
+
+absl::Status PacketPath::PutListeners() {
+  for (const auto& [at, value] : listeners_) {
+    const hg_packet_listener_key key{at.first, at.second};
+    if (bpf_map__update_elem(skeleton_->maps.packet_listeners, &key, sizeof key,
+                             &value, sizeof value, BPF_ANY) != 0) {
       return ErrnoStatus(errno, "update packet_listeners");
     }
   }
-  // Of this run, or of the last one.
+  return absl::OkStatus();
+}
+
+// Of this run, or of the last one.
+template <typename Keep>
+void PacketPath::EraseListeners(const Keep& keep) {
+  bpf_map* map = skeleton_->maps.packet_listeners;
   std::vector<hg_packet_listener_key> gone;
   hg_packet_listener_key at{}, *before = nullptr;
   while (bpf_map__get_next_key(map, before, &at, sizeof at) == 0) {
-    if (!wanted.contains({at.address, at.port})) gone.push_back(at);
+    if (!keep(std::pair(at.address, at.port))) gone.push_back(at);
     before = &at;
   }
   for (const hg_packet_listener_key& key : gone) {
     bpf_map__delete_elem(map, &key, sizeof key, 0);
   }
-  return absl::OkStatus();
 }
 
 // ---- what is seen -----------------------------------------------------------

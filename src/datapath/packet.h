@@ -76,17 +76,21 @@ class PacketPath {
 
   // Runs at tc on these interfaces, and on no other; with `xdp`, there ahead of
   // it, too. Says for each of those where it cannot why not, as "eth0: ...".
+  // While one of them cannot carry packets from tc, whose answers could miss
+  // their way, new connections are left to the listeners' sockets.
   std::vector<std::string> Attach(const std::set<std::string>& interfaces,
                                   bool xdp = false);
   // Once more, on those that came back or could not be attached to.
   std::vector<std::string> Reattach();
-  bool attached() const { return !links_.empty(); }
+  // Whether new connections are taken.
+  bool serves() const { return serves_; }
 
   struct Hook {
     std::string interface;
-    std::string hook;    // "tc" or "xdp".
-    std::string mode;    // "tcx" or "clsact"; "native" or "generic".
-    std::string reason;  // Why it is wanted, but not attached; else empty.
+    std::string hook;  // "tc" or "xdp".
+    // "tcx" or "clsact"; "native" or "generic"; empty: not attached.
+    std::string mode;
+    std::string reason;  // Why it does not do what is wanted of it; else empty.
   };
   std::vector<Hook> Hooks() const;
   // What XDP has left to tc since it was attached, by interface.
@@ -101,6 +105,9 @@ class PacketPath {
     int64_t started_ns = 0;  // CLOCK_MONOTONIC
   };
   std::vector<Flow> Flows() const;  // But closed ones.
+  // The same, by a look at each and without the copies.
+  void ForEach(
+      const std::function<void(uint32_t number, const hg_flow&)>& look) const;
   uint32_t max_flows() const { return max_flows_; }
 
   // Frees what is over, and what has been idle for longer than `idle_seconds`
@@ -163,13 +170,16 @@ class PacketPath {
   hg_packet_address* FindPlace(const PacketAddress& address);
   absl::Status PutAddress(const PacketAddress& address, uint32_t id,
                           uint16_t first_port, uint16_t last_port);
-  absl::Status PutListeners(const std::vector<Listener>& listeners,
-                            const std::map<PacketAddress, uint32_t>& ids);
+  absl::Status SetServes(bool serves);
+  absl::Status PutListeners();
+  template <typename Keep>
+  void EraseListeners(const Keep& keep);
   bool IsOver(const hg_flow& flow, uint32_t now,
               const std::function<uint32_t(uint32_t)>& idle_seconds) const;
   void FreeClosed(uint32_t now);
   // Whoever moves it out of `state` counts its end and frees its number.
   bool End(uint32_t number, uint32_t state);
+  void ForgetUnanswered();
   void EraseKeys(uint32_t number);
   void EraseKey(const hg_flow_key& key, uint32_t value);
   void Reset(uint32_t number);
@@ -186,9 +196,13 @@ class PacketPath {
   SharedArray<hg_service_stats> service_stats_;
   SharedArray<hg_backend_stats> backend_stats_;
   std::weak_ptr<PacketTrace> trace_;  // Its reader has it.
+  // By address id and port.
+  std::map<std::pair<uint32_t, uint32_t>, hg_packet_listener> listeners_;
+  bool serves_ = false;  // They are in the map.
   std::map<std::string, Link> links_;
   std::set<std::string> wanted_;
-  bool xdp_ = false;           // Is wanted.
+  std::map<std::string, std::string> objections_;  // To tc, by interface.
+  bool xdp_ = false;                               // Is wanted.
   std::string xdp_objection_;  // Why the programs are not loaded; empty: are.
   uint32_t table_id_ = 0;      // Of the map, see AttachXdp().
   std::set<uint32_t> transmitters_;  // What is in packet_devices.

@@ -44,19 +44,28 @@ PacketAddress ToArray(const __u8 (&bytes)[16]) {
 
 }  // namespace
 
-std::vector<PacketPath::Flow> PacketPath::Flows() const {
-  std::vector<Flow> rows;
+void PacketPath::ForEach(
+    const std::function<void(uint32_t number, const hg_flow&)>& look) const {
   for (uint32_t number = 0; number < max_flows_; ++number) {
     const uint32_t state = Peek(flows_[number].state);
     if (state == HG_FLOW_FREE || state == HG_FLOW_CLOSED) continue;
+    look(number, flows_[number]);
+  }
+}
+
+std::vector<PacketPath::Flow> PacketPath::Flows() const {
+  std::vector<Flow> rows;
+  ForEach([&](uint32_t number, const hg_flow& flow) {
     Flow& row = rows.emplace_back();
     row.number = number;
-    row.state = flows_[number];
-    if (state == HG_FLOW_SYN_SENT) row.state.bytes_in = row.state.bytes_out = 0;
+    row.state = flow;
+    if (row.state.state == HG_FLOW_SYN_SENT) {
+      row.state.bytes_in = row.state.bytes_out = 0;
+    }
     row.listen = AddressAt(skeleton_->maps.packet_local, row.state.listen);
     row.source = AddressAt(skeleton_->maps.packet_local, row.state.source);
     row.started_ns = static_cast<int64_t>(row.state.since);
-  }
+  });
   return rows;
 }
 
@@ -100,6 +109,13 @@ bool PacketPath::End(uint32_t number, uint32_t state) {
   bpf_map_update_elem(bpf_map__fd(skeleton_->maps.packet_free), nullptr,
                       &number, BPF_ANY);
   return true;
+}
+
+// Their clients' next SYN is a new connection.
+void PacketPath::ForgetUnanswered() {
+  ForEach([this](uint32_t number, const hg_flow& flow) {
+    if (Peek(flow.state) == HG_FLOW_SYN_SENT) End(number, HG_FLOW_SYN_SENT);
+  });
 }
 
 bool PacketPath::IsOver(

@@ -45,27 +45,31 @@ std::vector<std::string> PacketPath::Attach(
 
 std::vector<std::string> PacketPath::Reattach() {
   std::vector<std::string> problems;
+  objections_.clear();
   for (const std::string& name : wanted_) {
-    const auto link = links_.find(name);
-    if (link != links_.end()) {
-      if (if_nametoindex(name.c_str()) == link->second.ifindex) continue;
-      Detach(name);
-    }
     const absl::Status attached = AttachTo(name);
-    if (!attached.ok()) {
-      problems.push_back(absl::StrCat(name, ": ", attached.message()));
-    }
+    if (attached.ok()) continue;
+    objections_[name] = std::string(attached.message());
+    problems.push_back(absl::StrCat(name, ": ", attached.message()));
   }
+  const absl::Status serves = SetServes(objections_.empty());
+  if (!serves.ok()) problems.push_back(std::string(serves.message()));
   if (!xdp_) return problems;
   const std::vector<std::string> more = ReattachXdp();
   problems.insert(problems.end(), more.begin(), more.end());
   return problems;
 }
 
+// An interface that no longer forwards keeps its hook, for what it may do
+// again.
 absl::Status PacketPath::AttachTo(const std::string& name) {
-  Link link;
+  const uint32_t ifindex = if_nametoindex(name.c_str());
+  const auto known = links_.find(name);
+  if (known != links_.end() && known->second.ifindex != ifindex) Detach(name);
   RETURN_IF_ERROR(CheckPacketInterface(name, forwards_v4_, forwards_v6_));
-  link.ifindex = if_nametoindex(name.c_str());
+  if (links_.contains(name)) return absl::OkStatus();
+  Link link;
+  link.ifindex = ifindex;
   link.pin = PacketLinkPin(pin_dir_, name);
   const int program = bpf_program__fd(skeleton_->progs.packet_ingress);
   ASSIGN_OR_RETURN(link.fd, AttachPacketHook(program, link.ifindex, link.pin));
@@ -213,11 +217,19 @@ void PacketPath::PutDevices(const XdpDevices& devices) {
 
 std::vector<PacketPath::Hook> PacketPath::Hooks() const {
   std::vector<Hook> hooks;
-  for (const auto& [name, link] : links_) {
-    hooks.push_back({name, "tc", link.fd.valid() ? "tcx" : "clsact", ""});
-    if (xdp_) {
-      hooks.push_back({name, "xdp", link.xdp.ok() ? XdpModeName(*link.xdp) : "",
-                       std::string(link.xdp.status().message())});
+  for (const std::string& name : wanted_) {
+    const auto found = links_.find(name);
+    const Link* link = found == links_.end() ? nullptr : &found->second;
+    const char* mode = link == nullptr    ? ""
+                       : link->fd.valid() ? "tcx"
+                                          : "clsact";
+    const auto objection = objections_.find(name);
+    hooks.push_back({name, "tc", mode,
+                     objection == objections_.end() ? "" : objection->second});
+    if (xdp_ && link != nullptr) {
+      hooks.push_back({name, "xdp",
+                       link->xdp.ok() ? XdpModeName(*link->xdp) : "",
+                       std::string(link->xdp.status().message())});
     }
   }
   return hooks;

@@ -270,6 +270,26 @@ TEST_F(PacketTableTest, B17_WhereNoPortIsFreeTheNextBackendIsAsked) {
   EXPECT_EQ(passed_over(2), second + 1);
 }
 
+// What answers could not find their way back to.
+TEST_F(PacketTableTest, WithoutAllHooksNewConnectionsAreTheKernels) {
+  const Conn live = Established(false), closed = Established(false);
+  Close(closed);
+  Conn unanswered = NewConn(false);
+  Open(&unanswered);
+  ASSERT_THAT(packet().Attach({"in0", "none0"}), ::testing::SizeIs(1));
+  EXPECT_FALSE(packet().serves());
+  for (const Conn& conn : {NewConn(false), closed, unanswered}) {
+    ExpectNotOurs(Build(conn.Syn()));
+  }
+  Configure();
+  ExpectNotOurs(Build(NewConn(false).Syn()));
+  ExpectFromClient(live, live.FromClient(kAck, 0, 0, Text("x")));
+  ASSERT_THAT(packet().Attach({"in0"}), ::testing::IsEmpty());
+  EXPECT_TRUE(packet().serves());
+  Established(false);
+  ExpectFromClient(live, live.FromClient(kAck, 1, 0, Text("x")));
+}
+
 TEST_F(PacketTableTest, ARouteThatIsGoneIsCounted) {
   const Conn conn = Established(false);
   const Segment data = conn.FromClient(kAck, 0, 0, Text("x"));

@@ -229,6 +229,60 @@ TEST_F(PacketTest, WithoutForwardingItIsSplicedAndSaysWhy) {
   EXPECT_TRUE(client.Send("x") && client.Receive(1) == "x");
 }
 
+// Half a path would take SYNs whose answers meet no hook.
+TEST_F(PacketTest, WithOneInterfaceOnlyItIsSplicedAndSaysWhy) {
+  const auto server = Node();
+  Shell("ip netns exec edge sysctl -qw net.ipv4.conf.e1.forwarding=0");
+  Start();
+  EXPECT_EQ(Load(5).ok, 5u);
+  TcpSocket spliced = TcpSocket::Connect(kClient, vip_);
+  ASSERT_EQ(spliced.Receive(11), kGreeting);
+  EXPECT_NE(daemon_->Json({"conn", "list"}).at("connections")[0]["datapath"],
+            "packet");
+  const std::string reason =
+      "does not forward; sysctl -w net.ipv4.conf.e1.forwarding=1";
+  const nlohmann::json status = daemon_->Json({"status"});
+  EXPECT_FALSE(status["datapaths"]["packet"].get<bool>());
+  EXPECT_NE(status["packet_reason"].dump().find("e1: " + reason),
+            std::string::npos)
+      << status;
+  EXPECT_TRUE(daemon_->LogHas("e1: " + reason));
+  const auto hook = [](const char* interface, const char* mode,
+                       const std::string& why) {
+    return absl::Substitute(
+        R"(headgate_packet_hook_info{hook="tc",interface="$0",mode="$1",reason="$2"})",
+        interface, mode, why);
+  };
+  EXPECT_EQ(Metric(hook("e0", "tcx", "")), 1);
+  EXPECT_EQ(Metric(hook("e1", "", reason)), 0);
+  Shell("ip netns exec edge sysctl -qw net.ipv4.conf.e1.forwarding=1");
+  EXPECT_TRUE(WaitUntil(absl::Seconds(5), [&] { return OnPacketPath(); }));
+  EXPECT_EQ(Metric(hook("e1", "tcx", "")), 1);
+  EXPECT_EQ(Load(5).ok, 5u);
+  EXPECT_GE(Metric("headgate_packets_forwarded_total{as=\"header\"}"), 5);
+}
+
+TEST_F(PacketTest, AnInterfaceMayGoAndComeBack) {
+  const auto server = Node();
+  Start();
+  TcpSocket held = TcpSocket::Connect(kClient, vip_);
+  ASSERT_EQ(held.Receive(11), kGreeting);
+  Shell("ip -n edge link set e1 name away");
+  ASSERT_TRUE(WaitUntil(absl::Seconds(5), [&] { return !OnPacketPath(); }));
+  EXPECT_TRUE(daemon_->LogHas("e1: no such interface"));
+  EXPECT_EQ(Load(5).ok, 5u) << "spliced";
+  TcpSocket spliced = TcpSocket::Connect(kClient, vip_);
+  ASSERT_EQ(spliced.Receive(11), kGreeting);
+  Shell("ip -n edge link set away name e1");
+  ASSERT_TRUE(WaitUntil(absl::Seconds(5), [&] { return OnPacketPath(); }));
+  for (TcpSocket* each : {&held, &spliced}) {
+    EXPECT_TRUE(each->Send("still"));
+    EXPECT_EQ(each->Receive(5), "still");
+  }
+  EXPECT_EQ(Load(5).ok, 5u);
+  EXPECT_EQ(daemon_->Service("mail")["connections_active"], 2);
+}
+
 TEST_F(PacketTest, PortsOfTheKernelAreRefused) {
   Shell("ip netns exec edge sysctl -qw net.ipv4.ip_local_reserved_ports=''");
   Daemon daemon(PacketConfig(), {.wait_until_ready = false});
