@@ -69,8 +69,9 @@ absl::Status Controller::Drain(const std::string& service,
                                const std::string& name, const Pace& pace) {
   RETURN_IF_ERROR(SetAdmin(service, name, HG_ADMIN_DRAIN));
   Backend& backend = *FindBackend(service, name);
-  backend.drain = std::make_unique<PacedDrain>(
-      options_.loop, &workers_, options_.datapath, backend.row.id, pace);
+  backend.drain =
+      std::make_unique<PacedDrain>(options_.loop, &workers_, &packet_,
+                                   options_.datapath, backend.row.id, pace);
   log::Info("Server %s/%s: its %d connections end within %s.", service, name,
             backends_.ConnectionsActive(backend.row.id),
             absl::FormatDuration(pace.over));

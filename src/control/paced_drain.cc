@@ -16,9 +16,11 @@ constexpr int64_t kIdleOrderHoldsNs = 5'000'000'000;
 }  // namespace
 
 PacedDrain::PacedDrain(EventLoop* loop, const Workers* workers,
+                       PacketServices* packet,
                        const datapath::Datapath* datapath, uint32_t backend,
                        const Pace& pace)
     : workers_(workers),
+      packet_(packet),
       datapath_(datapath),
       backend_(backend),
       order_(pace.order),
@@ -54,22 +56,30 @@ void PacedDrain::Close(size_t count) {
   while (count > 0 && !victims_.empty()) {
     const uint64_t id = victims_.back();
     victims_.pop_back();
-    // It may be gone, or have failed to connect and be with another backend.
-    const auto& worker = (*workers_)[relay::Worker::IndexOf(id)];
-    if (worker->Kill(id, backend_)) --count;
+    if (Kill(id)) --count;
   }
+}
+
+// It may be gone, or have failed to connect and be with another backend.
+bool PacedDrain::Kill(uint64_t connection) {
+  if (PacketServices::IsFlow(connection)) return packet_->Kill(connection);
+  const auto& worker = (*workers_)[relay::Worker::IndexOf(connection)];
+  return worker->Kill(connection, backend_);
 }
 
 void PacedDrain::FindVictims() {
   std::vector<std::pair<int64_t, uint64_t>> found;
+  const auto add = [&](const auto& connection) {
+    found.emplace_back(order_ == Pace::Order::kOldest ? connection.started_ns
+                                                      : connection.active_ns,
+                       connection.id);
+  };
   for (const auto& worker : *workers_) {
     for (const relay::ConnectionInfo& info : worker->Connections()) {
-      if (info.backend != backend_) continue;
-      found.emplace_back(
-          order_ == Pace::Order::kOldest ? info.started_ns : info.active_ns,
-          info.id);
+      if (info.backend == backend_) add(info);
     }
   }
+  for (const auto& flow : packet_->ConnectionsTo(backend_)) add(flow);
   // The next victim is the last one.
   std::sort(found.rbegin(), found.rend());
   victims_.clear();

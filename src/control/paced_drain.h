@@ -1,6 +1,6 @@
 // Ends the connections of a drained backend one by one, evenly over a given
 // time, so that thousands of clients do not come back at once. Each is ended as
-// by Worker::Kill, with RST on both sides: nothing else ends a mail session in
+// by `conn kill`, with RST on both sides: nothing else ends a mail session in
 // the middle of its protocol. On the control thread's loop.
 #pragma once
 
@@ -11,6 +11,7 @@
 
 #include "absl/time/time.h"
 #include "control/pacer.h"
+#include "control/packet_services.h"
 #include "control/state.h"
 #include "datapath/datapath.h"
 #include "net/event_loop.h"
@@ -28,8 +29,8 @@ class PacedDrain {
  public:
   using Workers = std::vector<std::unique_ptr<relay::Worker>>;
 
-  // Starts at once. `workers` and `datapath` must outlive it.
-  PacedDrain(EventLoop* loop, const Workers* workers,
+  // Starts at once. `workers`, `packet` and `datapath` must outlive it.
+  PacedDrain(EventLoop* loop, const Workers* workers, PacketServices* packet,
              const datapath::Datapath* datapath, uint32_t backend,
              const Pace& pace);
 
@@ -41,8 +42,10 @@ class PacedDrain {
   void Tick();
   void Close(size_t count);
   void FindVictims();
+  bool Kill(uint64_t connection);
 
   const Workers* workers_;
+  PacketServices* packet_;
   const datapath::Datapath* datapath_;
   const uint32_t backend_;
   const Pace::Order order_;

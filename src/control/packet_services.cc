@@ -189,6 +189,19 @@ std::vector<datapath::PacketPath::Flow> PacketServices::Flows() const {
   return datapath_->packet()->Flows();
 }
 
+std::vector<PacketServices::Connection> PacketServices::ConnectionsTo(
+    uint32_t backend) const {
+  std::vector<Connection> found;
+  if (datapath_->packet() == nullptr) return found;
+  datapath_->packet()->ForEach([&](uint32_t number, const hg_flow& flow) {
+    if (flow.backend != backend || flow.state != HG_FLOW_ESTABLISHED) return;
+    found.push_back({ConnectionId(number),
+                     static_cast<int64_t>(flow.since),
+                     int64_t{flow.last_seen} * 1'000'000'000});
+  });
+  return found;
+}
+
 absl::StatusOr<std::shared_ptr<datapath::PacketTrace>> PacketServices::Trace(
     const datapath::PacketTrace::Filter& filter) {
   if (datapath_->packet() == nullptr) {

@@ -36,6 +36,14 @@ class PacketServices {
   const std::string& problem() const { return problem_; }
 
   std::vector<datapath::PacketPath::Flow> Flows() const;
+  // Those with a backend that count as its connections; times are of
+  // CLOCK_MONOTONIC, the latter to the second.
+  struct Connection {
+    uint64_t id = 0;
+    int64_t started_ns = 0;
+    int64_t active_ns = 0;
+  };
+  std::vector<Connection> ConnectionsTo(uint32_t backend) const;
   // FailedPrecondition: see Controller::Trace().
   absl::StatusOr<std::shared_ptr<datapath::PacketTrace>> Trace(
       const datapath::PacketTrace::Filter& filter);

@@ -2,6 +2,8 @@
 // edge has, with the header in front.
 #include <signal.h>
 
+#include <algorithm>
+
 #include "packet_fixture.h"
 
 namespace headgate::testing {
@@ -88,6 +90,44 @@ TEST_F(PacketTest, ADrainedBackendKeepsItsConnectionsAndGetsNoNewOnes) {
   EXPECT_EQ((of == "one" ? one : two)->accepted(), before);
   EXPECT_TRUE(held.Send("still"));
   EXPECT_EQ(held.Receive(5), "still");
+}
+
+TEST_F(PacketTest, APacedDrainResetsThoseThatAreIdleFirst) {
+  const UniqueFd listener = ListenAt("198.18.2.11:25");
+  Start();
+  // The oldest ones are those that have something to do.
+  std::vector<Session> busy, idle;
+  for (int i = 0; i < 2; ++i) busy.push_back(OpenSession(vip_, listener));
+  for (int i = 0; i < 2; ++i) idle.push_back(OpenSession(vip_, listener));
+  ASSERT_TRUE(WaitUntil(absl::Seconds(10), [&] {
+    for (Session& session : busy) {
+      if (!session.Exchange()) return false;
+    }
+    const auto flows = daemon_->Json({"flow", "list"}).at("flows");
+    return std::count_if(flows.begin(), flows.end(), [](const auto& flow) {
+             return flow["idle_seconds"].template get<double>() > 2;
+           }) == 2;
+  }));
+  EXPECT_EQ(
+      daemon_
+          ->Ctl({"backend", "drain", "mail/one", "--over=6s", "--order=idle"})
+          .exit_code,
+      0);
+  for (Session& session : idle) {
+    EXPECT_TRUE(session.client.ReceivesReset());
+    EXPECT_TRUE(session.backend.ReceivesReset());
+  }
+  for (Session& session : busy) EXPECT_TRUE(session.Exchange());
+  EXPECT_EQ(daemon_->Backend("mail", "one")["draining"]["left"], 2);
+  EXPECT_EQ(
+      daemon_->Ctl({"backend", "drain", "mail/one", "--wait", "--timeout=9s"})
+          .exit_code,
+      0);
+  for (Session& session : busy) {
+    EXPECT_TRUE(session.client.ReceivesReset());
+    EXPECT_TRUE(session.backend.ReceivesReset());
+  }
+  EXPECT_EQ(daemon_->ActiveConnections(), 0);
 }
 
 TEST_F(PacketTest, B20_WithoutABackendClientsAreResetAtOnce) {
