@@ -188,6 +188,18 @@ absl::Status Datapath::OpenPacket(uint32_t max_flows, bool xdp) {
   return absl::OkStatus();
 }
 
+void Datapath::LeavePacket() {
+  if (packet_ == nullptr) return;
+  log::Info(
+      "the packet path goes on without this daemon, with %d connections; the "
+      "next one adopts it",
+      packet_->Established());
+  packet_->Leave();
+  for (bpf_map* map : SharedMaps(skeleton_.get())) {
+    std::erase(pins_, absl::StrCat(pin_dir_, "/", bpf_map__name(map)));
+  }
+}
+
 absl::StatusOr<std::unique_ptr<Datapath>> Datapath::Open(const Options& asked) {
   Options options = asked;
   libbpf_set_print(PrintLibbpf);

@@ -121,6 +121,9 @@ class Datapath {
   PacketPath* packet() { return packet_.get(); }  // Null: not open.
   const PacketPath* packet() const { return packet_.get(); }
   void ClosePacket() { packet_.reset(); }
+  // Before the end, so that the packet path, if it is open, outlives us as it
+  // is for a daemon that adopts it.
+  void LeavePacket();
 
   absl::Status PutService(uint32_t id, const hg_service& service);
   absl::Status PutBackend(uint32_t id, const hg_backend& backend);

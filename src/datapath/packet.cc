@@ -266,6 +266,11 @@ PacketPath::~PacketPath() {
   for (const std::string& pin : pins_) unlink(pin.c_str());
 }
 
+void PacketPath::Leave() {
+  links_.clear();
+  pins_.clear();
+}
+
 // ---- addresses and listeners ------------------------------------------------
 
 bool PacketPath::IsV4(const PacketAddress& address) {

@@ -58,6 +58,8 @@ class PacketPath {
       const Options& options);
   // Detaches, and unpins.
   ~PacketPath();
+  // Before that: all of it stays, for the next daemon.
+  void Leave();
   PacketPath(const PacketPath&) = delete;
 
   struct Listener {

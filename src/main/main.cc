@@ -113,6 +113,7 @@ class Daemon final : public IoHandler {
   }
 
   ~Daemon() {
+    if (leaves_packet_) datapath_->LeavePacket();
     if (owns_socket_) unlink(FLAGS_socket.c_str());
   }
 
@@ -120,11 +121,12 @@ class Daemon final : public IoHandler {
   void OnIo(uint32_t) override {
     signalfd_siginfo info{};
     if (read(signals_.get(), &info, sizeof info) != sizeof info) return;
-    if (info.ssi_signo != SIGHUP) {
-      Stop();
-    } else if (!stopping_) {
-      Reload();
+    if (info.ssi_signo == SIGHUP) {
+      if (!stopping_) Reload();
+      return;
     }
+    leaves_packet_ = info.ssi_signo == SIGUSR2;  // The last one says.
+    Stop();
   }
 
  private:
@@ -132,7 +134,9 @@ class Daemon final : public IoHandler {
     ASSIGN_OR_RETURN(loop_, EventLoop::Make());
     sigset_t set{};
     sigemptyset(&set);
-    for (const int signal : {SIGHUP, SIGTERM, SIGINT}) sigaddset(&set, signal);
+    for (const int signal : {SIGHUP, SIGTERM, SIGINT, SIGUSR2}) {
+      sigaddset(&set, signal);
+    }
     // A reader of our log or socket that goes away must not end us.
     signal(SIGPIPE, SIG_IGN);
     // Before any thread starts, so that all inherit it.
@@ -213,6 +217,7 @@ class Daemon final : public IoHandler {
   std::unique_ptr<admin::HttpServer> admin_;
   bool owns_socket_ = false;
   bool stopping_ = false;
+  bool leaves_packet_ = false;
 };
 
 int Main() {

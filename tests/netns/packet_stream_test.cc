@@ -276,40 +276,53 @@ TEST_F(PacketStreamTest, B11_ARouterOnTheWayAsksForSmallerPackets) {
   Shell("ip netns del far");
 }
 
-// ---- kill -9
-// -----------------------------------------------------------------
+// ---- without a daemon
+// ------------------------------------------------------------
 
-// All of them are under way until the last daemon has adopted them.
-TEST_F(PacketStreamTest, AThousandTransfersOutliveTheDaemon) {
-  const auto six = Node("[2001:db8:2::11]");
-  Start();
-  std::atomic<bool> hold = true;
-  StreamPlan plan;
-  plan.target = vip_;
-  plan.listen = {At("198.18.2.11:25")};
-  plan.count = plan.concurrency = 1000;
-  plan.max_size = Soak() ? 8 << 20 : 512 << 10;
-  plan.chaos.slow = 0.5;
-  plan.hold = &hold;
-  StreamReport report;
-  std::thread streams([&] { report = RunStreams(plan); });
-  EXPECT_TRUE(WaitActive(1000));
-  for (int i = 0; i < 3; ++i) {
-    ::kill(daemon_->pid(), SIGKILL);
-    EXPECT_EQ(daemon_->WaitExit(), 128 + SIGKILL);
-    EXPECT_EQ(LoadOn(vip6_, 20).ok, 20u) << "new ones, without a daemon";
-    daemon_ = std::make_unique<Daemon>(PacketConfig({.health = "{type: none}"}),
-                                       DaemonOptions{.keep_state = true});
-    EXPECT_TRUE(daemon_->LogHas("goes on with 1000 connections"))
-        << daemon_->Log();
-    EXPECT_EQ(LoadOn(vip6_, 20).ok, 20u);
+class PacketOutliveTest : public PacketStreamTest {
+ protected:
+  // Daemons come and go by `signal`, which they exit with `status` for. All
+  // transfers are under way until the last one has adopted them.
+  void ExpectStreamsOutlive(int signal, int status) {
+    const auto six = Node("[2001:db8:2::11]");
+    Start();
+    std::atomic<bool> hold = true;
+    StreamPlan plan;
+    plan.target = vip_;
+    plan.listen = {At("198.18.2.11:25")};
+    plan.count = plan.concurrency = 1000;
+    plan.max_size = Soak() ? 8 << 20 : 512 << 10;
+    plan.chaos.slow = 0.5;
+    plan.hold = &hold;
+    StreamReport report;
+    std::thread streams([&] { report = RunStreams(plan); });
     EXPECT_TRUE(WaitActive(1000));
+    for (int i = 0; i < 3; ++i) {
+      ::kill(daemon_->pid(), signal);
+      EXPECT_EQ(daemon_->WaitExit(), status);
+      EXPECT_EQ(LoadOn(vip6_, 20).ok, 20u) << "new ones, without a daemon";
+      daemon_ =
+          std::make_unique<Daemon>(PacketConfig({.health = "{type: none}"}),
+                                   DaemonOptions{.keep_state = true});
+      EXPECT_TRUE(daemon_->LogHas("goes on with 1000 connections"))
+          << daemon_->Log();
+      EXPECT_EQ(LoadOn(vip6_, 20).ok, 20u);
+      EXPECT_TRUE(WaitActive(1000));
+    }
+    hold = false;
+    streams.join();
+    EXPECT_EQ(report.first_error, "");
+    EXPECT_EQ(report.equal, plan.count);
+    EXPECT_TRUE(WaitActive(0));
   }
-  hold = false;
-  streams.join();
-  EXPECT_EQ(report.first_error, "");
-  EXPECT_EQ(report.equal, plan.count);
-  EXPECT_TRUE(WaitActive(0));
+};
+
+TEST_F(PacketOutliveTest, AThousandTransfersOutliveADaemonThatIsKilled) {
+  ExpectStreamsOutlive(SIGKILL, 128 + SIGKILL);
+}
+
+TEST_F(PacketOutliveTest, AThousandTransfersOutliveAnUpgrade) {
+  ExpectStreamsOutlive(SIGUSR2, 0);
 }
 
 }  // namespace
