@@ -125,7 +125,7 @@ void AddBackends(const control::Controller& controller, Families& out) {
   Family ports =
       Gauge("headgate_source_ports",
             "Ports that connections to the backend can come from: sources "
-            "times ports of net.ipv4.ip_local_port_range.");
+            "times ports of net.ipv4.ip_local_port_range, or of packet.ports.");
   Family forecast =
       Gauge("headgate_source_ports_forecast",
             "How many of them may be in use at the present rate: open "
@@ -280,6 +280,27 @@ void AddPacketHooks(const datapath::PacketPath& path, Families& out) {
   out.push_back(left.Take());
 }
 
+void AddFlows(const datapath::PacketPath& path, Families& out) {
+  Family flows = Gauge("headgate_flows",
+                       "Places of the packet path's table that are in use; "
+                       "closed connections keep theirs for 60 s (TIME_WAIT), "
+                       "unless it is needed.");
+  const auto counts = path.CountByState();
+  for (const auto& [name, state] :
+       {std::pair("syn_sent", HG_FLOW_SYN_SENT),
+        std::pair("syn_received", HG_FLOW_SYN_RECEIVED),
+        std::pair("established", HG_FLOW_ESTABLISHED),
+        std::pair("closed", HG_FLOW_CLOSED)}) {
+    flows.Add({{"state", name}}, counts[state]);
+  }
+  out.push_back(flows.Take());
+  out.push_back(Gauge("headgate_flows_max",
+                      "How many connections the packet path can have: "
+                      "packet.max_flows.")
+                    .Add({}, path.max_flows())
+                    .Take());
+}
+
 // `path` may be null.
 void AddPacketPath(const datapath::PacketPath* path, Families& out) {
   Family drops = Counter("headgate_drops_total",
@@ -299,11 +320,7 @@ void AddPacketPath(const datapath::PacketPath* path, Families& out) {
         drops.Add({{"reason", name}}, exits[i]);
       }
     }
-    out.push_back(Gauge("headgate_flows_max",
-                        "How many connections the packet path can have: "
-                        "packet.max_flows.")
-                      .Add({}, path->max_flows())
-                      .Take());
+    AddFlows(*path, out);
     AddPacketHooks(*path, out);
   }
   out.push_back(drops.Take());

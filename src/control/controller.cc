@@ -461,10 +461,19 @@ void Controller::NoteReady() {
 void Controller::SampleSourcePorts() {
   std::vector<SourcePorts::Backend> sampled;
   for (const auto& [id, backend] : backends_.all()) {
-    sampled.push_back(
-        {id, backend.row.service, backend.row.name, backend.pool,
-         backend.retired, backend.row.address, backend.sources,
-         datapath::Snapshot(options_.datapath->backend_stats(id))});
+    SourcePorts::Backend& sample = sampled.emplace_back(SourcePorts::Backend{
+        id, backend.row.service, backend.row.name, backend.pool,
+        backend.retired, backend.row.address, backend.sources, 0,
+        datapath::Snapshot(options_.datapath->backend_stats(id))});
+    const auto service = services_.find(backend.row.service);
+    if (service == services_.end() ||
+        !packet_.Carries(service->second.config)) {
+      continue;
+    }
+    sample.sources =
+        OfFamily(config_.packet->source, backend.row.address.address.is_v4());
+    sample.packet_ports =
+        config_.packet->last_port - config_.packet->first_port + 1U;
   }
   source_ports_.Sample(absl::FromUnixNanos(MonotonicNs()), CountSourcePorts(),
                        sampled);

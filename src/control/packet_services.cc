@@ -46,6 +46,10 @@ bool PacketServices::active() const {
   return datapath_->packet() != nullptr && datapath_->packet()->serves();
 }
 
+bool PacketServices::Carries(const config::Service& service) const {
+  return active() && IsPacket(service);
+}
+
 std::vector<datapath::PacketPath::Listener> PacketServices::Listeners(
     const config::Config& config,
     const std::map<std::string, uint32_t>& ids) const {
@@ -235,8 +239,11 @@ bool PacketServices::Kill(uint64_t connection) {
 
 void PacketServices::ResetBackend(uint32_t backend) {
   if (datapath_->packet() == nullptr) return;
-  datapath_->packet()->KillIf(
-      [backend](const hg_flow& flow) { return flow.backend == backend; });
+  const size_t ended =
+      datapath_->packet()->KillIf([backend](const hg_flow& flow) {
+        return flow.backend == backend && flow.state != HG_FLOW_SYN_SENT;
+      });
+  datapath::Add(datapath_->backend_stats(backend).down_resets, ended);
 }
 
 }  // namespace headgate::control

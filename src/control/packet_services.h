@@ -31,6 +31,8 @@ class PacketServices {
              const std::map<std::string, uint32_t>& ids);
 
   bool active() const;
+  // Its new connections, that is.
+  bool Carries(const config::Service& service) const;
   // What is wrong with the path, and, unless it is active, why services with
   // datapath: packet are spliced; empty: nothing, or there is none.
   const std::string& problem() const { return problem_; }
@@ -55,6 +57,7 @@ class PacketServices {
   static uint64_t ConnectionId(uint32_t flow);
   static bool IsFlow(uint64_t connection);
   bool Kill(uint64_t connection);
+  // It went down. Who waits for its SYN-ACK may still be given another.
   void ResetBackend(uint32_t backend);
 
  private:

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -24,6 +25,9 @@ int64_t Ended(const hg_backend_stats& stats) {
 }
 
 std::string Remedy(const SourcePorts::Backend& backend) {
+  if (backend.packet_ports != 0) {
+    return ": add addresses to packet.source, or widen packet.ports";
+  }
   return absl::StrCat(": add addresses to the source of pool ", backend.pool,
                       ", or widen net.ipv4.ip_local_port_range");
 }
@@ -68,24 +72,29 @@ void SourcePorts::Step(absl::Time now, const std::vector<Backend>& backends) {
   }
 }
 
-// Backends of several services may be the same server to the kernel.
+// Backends of several services may be the same server to the kernel, and to
+// the packet path.
 void SourcePorts::Forecast(uint64_t ports_per_source,
                            const std::vector<Backend>& backends) {
-  using Pair = std::pair<Endpoint, std::vector<IpAddress>>;
-  std::map<Pair, uint64_t> used;
+  using Ports = std::tuple<Endpoint, std::vector<IpAddress>, uint64_t>;
+  const auto ports_of = [](const Backend& backend) {
+    return Ports{backend.address, backend.sources, backend.packet_ports};
+  };
+  std::map<Ports, uint64_t> used;
   const size_t oldest = (step_ + 1) % (kSteps + 1);
   for (const Backend& backend : backends) {
     const History& history = histories_.at(backend.id);
     const int64_t ended = Ended(backend.stats) - history.ended[oldest];
-    used[{backend.address, backend.sources}] +=
+    used[ports_of(backend)] +=
         backend.stats.connections_active +
         static_cast<uint64_t>(std::max<int64_t>(ended, 0));
   }
   for (const Backend& backend : backends) {
     const uint64_t sources = std::max<uint64_t>(backend.sources.size(), 1);
-    histories_.at(backend.id).use = {
-        sources * ports_per_source,
-        used.at({backend.address, backend.sources})};
+    const uint64_t each =
+        backend.packet_ports != 0 ? backend.packet_ports : ports_per_source;
+    histories_.at(backend.id).use = {sources * each,
+                                     used.at(ports_of(backend))};
   }
 }
 
@@ -124,6 +133,7 @@ void SourcePorts::FindMissing(const std::vector<Backend>& backends,
                               Texts& problems) {
   std::set<IpAddress> seen;
   for (const Backend& backend : backends) {
+    if (backend.packet_ports != 0) continue;  // Connects from none of them.
     for (const IpAddress& source : backend.sources) {
       if (!seen.insert(source).second) continue;
       if (HasSource(source, backend.address)) continue;

@@ -30,6 +30,8 @@ class SourcePorts {
     Endpoint address;
     // Of the backend's family; empty: the kernel's choice, taken for one.
     std::vector<IpAddress> sources;
+    // What the packet path has of each source; 0: the kernel chooses.
+    uint64_t packet_ports = 0;
     hg_backend_stats stats{};  // Since the id is this backend's.
   };
   struct Use {

@@ -117,11 +117,12 @@ class PacketPath {
   // come once a second.
   void Sweep(const std::function<uint32_t(uint32_t service)>& idle_seconds);
 
-  // Ends flows by a RST to both ends.
+  // Ends flows by a RST to both ends; KillIf() says how many.
   bool Kill(uint32_t number);
-  void KillIf(const std::function<bool(const hg_flow&)>& which);
-  // How many flows are connections now, by a look at each.
-  size_t Established() const;
+  size_t KillIf(const std::function<bool(const hg_flow&)>& which);
+  // How many there are, by enum hg_flow_state, by a look at each.
+  std::array<size_t, HG_FLOW_CLOSED + 1> CountByState() const;
+  size_t Established() const { return CountByState()[HG_FLOW_ESTABLISHED]; }
 
   // FailedPrecondition: there is a reader already.
   absl::StatusOr<std::shared_ptr<PacketTrace>> Trace(

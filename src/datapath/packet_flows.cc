@@ -205,19 +205,20 @@ bool PacketPath::Kill(uint32_t number) {
   return End(number, state);
 }
 
-void PacketPath::KillIf(const std::function<bool(const hg_flow&)>& which) {
-  for (uint32_t number = 0; number < max_flows_; ++number) {
-    const uint32_t state = Peek(flows_[number].state);
-    if (state == HG_FLOW_FREE || state == HG_FLOW_CLOSED) continue;
-    if (which(flows_[number])) Kill(number);
-  }
+size_t PacketPath::KillIf(const std::function<bool(const hg_flow&)>& which) {
+  size_t ended = 0;
+  ForEach([&](uint32_t number, const hg_flow& flow) {
+    if (which(flow) && Kill(number)) ++ended;
+  });
+  return ended;
 }
 
-size_t PacketPath::Established() const {
-  return static_cast<size_t>(std::count_if(
-      flows_.data(), flows_.data() + max_flows_, [](const hg_flow& flow) {
-        return Peek(flow.state) == HG_FLOW_ESTABLISHED;
-      }));
+std::array<size_t, HG_FLOW_CLOSED + 1> PacketPath::CountByState() const {
+  std::array<size_t, HG_FLOW_CLOSED + 1> counts{};
+  for (uint32_t number = 0; number < max_flows_; ++number) {
+    ++counts[Peek(flows_[number].state)];
+  }
+  return counts;
 }
 
 }  // namespace headgate::datapath

@@ -75,6 +75,30 @@ TEST_F(PacketTest, ABackendThatGoesDownResetsItsConnections) {
   listener.reset();
   EXPECT_TRUE(session.client.ReceivesReset());
   EXPECT_TRUE(session.backend.ReceivesReset());
+  EXPECT_EQ(Metric(R"(headgate_backend_down_resets_total{backend="one",)"
+                   R"(service="mail"})"),
+            1);
+}
+
+TEST_F(PacketTest, FiguresAreThoseOfItsTableAndItsPorts) {
+  const auto server = Node();
+  Start({.packet = "  ports: 20000-20009", .health = "{type: none}"});
+  const std::string of_one = R"({backend="one",service="mail"})";
+  EXPECT_EQ(Metric("headgate_source_ports" + of_one), 10);
+  std::vector<TcpSocket> held;
+  for (int i = 0; i < 9; ++i) {
+    held.push_back(TcpSocket::Connect(kClient, vip_));
+    ASSERT_EQ(held.back().Receive(11), kGreeting) << i;
+  }
+  EXPECT_EQ(Metric(R"(headgate_flows{state="established"})"), 9);
+  EXPECT_TRUE(WaitUntil(absl::Seconds(5), [&] {
+    return daemon_->LogHas("add addresses to packet.source, or widen");
+  }));
+  EXPECT_EQ(Metric("headgate_source_ports_forecast" + of_one), 9);
+  for (TcpSocket& socket : held) socket.Reset();
+  ASSERT_TRUE(WaitActive(0));
+  EXPECT_EQ(Metric(R"(headgate_flows{state="established"})"), 0);
+  EXPECT_EQ(Metric(R"(headgate_flows{state="closed"})"), 9);
 }
 
 TEST_F(PacketTest, ADrainedBackendKeepsItsConnectionsAndGetsNoNewOnes) {

@@ -101,6 +101,26 @@ TEST_F(SourcePortsTest, BackendsThatAreOneServerShareItsPorts) {
   EXPECT_EQ(ports_.Of(2).forecast, 42u);
 }
 
+TEST_F(SourcePortsTest, ThePacketPathHasPortsOfItsOwn) {
+  backends_[0].sources = {*IpAddress::Parse("127.0.0.2"),
+                          *IpAddress::Parse("127.0.0.3")};
+  backends_.push_back(backends_[0]);
+  backends_[1].id = 2;
+  backends_[1].packet_ports = 5;
+  Serve(20);
+  backends_[1].stats.connections_total = 9;
+  Sample();
+  EXPECT_EQ(ports_.Of(1).ports, 200u);
+  EXPECT_EQ(ports_.Of(1).forecast, 20u);
+  EXPECT_EQ(ports_.Of(2).ports, 10u);
+  EXPECT_EQ(ports_.Of(2).forecast, 9u);
+  EXPECT_THAT(ports_.Problems(),
+              ElementsAre("service smtp: backend node1: more than 80 % of the "
+                          "source ports towards 127.0.0.1:25 may be in use: "
+                          "add addresses to packet.source, or widen "
+                          "packet.ports"));
+}
+
 TEST_F(SourcePortsTest, NoPortIsAProblemUntilConnectionsSucceedAgain) {
   stats().connect_no_source_port = 1;
   Sample();
