@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/suggest.h"
@@ -110,17 +111,29 @@ void CheckQueue(const Service& service, const ServicePlace& place,
                           pool.name));
 }
 
-// The packet path moves packets, and does nothing that takes a socket.
-std::string WhatPacketCannot(const Service& service) {
-  if (service.proxy_protocol == ProxyProtocol::kV1) {
-    return "sends proxy_protocol v2 or none, not v1";
-  }
-  if (service.queue.has_value()) return "has no queue";
-  if (service.greeting_timeout.has_value()) return "has no timeouts.greeting";
-  if (service.on_no_backend != NoBackend::kReset) {
-    return "only has on_no_backend: reset";
-  }
-  return "";
+// The packet path moves packets, and does nothing that takes a socket. What
+// spells out a default asks for nothing.
+std::vector<std::string> WhatPacketCannot(const Service& service) {
+  const Service defaults;
+  std::vector<std::string> cannot;
+  const auto note = [&](bool asked, const char* what) {
+    if (asked) cannot.emplace_back(what);
+  };
+  note(service.proxy_protocol == ProxyProtocol::kV1,
+       "sends proxy_protocol v2 or none, not v1");
+  note(service.queue.has_value(), "has no queue");
+  note(service.connect_timeout != defaults.connect_timeout,
+       "has no timeouts.connect; another backend is tried at the client's next "
+       "SYN");
+  note(service.try_next_timeout != defaults.try_next_timeout,
+       "has no timeouts.try_next; another backend is tried at the client's "
+       "next SYN");
+  note(service.greeting_timeout.has_value(), "has no timeouts.greeting");
+  note(service.dead_peer_timeout != defaults.dead_peer_timeout,
+       "has no timeouts.dead_peer, only idle");
+  note(service.on_no_backend != NoBackend::kReset,
+       "only has on_no_backend: reset");
+  return cannot;
 }
 
 void CheckPacketService(const Service& service, const ServicePlace& place,
@@ -135,8 +148,7 @@ void CheckPacketService(const Service& service, const ServicePlace& place,
     report("needs a \"packet\" section with interfaces and source");
     return;
   }
-  const std::string cannot = WhatPacketCannot(service);
-  if (!cannot.empty()) report(cannot);
+  for (const std::string& cannot : WhatPacketCannot(service)) report(cannot);
   std::set<bool> families;  // Whether IPv4.
   for (const Endpoint& listen : service.listen) {
     families.insert(listen.address.is_v4());

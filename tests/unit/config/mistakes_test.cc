@@ -602,6 +602,20 @@ INSTANTIATE_TEST_SUITE_P(
                      "    listen: 198.18.1.1:25\n"
                      "    timeouts: {greeting: 5s}\n",
                      "has no timeouts.greeting"),
+        OnPacketPath(
+            "Connect",
+            "    listen: 198.18.1.1:25\n    timeouts: {connect: 10s}\n",
+            "has no timeouts.connect; another backend is tried at "
+            "the client's next SYN"),
+        OnPacketPath(
+            "TryNext",
+            "    listen: 198.18.1.1:25\n    timeouts: {try_next: 100ms}\n",
+            "has no timeouts.try_next; another backend is tried at "
+            "the client's next SYN"),
+        OnPacketPath(
+            "DeadPeer",
+            "    listen: 198.18.1.1:25\n    timeouts: {dead_peer: 1m}\n",
+            "has no timeouts.dead_peer, only idle"),
         OnPacketPath("Line",
                      "    listen: 198.18.1.1:25\n"
                      "    on_no_backend: smtp_421\n",
