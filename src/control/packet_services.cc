@@ -12,8 +12,11 @@
 namespace headgate::control {
 namespace {
 
-// Workers' ids are below: they count connections of a run.
+// Workers' ids are below: they count connections of a run. What JSON can hold
+// leaves 24 bits for the number, of 16 Mi at most, and 28 for the rest.
 constexpr uint64_t kFlowIds = uint64_t{1} << 52;
+constexpr int kIsnBits = 28;
+constexpr uint64_t kIsnMask = (uint64_t{1} << kIsnBits) - 1;
 constexpr absl::Duration kSweepInterval = absl::Seconds(1);
 constexpr int kSweepsToTell = 60;  // Of what was seen.
 
@@ -199,7 +202,7 @@ std::vector<PacketServices::Connection> PacketServices::ConnectionsTo(
   if (datapath_->packet() == nullptr) return found;
   datapath_->packet()->ForEach([&](uint32_t number, const hg_flow& flow) {
     if (flow.backend != backend || flow.state != HG_FLOW_ESTABLISHED) return;
-    found.push_back({ConnectionId(number),
+    found.push_back({ConnectionId(number, flow),
                      static_cast<int64_t>(flow.since),
                      int64_t{flow.last_seen} * 1'000'000'000});
   });
@@ -226,15 +229,24 @@ void PacketServices::AddBytes(uint32_t service, hg_service_stats& stats) const {
   stats.bytes_out += bytes.out;
 }
 
-uint64_t PacketServices::ConnectionId(uint32_t flow) { return kFlowIds + flow; }
+uint64_t PacketServices::ConnectionId(uint32_t number, const hg_flow& flow) {
+  return kFlowIds | uint64_t{number} << kIsnBits | (flow.isn & kIsnMask);
+}
 bool PacketServices::IsFlow(uint64_t connection) {
   return connection >= kFlowIds;
 }
 
+uint64_t PacketServices::IdOf(uint32_t number) const {
+  const datapath::PacketPath* path = datapath_->packet();
+  if (path == nullptr || number >= path->max_flows()) return 0;
+  return ConnectionId(number, path->At(number));
+}
+
 bool PacketServices::Kill(uint64_t connection) {
-  return datapath_->packet() != nullptr && IsFlow(connection) &&
-         datapath_->packet()->Kill(
-             static_cast<uint32_t>(connection - kFlowIds));
+  if (!IsFlow(connection)) return false;
+  const auto number =
+      static_cast<uint32_t>((connection - kFlowIds) >> kIsnBits);
+  return IdOf(number) == connection && datapath_->packet()->Kill(number);
 }
 
 void PacketServices::ResetBackend(uint32_t backend) {

@@ -53,9 +53,13 @@ class PacketServices {
   // Adds what the path has moved.
   void AddBytes(uint32_t service, hg_service_stats& stats) const;
 
-  // Connection ids for conn list and conn kill, beside the workers'.
-  static uint64_t ConnectionId(uint32_t flow);
+  // Connection ids for conn list and conn kill, beside the workers'. They have
+  // of the client's first sequence number, too: a number that is used again is
+  // another connection's.
+  static uint64_t ConnectionId(uint32_t number, const hg_flow& flow);
   static bool IsFlow(uint64_t connection);
+  // The id of the flow that has this number now; 0: none can.
+  uint64_t IdOf(uint32_t number) const;
   bool Kill(uint64_t connection);
   // It went down. Who waits for its SYN-ACK may still be given another.
   void ResetBackend(uint32_t backend);

@@ -215,7 +215,7 @@ std::vector<ConnectionRow> Controller::Connections() const {
   const int64_t now_ns = MonotonicNs();
   for (const datapath::PacketPath::Flow& flow : packet_.Flows()) {
     ConnectionRow& row = rows.emplace_back();
-    row.id = PacketServices::ConnectionId(flow.number);
+    row.id = PacketServices::ConnectionId(flow.number, flow.state);
     row.service = service_names[flow.state.service];
     const auto backend = backends_.all().find(flow.state.backend);
     if (backend != backends_.all().end())
@@ -236,7 +236,7 @@ std::vector<FlowRow> Controller::Flows() const {
   for (const datapath::PacketPath::Flow& flow : packet_.Flows()) {
     const hg_flow& state = flow.state;
     FlowRow& row = rows.emplace_back();
-    row.id = PacketServices::ConnectionId(flow.number);
+    row.id = PacketServices::ConnectionId(flow.number, flow.state);
     row.client = EndpointOf(state.client, state.client_port);
     row.listen = {IpAddress::FromBytes(flow.listen), state.listen_port};
     row.source = {IpAddress::FromBytes(flow.source), state.source_port};
@@ -270,7 +270,7 @@ TraceRow Controller::DescribePacket(const hg_trace_event& event) const {
   const auto backend = backends_.all().find(event.backend);
   if (backend != backends_.all().end()) row.backend = backend->second.row.name;
   if (event.flow != 0) {
-    row.connection = PacketServices::ConnectionId((event.flow - 1) / 2);
+    row.connection = packet_.IdOf((event.flow - 1) / 2);
     row.from = (event.flow - 1) % 2 == HG_FROM_CLIENT ? "client" : "backend";
   }
   row.verdict = VerdictName(event);

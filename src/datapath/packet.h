@@ -110,6 +110,7 @@ class PacketPath {
   // The same, by a look at each and without the copies.
   void ForEach(
       const std::function<void(uint32_t number, const hg_flow&)>& look) const;
+  const hg_flow& At(uint32_t number) const { return flows_[number]; }
   uint32_t max_flows() const { return max_flows_; }
 
   // Frees what is over, and what has been idle for longer than `idle_seconds`

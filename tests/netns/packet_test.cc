@@ -67,6 +67,41 @@ TEST_F(PacketTest, KilledConnectionsAreResetAtBothEnds) {
   EXPECT_TRUE(WaitActive(0));
 }
 
+TEST_F(PacketTest, AnIdIsOfOneConnectionOnly) {
+  const auto server = Node();
+  Start({.packet = "  max_flows: 1024"});
+  const auto ids = [this] {
+    std::vector<uint64_t> found;
+    const nlohmann::json list =
+        daemon_->Json({"conn", "list"}).at("connections");
+    for (const auto& row : list) found.push_back(row["id"].get<uint64_t>());
+    return found;
+  };
+  std::vector<TcpSocket> held;
+  // The whole table: then every number is somebody else's.
+  const auto fill = [&] {
+    for (int i = 0; i < 1024; ++i) {
+      held.push_back(TcpSocket::Connect(kClient, vip_));
+      ASSERT_EQ(held.back().Receive(11), kGreeting) << i;
+    }
+  };
+  fill();
+  const std::vector<uint64_t> before = ids();
+  ASSERT_EQ(before.size(), 1024u);
+  EXPECT_LT(before.back(), uint64_t{1} << 53);
+  for (TcpSocket& socket : held) socket.Reset();
+  held.clear();
+  ASSERT_TRUE(WaitActive(0));
+  fill();
+  for (const uint64_t stale : {before.front(), before.back()}) {
+    EXPECT_EQ(daemon_->Ctl({"conn", "kill", absl::StrCat(stale)}).exit_code, 4);
+  }
+  EXPECT_EQ(daemon_->ActiveConnections(), 1024);
+  const std::string id = absl::StrCat(ids().front());
+  EXPECT_EQ(daemon_->Ctl({"conn", "kill", id}).exit_code, 0);
+  EXPECT_EQ(daemon_->ActiveConnections(), 1023);
+}
+
 TEST_F(PacketTest, ABackendThatGoesDownResetsItsConnections) {
   UniqueFd listener = ListenAt("198.18.2.11:25");
   Start({.service = "    on_backend_down: reset"});
