@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "net/ports.h"
 
 namespace headgate::control {
 namespace {
@@ -27,6 +28,22 @@ bool IsPacket(const config::Service& service) {
 bool HasPacketService(const config::Config& config) {
   return std::any_of(config.services.begin(), config.services.end(),
                      [](const auto& entry) { return IsPacket(entry.second); });
+}
+
+bool IsListener(const config::Config& config, const Endpoint& at) {
+  return std::any_of(
+      config.services.begin(), config.services.end(), [&](const auto& entry) {
+        const std::vector<Endpoint>& listen = entry.second.listen;
+        return IsPacket(entry.second) &&
+               std::find(listen.begin(), listen.end(), at) != listen.end();
+      });
+}
+
+// Whether a socket that is bound to `bound` has what is sent to `address`. One
+// at :: may take IPv4, too.
+bool Accepts(const IpAddress& bound, const IpAddress& address) {
+  if (bound == address) return true;
+  return bound.is_unspecified() && (address.is_v4() || !bound.is_v4());
 }
 
 uint32_t HeaderSize(const config::Service& service, const Endpoint& listen) {
@@ -105,11 +122,34 @@ absl::Status PacketServices::Start(const config::Config& config,
   setup.last_port = config.packet->last_port;
   setup.listeners = Listeners(config, ids);
   RETURN_IF_ERROR(path.Configure(setup));
+  FindListenersInRange(config);
   NoteAll(path.Attach(
       {config.packet->interfaces.begin(), config.packet->interfaces.end()},
       xdp));
   timer_.Set(kSweepInterval);
   return absl::OkStatus();
+}
+
+// What clients send there ends up with the path, which knows of no such
+// connection. Sockets that connect are the sysctls' business, see Check().
+void PacketServices::FindListenersInRange(const config::Config& config) {
+  const config::Packet& packet = *config.packet;
+  listeners_in_range_.clear();
+  for (const Endpoint& at : ListeningEndpoints()) {
+    if (at.port < packet.first_port || at.port > packet.last_port ||
+        IsListener(config, at)) {
+      continue;
+    }
+    const auto source = std::find_if(
+        packet.source.begin(), packet.source.end(),
+        [&](const IpAddress& each) { return Accepts(at.address, each); });
+    if (source == packet.source.end()) continue;
+    listeners_in_range_.push_back(
+        absl::StrCat("a socket listens at ", at.ToString(),
+                     ", among packet.ports: at ", source->ToString(),
+                     " nobody reaches it; give it another port, or "
+                     "packet.ports another range"));
+  }
 }
 
 void PacketServices::Stop() {
@@ -150,6 +190,8 @@ void PacketServices::NoteAll(std::vector<std::string> problems) {
   for (std::string& problem : WatchChecksums()) {
     problems.push_back(std::move(problem));
   }
+  problems.insert(problems.end(), listeners_in_range_.begin(),
+                  listeners_in_range_.end());
   Note(problems);
 }
 

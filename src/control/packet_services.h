@@ -73,6 +73,7 @@ class PacketServices {
   void Stop();
   void CountAdopted();
   void Sweep();
+  void FindListenersInRange(const config::Config& config);
   // What attaching says, and what is seen besides.
   void NoteAll(std::vector<std::string> problems);
   std::vector<std::string> WatchChecksums();
@@ -86,7 +87,8 @@ class PacketServices {
   datapath::Datapath* datapath_;
   std::string problem_;
   bool first_ = true;  // What was adopted is not counted yet.
-  std::map<uint32_t, uint32_t> idle_seconds_;  // By service id.
+  std::map<uint32_t, uint32_t> idle_seconds_;    // By service id.
+  std::vector<std::string> listeners_in_range_;  // Problems.
   std::map<std::string, Incomplete> incomplete_;
   uint64_t xdp_packets_ = 0;
   Timer timer_;

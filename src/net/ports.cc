@@ -1,9 +1,15 @@
 #include "net/ports.h"
 
+#include <arpa/inet.h>
+
 #include <algorithm>
+#include <array>
+#include <cstring>
 #include <fstream>
 #include <iterator>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -42,6 +48,26 @@ std::string ReadSysctl(absl::string_view name) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
+// "0100007F:0019": words as this machine has them, of bytes in network order.
+std::optional<Endpoint> ParseRow(absl::string_view text) {
+  const std::pair<absl::string_view, absl::string_view> parts =
+      absl::StrSplit(text, absl::MaxSplits(':', 1));
+  uint32_t port = 0;
+  if (!absl::SimpleHexAtoi(parts.second, &port)) return std::nullopt;
+  std::array<uint32_t, 4> words{0, 0, htonl(0xffff), 0};  // IPv4, mapped.
+  const size_t first = parts.first.size() == 8 ? 3 : 0;
+  if (first == 0 && parts.first.size() != 32) return std::nullopt;
+  for (size_t i = first; i < words.size(); ++i) {
+    if (!absl::SimpleHexAtoi(parts.first.substr((i - first) * 8, 8),
+                             &words[i])) {
+      return std::nullopt;
+    }
+  }
+  std::array<uint8_t, 16> bytes{};
+  std::memcpy(bytes.data(), words.data(), bytes.size());
+  return Endpoint{IpAddress::FromBytes(bytes), static_cast<uint16_t>(port)};
+}
+
 }  // namespace
 
 uint64_t CountSourcePorts(absl::string_view range, absl::string_view reserved) {
@@ -57,6 +83,29 @@ uint64_t CountSourcePorts(absl::string_view range, absl::string_view reserved) {
 uint64_t CountSourcePorts() {
   return CountSourcePorts(ReadSysctl("ip_local_port_range"),
                           ReadSysctl("ip_local_reserved_ports"));
+}
+
+std::vector<Endpoint> ListeningEndpoints(std::istream& table) {
+  std::vector<Endpoint> all;
+  std::string line;
+  std::getline(table, line);  // Names of the columns.
+  while (std::getline(table, line)) {
+    const std::vector<absl::string_view> fields =
+        absl::StrSplit(line, ' ', absl::SkipEmpty());
+    if (fields.size() < 4 || fields[3] != "0A") break;
+    if (const auto endpoint = ParseRow(fields[1])) all.push_back(*endpoint);
+  }
+  return all;
+}
+
+std::vector<Endpoint> ListeningEndpoints() {
+  std::vector<Endpoint> all;
+  for (const char* path : {"/proc/net/tcp", "/proc/net/tcp6"}) {
+    std::ifstream table(path);
+    const std::vector<Endpoint> some = ListeningEndpoints(table);
+    all.insert(all.end(), some.begin(), some.end());
+  }
+  return all;
 }
 
 }  // namespace headgate

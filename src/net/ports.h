@@ -1,9 +1,13 @@
-// The ports that the kernel gives to sockets that connect.
+// The ports that the kernel gives to sockets that connect, and those where
+// others listen.
 #pragma once
 
 #include <cstdint>
+#include <istream>
+#include <vector>
 
 #include "absl/strings/string_view.h"
+#include "net/address.h"
 
 namespace headgate {
 
@@ -14,5 +18,11 @@ namespace headgate {
 uint64_t CountSourcePorts(absl::string_view range, absl::string_view reserved);
 // The same for what the sysctls of this network namespace say now.
 uint64_t CountSourcePorts();
+
+// Where TCP sockets listen, by a table as in /proc/net/tcp or tcp6 (kernel,
+// tcp_seq_show()), whose first rows they are; what follows is not read.
+std::vector<Endpoint> ListeningEndpoints(std::istream& table);
+// Of this network namespace, both families.
+std::vector<Endpoint> ListeningEndpoints();
 
 }  // namespace headgate

@@ -390,6 +390,22 @@ TEST_F(PacketTest, PortsOfTheKernelAreRefused) {
       daemon.LogHas("sysctl -w net.ipv4.ip_local_reserved_ports=10240-32767"));
 }
 
+TEST_F(PacketTest, AListenerAmongItsPortsIsAProblem) {
+  const UniqueFd other =
+      RunIn(kEdge, [] { return Listen(At("0.0.0.0:20025")); });
+  const UniqueFd elsewhere =
+      RunIn(kEdge, [] { return Listen(At("198.18.1.1:20026")); });
+  const auto server = Node();
+  Start();
+  EXPECT_TRUE(daemon_->LogHas("a socket listens at 0.0.0.0:20025"));
+  const std::string problems = daemon_->Json({"status"})["problems"].dump();
+  EXPECT_NE(problems.find("at 198.18.2.1 nobody reaches it"), std::string::npos)
+      << problems;
+  EXPECT_EQ(problems.find("20026"), std::string::npos) << problems;
+  EXPECT_TRUE(OnPacketPath());
+  EXPECT_EQ(Load(5).ok, 5u);
+}
+
 // What is sent to an address that it had is somebody else's.
 TEST_F(PacketTest, ASourceThatIsTakenAwayIsLeftAlone) {
   const auto server = Node();

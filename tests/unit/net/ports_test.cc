@@ -1,6 +1,9 @@
 #include "net/ports.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <sstream>
 
 namespace headgate {
 namespace {
@@ -26,6 +29,32 @@ TEST(PortsTest, WhatIsNoRangeHasNoPorts) {
 TEST(PortsTest, ThisMachineHasSome) {
   EXPECT_GT(CountSourcePorts(), 0u);
   EXPECT_LE(CountSourcePorts(), 65535u);
+}
+
+// As on a machine that counts from the right.
+TEST(PortsTest, ListenersAreTheFirstRows) {
+  std::istringstream table(
+      "  sl  local_address rem_address   st tx_queue rx_queue\n"
+      "   0: 00000000:07E8 00000000:0000 0A 00000000:00000000\n"
+      "   1: 010212C6:0019 00000000:0000 0A 00000000:00000000\n"
+      "   2: 010212C6:C350 0B0212C6:0019 01 00000000:00000000\n");
+  EXPECT_THAT(
+      ListeningEndpoints(table),
+      ::testing::ElementsAre(Endpoint{*IpAddress::Parse("0.0.0.0"), 2024},
+                             Endpoint{*IpAddress::Parse("198.18.2.1"), 25}));
+}
+
+TEST(PortsTest, ListenersOfIpv6) {
+  std::istringstream table(
+      "  sl  local_address remote_address st tx_queue rx_queue\n"
+      "   0: B80D0120000002000000000001000000:0019 "
+      "00000000000000000000000000000000:0000 0A 00000000:00000000\n"
+      "   1: 0000000000000000FFFF0000010212C6:001A "
+      "00000000000000000000000000000000:0000 0A 00000000:00000000\n");
+  EXPECT_THAT(
+      ListeningEndpoints(table),
+      ::testing::ElementsAre(Endpoint{*IpAddress::Parse("2001:db8:2::1"), 25},
+                             Endpoint{*IpAddress::Parse("198.18.2.1"), 26}));
 }
 
 }  // namespace
