@@ -30,9 +30,9 @@ class PacketXdpTest : public PacketLab {
         {.packet = "  attach: " + attach, .health = "{type: none}"});
   }
   void Start() { daemon_ = std::make_unique<Daemon>(Config()); }
-  void Restart(const std::string& config) {
-    ::kill(daemon_->pid(), SIGKILL);
-    EXPECT_EQ(daemon_->WaitExit(), 128 + SIGKILL);
+  void Restart(const std::string& config, int signal = SIGKILL) {
+    ::kill(daemon_->pid(), signal);
+    EXPECT_EQ(daemon_->WaitExit(), signal == SIGKILL ? 128 + SIGKILL : 0);
     daemon_ =
         std::make_unique<Daemon>(config, DaemonOptions{.keep_state = true});
     EXPECT_TRUE(daemon_->LogHas("the packet path goes on"));
@@ -277,10 +277,12 @@ TEST_P(PacketXdpModeTest, StreamsOutliveTheDaemonAndTheNextOneTakesOver) {
   std::thread streams([&] { report = RunStreams(plan); });
   EXPECT_TRUE(
       WaitUntil(kTcpTimeout, [&] { return daemon_->ActiveConnections() > 0; }));
-  const uint32_t old = XdpOf("e0");
-  Restart(Config());
-  EXPECT_TRUE(AtXdp("e0") && AtXdp("e1"));
-  EXPECT_NE(XdpOf("e0"), old);
+  for (const int signal : {SIGKILL, SIGUSR2}) {
+    const uint32_t old = XdpOf("e0");
+    Restart(Config(), signal);
+    EXPECT_TRUE(AtXdp("e0") && AtXdp("e1"));
+    EXPECT_NE(XdpOf("e0"), old);
+  }
   streams.join();
   EXPECT_EQ(report.first_error, "");
   EXPECT_EQ(report.equal, plan.count);
