@@ -154,7 +154,6 @@ enum hg_flow_flags {
 	HG_FLOW_FIN_OUT_ACKED = 32,
 	HG_FLOW_REFUSED = 64,  /* the backend answered the SYN by RST */
 	HG_FLOW_QUEUED = 128,  /* is in packet_closed */
-	HG_FLOW_GREETED = 256, /* the backend has sent data */
 	HG_FLOW_ANOTHER = 512, /* the client has sent the SYN of another one */
 	HG_FLOW_UNREACHABLE = 1024, /* the SYN was answered so, by ICMP */
 };

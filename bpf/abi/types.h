@@ -134,7 +134,8 @@ HG_ABI_ASSERT(sizeof(struct hg_backend_stats) == 128);
 	1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000
 
 /* greeting_times: indexed by backend id. From the start of the connect that
- * succeeded to the first byte, a histogram.
+ * succeeded, or of the client's on the packet path, to the first byte, a
+ * histogram.
  */
 struct hg_greeting_times {
 	__u64 counts[14];		/* each up to its bound; the last: above */

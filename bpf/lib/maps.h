@@ -56,7 +56,7 @@ struct {
 	__type(value, struct hg_backend_stats);
 } backend_stats SEC(".maps") __weak;
 
-/* Counted by the workers. */
+/* Counted as the statistics are. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);

@@ -177,6 +177,43 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 
 /* ---- from the backend ---------------------------------------------------- */
 
+/* Its first word, as the workers count it. Of its SYN, the client's is known. */
+static __noinline int count_greeting(const struct hg_flow *flow)
+{
+	static const __u32 bounds_ms[] = {HG_GREETING_BOUNDS_MS};
+	const __u32 bounds = sizeof(bounds_ms) / sizeof(bounds_ms[0]);
+	__u64 ns = bpf_ktime_get_ns() - flow->since;
+	__u32 backend = flow->backend, bucket = 0;
+	struct hg_greeting_times *times =
+	    bpf_map_lookup_elem(&greeting_times, &backend);
+
+	if (!times)
+		return 0;
+	while (bucket < bounds && ns > bounds_ms[bucket] * 1000000ULL)
+		bucket++;
+	__sync_fetch_and_add(&times->counts[bucket], 1);
+	__sync_fetch_and_add(&times->sum_us, ns / 1000);
+	return 0;
+}
+
+/* It ends without one; no matter, if the client has ended first. */
+static __noinline int count_early_end(const struct hg_flow *flow, __u32 flags)
+{
+	struct hg_backend_stats *stats;
+
+	if (flow->state != HG_FLOW_ESTABLISHED || flow->bytes_out ||
+	    (flow->flags & (HG_FLOW_FIN_IN | HG_FLOW_FIN_OUT)))
+		return 0;
+	stats = backend_stats_of(flow);
+	if (!stats)
+		return 0;
+	if (flags & TCP_RST)
+		__sync_fetch_and_add(&stats->early_reset, 1);
+	else
+		__sync_fetch_and_add(&stats->early_closed, 1);
+	return 0;
+}
+
 static __always_inline void note_from_backend(struct hg_flow *flow,
 					      __u32 number,
 					      const struct packet *p, __u32 ack)
@@ -184,8 +221,11 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 	__u32 new_bytes;
 
 	if (p->flags & TCP_RST) {
-		if (flow->state == HG_FLOW_SYN_SENT || p->seq == flow->next_out)
+		if (flow->state == HG_FLOW_SYN_SENT ||
+		    p->seq == flow->next_out) {
+			count_early_end(flow, p->flags);
 			close_flow(flow, number);
+		}
 		return;
 	}
 	if (p->flags & TCP_SYN) {
@@ -202,12 +242,16 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 	if (new_bytes) {
 		__u32 payload = new_bytes - ((p->flags & TCP_FIN) != 0);
 
+		if (payload && !flow->bytes_out)
+			count_greeting(flow);
 		flow->next_out += new_bytes;
 		flow->bytes_out += payload;
 		count_bytes(flow->service, 0, payload);
 	}
-	if ((p->flags & TCP_FIN) && segment_end(p) == flow->next_out)
+	if ((p->flags & TCP_FIN) && segment_end(p) == flow->next_out) {
+		count_early_end(flow, p->flags);
 		set_flags(flow, HG_FLOW_FIN_OUT);
+	}
 	if (p->flags & TCP_ACK) {
 		if (acks_header(flow, p->ack))
 			set_flags(flow, HG_FLOW_HEADER_ACKED);

@@ -208,7 +208,10 @@ prometheus::ClientMetric Histogram(Labels labels,
 void AddBackendAnswers(const control::Controller& controller, Families& out) {
   prometheus::MetricFamily greeting;
   greeting.name = "headgate_backend_greeting_seconds";
-  greeting.help = "From the start of the connect to the backend's first byte.";
+  greeting.help =
+      "From the start of the connect, or of the client's on the packet path, "
+      "to "
+      "the backend's first byte.";
   greeting.type = prometheus::MetricType::Histogram;
   Family early = Counter("headgate_backend_early_closes_total",
                          "Connections that the backend ended, or said nothing "

@@ -126,8 +126,8 @@ absl::StatusOr<Datapath::Skeleton> Datapath::Load(const Options& options,
 
 std::vector<bpf_map*> Datapath::SharedMaps(headgate_bpf* skeleton) {
   const auto& maps = skeleton->maps;
-  return {maps.services, maps.backends, maps.tables, maps.service_stats,
-          maps.backend_stats};
+  return {maps.services,      maps.backends,      maps.tables,
+          maps.service_stats, maps.backend_stats, maps.greeting_times};
 }
 
 absl::Status Datapath::Adopt(const std::string& pin_dir,
@@ -180,8 +180,9 @@ absl::Status Datapath::OpenPacket(uint32_t max_flows, bool xdp) {
   options.pin_dir = pin_dir_;
   options.max_flows = max_flows;
   options.xdp = xdp;
-  options.maps = {fd(maps.services), fd(maps.backends), fd(maps.tables),
-                  fd(maps.service_stats), fd(maps.backend_stats)};
+  options.maps = {fd(maps.services),      fd(maps.backends),
+                  fd(maps.tables),        fd(maps.service_stats),
+                  fd(maps.backend_stats), fd(maps.greeting_times)};
   options.adopt = adopt_;
   adopt_ = false;
   ASSIGN_OR_RETURN(packet_, PacketPath::Open(options));
@@ -247,9 +248,9 @@ Datapath::~Datapath() {
 absl::Status Datapath::Pin(const std::string& pin_dir) {
   pin_dir_ = pin_dir;
   const std::vector<bpf_map*> shared = SharedMaps(skeleton_.get());
-  std::vector<bpf_map*> all = {
-      skeleton_->maps.greeting_times, skeleton_->maps.splice_flows,
-      skeleton_->maps.splice_fallback, skeleton_->maps.splice_verdicts};
+  std::vector<bpf_map*> all = {skeleton_->maps.splice_flows,
+                               skeleton_->maps.splice_fallback,
+                               skeleton_->maps.splice_verdicts};
   all.insert(all.end(), shared.begin(), shared.end());
   for (bpf_map* map : all) {
     const std::string path = absl::StrCat(pin_dir, "/", bpf_map__name(map));

@@ -159,7 +159,8 @@ absl::Status PacketPath::LoadPrograms(const Options& options, bool adopt,
       {maps.backends, options.maps.backends},
       {maps.tables, options.maps.tables},
       {maps.service_stats, options.maps.service_stats},
-      {maps.backend_stats, options.maps.backend_stats}};
+      {maps.backend_stats, options.maps.backend_stats},
+      {maps.greeting_times, options.maps.greeting_times}};
   for (const auto& [map, fd] : shared) {
     if (const int error = bpf_map__reuse_fd(map, fd); error != 0) {
       return ErrnoStatus(-error, "share maps with the packet path");

@@ -45,7 +45,8 @@ class PacketPath {
  public:
   // Of maps that selection has, too.
   struct SharedMaps {
-    int services, backends, tables, service_stats, backend_stats;
+    int services, backends, tables, service_stats, backend_stats,
+        greeting_times;
   };
   struct Options {
     std::string pin_dir;

@@ -136,6 +136,36 @@ TEST_F(PacketTest, FiguresAreThoseOfItsTableAndItsPorts) {
   EXPECT_EQ(Metric(R"(headgate_flows{state="closed"})"), 9);
 }
 
+TEST_F(PacketTest, FirstWordsAndEndsWithoutOneAreCounted) {
+  const UniqueFd listener = ListenAt("198.18.2.11:25");
+  Start({.health = "{type: none}"});
+  const auto count = [this](const char* name, const char* labels) {
+    return Metric(absl::Substitute(
+        R"(headgate_backend_$0{backend="one",$1service="mail"})", name,
+        labels));
+  };
+  Session speaks = OpenSession(vip_, listener);
+  ASSERT_TRUE(speaks.backend.Send(kGreeting));
+  ASSERT_EQ(speaks.client.Receive(11), kGreeting);
+  ASSERT_TRUE(speaks.Exchange());
+  EXPECT_EQ(count("greeting_seconds_count", ""), 1);
+  speaks.backend.Close();
+  Session closes = OpenSession(vip_, listener);
+  closes.backend.ShutdownWrite();
+  EXPECT_TRUE(closes.client.ReceivesEnd());
+  Session resets = OpenSession(vip_, listener);
+  resets.backend.Reset();
+  EXPECT_TRUE(resets.client.ReceivesReset());
+  Session left = OpenSession(vip_, listener);
+  left.client.ShutdownWrite();
+  EXPECT_TRUE(left.backend.ReceivesEnd());
+  left.backend.Close();
+  EXPECT_TRUE(left.client.ReceivesEnd());
+  EXPECT_EQ(count("early_closes_total", R"(reason="closed",)"), 1);
+  EXPECT_EQ(count("early_closes_total", R"(reason="reset",)"), 1);
+  EXPECT_EQ(count("greeting_seconds_count", ""), 1);
+}
+
 TEST_F(PacketTest, ADrainedBackendKeepsItsConnectionsAndGetsNoNewOnes) {
   const auto one = Node(), two = Node("198.18.2.12");
   Start({.backends = R"(      - {name: one, address: "198.18.2.11:25"}
