@@ -296,9 +296,8 @@ HG_ABI_ASSERT(sizeof(struct hg_trace_event) == 48 + 2 * HG_TRACE_BYTES);
 	X(EARLY_DATA, "early_data")	     /* the header goes ahead */       \
 	X(NO_NEIGHBOUR, "no_neighbour")	     /* rewritten; not known yet */    \
 	X(NO_TRANSMIT, "no_transmit") /* rewritten; the way out takes none */  \
-	/* Generic XDP alone. */                                               \
-	X(LENGTH, "length") /* would change */                                 \
-	X(JOINED, "joined_segments") /* longer than its interface's MTU */
+	X(LENGTH, "length") /* would grow, without room; generic: change */    \
+	X(JOINED, "joined_segments") /* generic: longer than the MTU */
 
 #define HG_PACKET_LEFT_ENUM(name, text) HG_LEFT_##name,
 enum hg_packet_left {

@@ -86,6 +86,13 @@ left_for_length(frame_t *frame __attribute__((unused)))
 }
 
 static __always_inline int
+left_for_room(frame_t *frame __attribute__((unused)),
+	      __u32 bytes __attribute__((unused)))
+{
+	return 0;
+}
+
+static __always_inline int
 left_as_it_came(frame_t *frame __attribute__((unused)),
 		const struct packet *p __attribute__((unused)))
 {

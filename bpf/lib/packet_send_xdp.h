@@ -108,6 +108,19 @@ static __always_inline int left_for_length(frame_t *frame)
 	return IS_GENERIC;
 }
 
+/* Likewise, where it would grow: a driver need not leave room behind a frame, and
+ * a veth leaves what alignment does.
+ */
+static __always_inline int left_for_room(frame_t *frame, __u32 bytes)
+{
+	__u32 length = frame_length(frame);
+
+	if (!set_length(frame, length + bytes) && !set_length(frame, length))
+		return 0;
+	leave_to_tc(frame, HG_LEFT_LENGTH);
+	return 1;
+}
+
 /* Whether the frame is left to tc because it is of many segments, which generic
  * XDP sends to nobody.
  */

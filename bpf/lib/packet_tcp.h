@@ -131,7 +131,9 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 	if (flow->state == HG_FLOW_SYN_SENT && !(p->flags & TCP_RST))
 		return drop(HG_PACKET_EARLY);
 	due = header_is_due(flow, p);
-	if (due && left_for_length(frame))
+	alone = !p->payload && !(p->flags & TCP_FIN);
+	if (due && (alone ? left_for_room(frame, flow->header)
+			  : left_for_length(frame)))
 		return VERDICT_NOT_OURS;
 	if (forges_header(flow, p) ||
 	    (due && !behind && !is_intact(frame, p, s)))
@@ -151,7 +153,6 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 		return sent(exit ? exit : forward(frame, p, &to),
 			    HG_PACKET_FORWARDED);
 	}
-	alone = !p->payload && !(p->flags & TCP_FIN);
 	if (!alone && behind) {
 		note_from_client(flow, number, p);
 		exit = to_backend(p, flow, p->seq + flow->header, &to);
