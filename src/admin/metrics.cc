@@ -210,8 +210,7 @@ void AddBackendAnswers(const control::Controller& controller, Families& out) {
   greeting.name = "headgate_backend_greeting_seconds";
   greeting.help =
       "From the start of the connect, or of the client's on the packet path, "
-      "to "
-      "the backend's first byte.";
+      "to the backend's first byte.";
   greeting.type = prometheus::MetricType::Histogram;
   Family early = Counter("headgate_backend_early_closes_total",
                          "Connections that the backend ended, or said nothing "
