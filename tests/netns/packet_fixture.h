@@ -142,6 +142,23 @@ class PacketLab : public ::testing::Test {
     EXPECT_GT(Drops("too_big"), down);
     Shell("ip -n edge link set e0 mtu 1500");
   }
+  // Clients' packets to the services come to the edge by a VXLAN, x0.
+  static void LayTunnel() {
+    Shell(R"(
+for ns in client edge; do
+  [ $ns = client ] && me=2 && peer=1 || { me=1; peer=2; }
+  ip -n $ns link add x0 type vxlan id 7 local 198.18.0.$me \
+    remote 198.18.0.$peer dstport 4789 udpcsum
+  ip -n $ns addr add 198.18.4.$me/24 dev x0
+  ip -n $ns addr add 2001:db8:4::$me/64 dev x0 nodad
+  ip -n $ns link set x0 up
+done
+ip -n client route add 198.18.1.1 via 198.18.4.1
+ip -n client route add 2001:db8:1::1 via 2001:db8:4::1)");
+  }
+  static std::string ByTunnel(std::string config) {
+    return config.replace(config.find("[e0, e1]"), 8, "[x0, e1]");
+  }
   double Metric(const std::string& series) const {
     const MetricMap metrics = daemon_->Metrics();
     const auto found = metrics.find(series);

@@ -57,23 +57,12 @@ TEST_F(PacketStreamTest, ClientsAndBackendsOnOneInterface) {
 
 // Of what comes out of one the kernel has the sum already.
 TEST_F(PacketStreamTest, B5_ClientsBehindATunnel) {
-  Shell(R"(
-for ns in client edge; do
-  [ $ns = client ] && me=2 && peer=1 || { me=1; peer=2; }
-  ip -n $ns link add x0 type vxlan id 7 local 198.18.0.$me \
-    remote 198.18.0.$peer dstport 4789 udpcsum
-  ip -n $ns addr add 198.18.4.$me/24 dev x0
-  ip -n $ns addr add 2001:db8:4::$me/64 dev x0 nodad
-  ip -n $ns link set x0 up
-done
-ip -n client route add 198.18.1.1 via 198.18.4.1
-ip -n client route add 2001:db8:1::1 via 2001:db8:4::1)");
+  LayTunnel();
   for (const char* device : {"x0", "c0"}) {
     SetOffload(kClient, device, ETHTOOL_STXCSUM, false);
   }
-  std::string config = PacketConfig({.health = "{type: none}"});
-  config.replace(config.find("[e0, e1]"), 8, "[x0, e1]");
-  daemon_ = std::make_unique<Daemon>(config);
+  daemon_ = std::make_unique<Daemon>(
+      ByTunnel(PacketConfig({.health = "{type: none}"})));
   ExpectStreams(20);
   ExpectNoChecksumErrors();
   EXPECT_EQ(Drops("malformed"), 0);

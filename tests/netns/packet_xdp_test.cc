@@ -248,22 +248,10 @@ TEST_F(PacketXdpTest, B18_ABridgeHasGenericXdpBesideAVethThatHasNative) {
 // frame: then receivers sum up themselves.
 TEST_F(PacketXdpTest, ASumThatTheKernelHadDoesNoHarm) {
   SendCompleteChecksums();
-  Shell(R"(
-for ns in client edge; do
-  [ $ns = client ] && me=2 && peer=1 || { me=1; peer=2; }
-  ip -n $ns link add x0 type vxlan id 7 local 198.18.0.$me \
-    remote 198.18.0.$peer dstport 4789 udpcsum
-  ip -n $ns addr add 198.18.4.$me/24 dev x0
-  ip -n $ns addr add 2001:db8:4::$me/64 dev x0 nodad
-  ip -n $ns link set x0 up
-done
-ip netns exec client sysctl -qw net.ipv4.tcp_timestamps=0
-ip -n client route add 198.18.1.1 via 198.18.4.1
-ip -n client route add 2001:db8:1::1 via 2001:db8:4::1)");
+  LayTunnel();
+  Shell("ip netns exec client sysctl -qw net.ipv4.tcp_timestamps=0");
   SetOffload(kClient, "x0", ETHTOOL_STXCSUM, false);
-  std::string config = Config();
-  config.replace(config.find("[e0, e1]"), 8, "[x0, e1]");
-  daemon_ = std::make_unique<Daemon>(config);
+  daemon_ = std::make_unique<Daemon>(ByTunnel(Config()));
   EXPECT_TRUE(AtXdp("x0", "generic") && AtXdp("e1"));
   ExpectStreams(10);
   EXPECT_EQ(ChecksumErrors(kClient), 0);
