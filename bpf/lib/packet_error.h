@@ -146,6 +146,25 @@ static __noinline int tell_sender(frame_t *frame, const struct packet *p,
 	return send_back(frame);
 }
 
+/* For tc, which finds the same again, and answers. SACK edges stay where they
+ * were moved to: nobody gets to see them.
+ */
+static __always_inline int put_back(frame_t *frame, const struct packet *p,
+				    struct packet *now)
+{
+	struct rewrite as_it_came = {
+	    .source = &p->source,
+	    .destination = &p->destination,
+	    .source_port = p->source_port,
+	    .destination_port = p->destination_port,
+	    .seq = p->seq,
+	    .ack = p->ack,
+	    .ttl = p->ttl,
+	};
+
+	return parse_ip(frame, now) || rewrite(frame, now, &as_it_came);
+}
+
 /* What was dropped for a reason that its sender can do something about is
  * answered, and counts as dropped.
  */
@@ -155,8 +174,12 @@ static __always_inline int explain(frame_t *frame, const struct packet *p,
 	__u32 exit = (__u32)dropped >> 8;
 	int told;
 
-	if ((exit != HG_PACKET_TOO_BIG && exit != HG_PACKET_TTL) ||
-	    !may_tell(s))
+	if (exit != HG_PACKET_TOO_BIG && exit != HG_PACKET_TTL)
+		return dropped;
+	if (left_for_length(frame))
+		return put_back(frame, p, &s->quoted) ? dropped
+						      : VERDICT_NOT_OURS;
+	if (!may_tell(s))
 		return dropped;
 	told = tell_sender(frame, p, exit, &s->error);
 	return told > 0 ? dropped : outcome(verdict_of(told), exit);
