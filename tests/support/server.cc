@@ -45,6 +45,12 @@ size_t Server::Kill() {
   return killed;
 }
 
+// From here on nobody is accepted, also not by what was under way.
+void Server::Pause() {
+  Command(State::kPaused);
+  parked_.wait(false);
+}
+
 void Server::Command(State state) {
   state_ = state;
   ::eventfd_write(wake_.get(), 1);
@@ -61,14 +67,17 @@ void Server::Loop() {
   epoll_event events[256];
   while (state_ != State::kStopped) {
     if (state_ == State::kPaused) {
+      parked_ = true;
+      parked_.notify_all();
       pollfd woken{wake_.get(), POLLIN, 0};
       ::poll(&woken, 1, -1);
       eventfd_t ignored = 0;
       ::eventfd_read(wake_.get(), &ignored);
       continue;
     }
+    parked_ = false;
     const int n = ::epoll_wait(epoll_.get(), events, 256, -1);
-    for (int i = 0; i < n; ++i) {
+    for (int i = 0; i < n && state_ == State::kRunning; ++i) {
       const int fd = events[i].data.fd;
       const auto connection = connections_.find(fd);
       if (fd == wake_.get()) {

@@ -46,7 +46,7 @@ class Server {
   size_t open() const { return open_; }
 
   // As by kill -STOP: the kernel accepts, nobody answers. Resume() undoes it.
-  void Pause() { Command(State::kPaused); }
+  void Pause();
   void Resume() { Command(State::kRunning); }
   // As by kill -KILL: closes the listeners, resets every connection and
   // returns how many there were.
@@ -78,6 +78,7 @@ class Server {
   std::map<int, UniqueFd> listeners_;
   std::map<int, Connection> connections_;  // The thread's own until it ended.
   std::atomic<State> state_ = State::kRunning;
+  std::atomic<bool> parked_ = false;
   std::atomic<size_t> accepted_ = 0, open_ = 0;
   std::mutex mutex_;
   std::vector<Accepted> log_;  // Guarded by mutex_.
