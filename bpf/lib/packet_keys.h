@@ -38,14 +38,19 @@ bucket_of(__u64 hash, __u32 which, const struct hg_packet_config *config)
 	return bpf_map_lookup_elem(&packet_keys, &at);
 }
 
+static __always_inline const struct hg_packet_config *key_config(void)
+{
+	__u32 zero_key = 0;
+
+	return bpf_map_lookup_elem(&packet_config, &zero_key);
+}
+
 /* Flow number * 2 + enum hg_side of the flow that has this key, other than
  * `except`; or NO_VALUE. A function of its own for the verifier.
  */
 __weak __noinline __u32 find_key(const struct hg_flow_key *key, __u32 except)
 {
-	__u32 zero_key = 0;
-	const struct hg_packet_config *config =
-	    bpf_map_lookup_elem(&packet_config, &zero_key);
+	const struct hg_packet_config *config = key_config();
 	__u64 hash;
 
 	if (!key || !config)
@@ -68,12 +73,26 @@ __weak __noinline __u32 find_key(const struct hg_flow_key *key, __u32 except)
 	return NO_VALUE;
 }
 
-/* Puts `to` in the place of `from` in one of the key's buckets: 0; none has it:
- * -1.
- */
-static __always_inline int swap_entry(__u64 hash, __u32 from, __u32 to,
-				      const struct hg_packet_config *config)
+static __always_inline __u32 entry_of(__u64 hash, __u32 value)
 {
+	return value == NO_VALUE ? 0 : hg_entry(hash, value);
+}
+
+/* Puts one value in the place of another, NO_VALUE being room, in a bucket of the
+ * key: 0; none has it: -1.
+ */
+__weak __noinline int swap_value(const struct hg_flow_key *key, __u32 old,
+				 __u32 value)
+{
+	const struct hg_packet_config *config = key_config();
+	__u32 from, to;
+	__u64 hash;
+
+	if (!key || !config)
+		return -1;
+	hash = hg_hash_key(key, config->seed);
+	from = entry_of(hash, old);
+	to = entry_of(hash, value);
 	for (__u32 which = 0; which < HG_BUCKETS_OF_KEY; which++) {
 		struct hg_key_bucket *bucket = bucket_of(hash, which, config);
 
@@ -90,38 +109,24 @@ static __always_inline int swap_entry(__u64 hash, __u32 from, __u32 to,
 	return -1;
 }
 
-__weak __noinline int erase_key(const struct hg_flow_key *key, __u32 value)
+static __always_inline void erase_key(const struct hg_flow_key *key,
+				      __u32 value)
 {
-	__u32 zero_key = 0;
-	const struct hg_packet_config *config =
-	    bpf_map_lookup_elem(&packet_config, &zero_key);
-	__u64 hash;
-
-	if (!key || !config)
-		return -1;
-	hash = hg_hash_key(key, config->seed);
-	return swap_entry(hash, hg_entry(hash, value), 0, config);
+	swap_value(key, value, NO_VALUE);
 }
 
-/* An entry for a key that the flow has by now; 0, or -1: another flow has that
- * key, or its buckets are full. Of two that come at once none may see the other
- * too late, so both look again afterwards, and both may leave.
+/* An entry for a key that the flow has by now, and that find_key() knew nobody
+ * else to have; 0, or -1: another flow has come by it meanwhile, or its buckets
+ * are full. Of two that come at once none may see the other too late, so both
+ * look again, and both may leave.
  */
-__weak __noinline int put_key(const struct hg_flow_key *key, __u32 value)
+static __always_inline int put_key(const struct hg_flow_key *key, __u32 value)
 {
-	__u32 zero_key = 0;
-	const struct hg_packet_config *config =
-	    bpf_map_lookup_elem(&packet_config, &zero_key);
-	__u64 hash;
-
-	if (!key || !config || find_key(key, value) != NO_VALUE)
-		return -1;
-	hash = hg_hash_key(key, config->seed);
-	if (swap_entry(hash, 0, hg_entry(hash, value), config))
+	if (swap_value(key, NO_VALUE, value))
 		return -1;
 	if (find_key(key, value) == NO_VALUE)
 		return 0;
-	swap_entry(hash, hg_entry(hash, value), 0, config);
+	erase_key(key, value);
 	return -1;
 }
 

@@ -164,7 +164,8 @@ static long try_port(__u64 step, struct port_search *search)
 	if (step == 0 && flow->client_port >= config->first_port &&
 	    flow->client_port <= config->last_port)
 		flow->source_port = flow->client_port;
-	if (put_key(&flow->keys[HG_FROM_BACKEND], value))
+	if (find_key(&flow->keys[HG_FROM_BACKEND], value) != NO_VALUE ||
+	    put_key(&flow->keys[HG_FROM_BACKEND], value))
 		return 0;
 	search->found = 1;
 	return 1;

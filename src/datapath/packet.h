@@ -113,6 +113,8 @@ class PacketPath {
       const std::function<void(uint32_t number, const hg_flow&)>& look) const;
   const hg_flow& At(uint32_t number) const { return flows_[number]; }
   uint32_t max_flows() const { return max_flows_; }
+  // How many buckets (struct hg_key_bucket) a table of so many flows has.
+  static uint32_t KeyBuckets(uint32_t max_flows);
 
   // Frees what is over, and what has been idle for longer than `idle_seconds`
   // of its service allows; a sixteenth of the table in each call, which is to
@@ -154,7 +156,6 @@ class PacketPath {
   absl::Status Pin();
   absl::Status FillFreeNumbers();
   absl::Status SetUpKeys(bool adopt);
-  uint32_t BucketCount() const;
   absl::Status AttachTo(const std::string& interface);
   void Detach(const std::string& interface);
   void DetachStrays();

@@ -86,7 +86,7 @@ absl::Status PacketPath::Configure(const Setup& setup) {
   config.first_port = setup.first_port;
   config.last_port = setup.last_port;
   config.seed = seed_;
-  config.buckets = BucketCount();
+  config.buckets = KeyBuckets(max_flows_);
   for (const PacketAddress& address : wanted) {
     const uint32_t id = ids.at(address);
     const bool is_source = sources.contains(address);
