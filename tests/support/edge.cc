@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -88,6 +89,33 @@ int64_t SocketMemoryBytes() {
 int64_t AvailableMemoryBytes() {
   return NumberIn("/proc/meminfo", "MemAvailable:", "MemAvailable:") * 1024 +
          KeptByCpusBytes();
+}
+
+std::map<std::string, int64_t> MemoryUseBytes() {
+  std::map<std::string, int64_t> uses = {
+      {"kept by CPUs:", KeptByCpusBytes()},
+      {"sockets:", SocketMemoryBytes()},
+  };
+  std::ifstream file("/proc/meminfo");
+  std::string name, unit;
+  int64_t kib = 0;
+  while (file >> name >> kib && std::getline(file, unit)) {
+    uses[name] = kib * 1024;
+  }
+  return uses;
+}
+
+std::string Changes(const std::map<std::string, int64_t>& before,
+                    const std::map<std::string, int64_t>& after) {
+  std::string text;
+  for (const auto& [name, bytes] : after) {
+    const auto was = before.find(name);
+    const int64_t grown = bytes - (was == before.end() ? 0 : was->second);
+    if (std::abs(grown) >= 1 << 20) {
+      absl::StrAppend(&text, name, " ", grown, " B\n");
+    }
+  }
+  return text;
 }
 
 CpuTime CpuTimeOf(pid_t pid) {

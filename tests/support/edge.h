@@ -4,6 +4,8 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <map>
+#include <string>
 
 namespace headgate::testing {
 
@@ -28,6 +30,11 @@ EdgeQueues QueuesAtEdge();
 // it in the lists of free pages that CPUs keep for themselves.
 int64_t SocketMemoryBytes();
 int64_t AvailableMemoryBytes();
+// What it is used for, by the names of /proc/meminfo; Changes() says what has
+// grown or shrunk by a megabyte or more.
+std::map<std::string, int64_t> MemoryUseBytes();
+std::string Changes(const std::map<std::string, int64_t>& before,
+                    const std::map<std::string, int64_t>& after);
 
 // What a process has used so far, all its threads together. The sum is exact;
 // the kernel splits it by samples of 1 to 10 ms.
