@@ -12,6 +12,8 @@ from subjects import Failure
 
 _PATIENCE_SECONDS = 40
 _SAMPLE_SECONDS = 0.05
+_QUIET_SECONDS = 0.5
+_QUIET_BYTES = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +149,19 @@ class _Load:
             raise Failure(f"the load said {line!r} instead of {word!r}")
 
 
+def _wait_for_kernel():
+    """Until the kernel has given back what the last measurement took, which it
+    does some time after the sockets are closed."""
+    now = time.monotonic()
+    deadline = now + _PATIENCE_SECONDS
+    least, quiet_since = machine.kernel_bytes(), now
+    while now < min(deadline, quiet_since + _QUIET_SECONDS):
+        time.sleep(_SAMPLE_SECONDS)
+        now, used = time.monotonic(), machine.kernel_bytes()
+        if used < least - _QUIET_BYTES:
+            least, quiet_since = used, now
+
+
 def measure(case, subject, options, slow_rate):
     """One measurement: {metric name: number}. Raises Failure."""
     if case.fresh:
@@ -161,6 +176,8 @@ def measure(case, subject, options, slow_rate):
         f"--connections={case.connections}", f"--size={case.size}",
         f"--receive_rate={slow_rate if case.slow else 0}",
         f"--warmup={options.warmup}s", f"--window={options.window}s"]
+    if case.mode == "idle":
+        _wait_for_kernel()
     # Snapshots cost a little: no more than the case needs.
     samples = [Snapshot.take(pids)]
     sample = ((lambda: samples.append(Snapshot.take(pids)))

@@ -3,8 +3,9 @@ like all others:
 
     client  198.18.N.2 --- 198.18.N.1  edge-N  198.19.N.1 --- 198.19.N.2  server
 
-so that one subject's rules and hooks are in nobody else's way. One client and
-one server namespace serve them all. Addresses: RFC 2544.
+so that one subject's rules and hooks are in nobody else's way (the last one,
+"no forwarder", has no edge). One client and one server namespace serve them
+all. Addresses: RFC 2544.
 """
 
 import os
@@ -322,5 +323,21 @@ table ip bench {{
         return run("nft", "--version").strip()
 
 
+class Direct(Subject):
+    """Client and server on one link: what the two of them take of the machine,
+    and so what no forwarder can do better."""
+
+    name = "direct"
+    title = "no forwarder"
+
+    def lay_network(self):
+        run("ip", "link", "add", self.edge, "netns", "client", "type", "veth",
+            "peer", "name", self.edge, "netns", "server")
+        for side, host in (("client", 1), ("server", 2)):
+            run(*_inside(side, "ip", "address", "add",
+                         f"{self.server_net}.{host}/24", "dev", self.edge))
+            run(*_inside(side, "ip", "link", "set", self.edge, "up"))
+
+
 ALL = (Splice, Relay, Packet, PacketXdp, PacketGeneric, HaProxy, Nginx, Dnat,
-       Subject)
+       Subject, Direct)
