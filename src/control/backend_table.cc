@@ -1,6 +1,7 @@
 #include "control/backend_table.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <iterator>
 
@@ -76,7 +77,7 @@ uint32_t BackendTable::Put(const config::Service& service, uint32_t service_id,
   }
   if (backend == nullptr) {
     FreeRetired();
-    const uint32_t id = TakeId(service_id, config.name, address);
+    const uint32_t id = TakeId({service_id, config.name, address});
     backend = &backends_[id];
     backend->row.id = id;
     backend->row.service = service.name;
@@ -106,18 +107,54 @@ uint32_t BackendTable::Put(const config::Service& service, uint32_t service_id,
   return backend->row.id;
 }
 
-// That of the last run, with its counters, if the packet path was adopted: its
-// connections name it.
-uint32_t BackendTable::TakeId(uint32_t service_id, const std::string& name,
-                              const Endpoint& address) {
-  for (const auto& [id, known] : datapath_->adopted().backends) {
-    if (known.service == service_id && name == known.name &&
-        known.port == address.port &&
-        std::equal(std::begin(known.address), std::end(known.address),
-                   address.address.bytes().begin()) &&
-        ids_.TakeThis(id)) {
-      return id;
+void BackendTable::Adopt(const std::vector<Known>& wanted) {
+  ids_ = IdPool(HG_MAX_BACKENDS);
+  adopted_.clear();
+  backends_.clear();
+  for (const auto& [id, found] : datapath_->adopted().backends) {
+    Known known;
+    known.service_id = found.service;
+    known.name = found.name;
+    known.address = {IpAddress::FromBytes(std::to_array(found.address)),
+                     static_cast<uint16_t>(found.port)};
+    if (std::find(wanted.begin(), wanted.end(), known) != wanted.end()) {
+      ids_.TakeThis(id);
+      adopted_[id] = known;
+    } else if (ConnectionsActive(id) > 0) {
+      ids_.TakeThis(id);
+      Backend& backend = backends_[id];
+      backend.row.id = id;
+      backend.row.service = ServiceOfLastRun(found.service);
+      backend.row.name = found.name;
+      backend.row.address = known.address;
+      backend.service_id = found.service;
+      backend.retired = true;
     }
+  }
+}
+
+// Empty: unknown.
+std::string BackendTable::ServiceOfLastRun(uint32_t id) const {
+  for (const auto& [name, known] : datapath_->adopted().services) {
+    if (known == id) return name;
+  }
+  return "";
+}
+
+void BackendTable::EraseUnadopted() {
+  for (const auto& [id, found] : datapath_->adopted().backends) {
+    if (found.name[0] != 0 && !adopted_.contains(id)) {
+      LogIfFailed(datapath_->EraseBackend(id));
+    }
+  }
+}
+
+uint32_t BackendTable::TakeId(const Known& known) {
+  const auto adopted =
+      std::find_if(adopted_.begin(), adopted_.end(),
+                   [&](const auto& each) { return each.second == known; });
+  if (adopted != adopted_.end()) {
+    return adopted_.extract(adopted).key();
   }
   const uint32_t id = ids_.Take().value();  // The caller has made room.
   datapath::Clear(datapath_->backend_stats(id));

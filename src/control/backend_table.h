@@ -58,6 +58,19 @@ class BackendTable {
 
   BackendTable(EventLoop* loop, datapath::Datapath* datapath, OnCheck on_check);
 
+  // Once, before the first Put(): backends of the last run, see
+  // Datapath::adopted(), that are among these keep their ids. Of the others
+  // those that have connections are retired.
+  struct Known {
+    uint32_t service_id = 0;
+    std::string name;
+    Endpoint address;
+    bool operator==(const Known&) const = default;
+  };
+  void Adopt(const std::vector<Known>& wanted);
+  // Erases the others from the maps.
+  void EraseUnadopted();
+
   // Adds a backend, or changes the one of the same name, `known` (null: there
   // is none), and returns its id. What operators asked for stays with it, but a
   // weight that changed in the configuration wins. Another address is another
@@ -113,8 +126,9 @@ class BackendTable {
   void Watch(const Backend& backend, const config::Service& service,
              health::State remembered = health::State::kStarting);
   void Publish(const Backend& backend);
-  uint32_t TakeId(uint32_t service_id, const std::string& name,
-                  const Endpoint& address);
+  // That of the last run, with its counters, if it was adopted.
+  uint32_t TakeId(const Known& known);
+  std::string ServiceOfLastRun(uint32_t id) const;
   void PublishAll(uint32_t service_id);
   uint32_t Scale(uint32_t service_id) const;
   void PublishScaled(const Backend& backend, bool rescaled);
@@ -131,6 +145,7 @@ class BackendTable {
   health::Monitor monitor_;
   Timer warm_timer_;
   IdPool ids_{HG_MAX_BACKENDS};
+  std::map<uint32_t, Known> adopted_;  // By id; not Put() yet.
   std::map<uint32_t, Backend> backends_;
   std::map<uint32_t, Members> members_;  // By service id.
 };

@@ -140,6 +140,7 @@ absl::StatusOr<Controller::Applied> Controller::Apply(config::Config next,
                                                       Binding binding) {
   RuntimeChanges changes = changes_;
   Settle(next, changes);
+  if (generation_ == 0) Adopt(next, changes);
   absl::Status room = CheckRoom(next, changes);
   if (!room.ok() && generation_ == 0) {
     log::Error("backends that operators added are left out: %s",
@@ -147,6 +148,7 @@ absl::StatusOr<Controller::Applied> Controller::Apply(config::Config next,
     std::erase_if(changes, [](const auto& entry) {
       return entry.second.presence == RuntimeChange::Presence::kAdded;
     });
+    Adopt(next, changes);
     room = CheckRoom(next, changes);
   }
   RETURN_IF_ERROR(room);
@@ -163,6 +165,7 @@ absl::StatusOr<Controller::Applied> Controller::Apply(config::Config next,
     options_.datapath->splice_budget().set_limit(BacklogTotal(next.splice));
     for (const auto& worker : workers_) worker->SetSplice(next.splice);
     changes_ = std::move(changes);
+    if (generation_ == 0) EraseUnadopted(next);
     for (const auto& [name, service] : next.services) {
       PutService(service, next.pools.at(service.pool));
     }
@@ -289,14 +292,8 @@ void Controller::PutService(const config::Service& config,
   limit_.max = MaxConnections(options_, backends_.all().size());
 }
 
-// What was adopted counts on.
 uint32_t Controller::TakeServiceId(const std::string& name) {
-  const auto& adopted = options_.datapath->adopted().services;
-  const auto found = adopted.find(name);
-  if (generation_ == 0 && found != adopted.end() &&
-      service_ids_.TakeThis(found->second)) {
-    return found->second;
-  }
+  if (const auto known = adopted_services_.extract(name)) return known.mapped();
   const uint32_t id = service_ids_.Take().value();  // The parser counted them.
   datapath::Clear(options_.datapath->service_stats(id));
   if (options_.datapath->packet() != nullptr) {
@@ -305,26 +302,46 @@ uint32_t Controller::TakeServiceId(const std::string& name) {
   return id;
 }
 
-void Controller::ApplyPacket() {
-  if (generation_ == 0) EraseUnadopted();
-  std::map<std::string, uint32_t> ids;
-  for (const auto& [name, service] : services_) ids[name] = service.id;
-  packet_.Apply(config_, ids);
+// What the last run had and `next` has keeps its id, whatever comes before it:
+// connections of the packet path count on.
+void Controller::Adopt(const config::Config& next,
+                       const RuntimeChanges& changes) {
+  service_ids_ = IdPool(HG_MAX_SERVICES);
+  adopted_services_.clear();
+  std::vector<BackendTable::Known> backends;
+  for (const auto& [name, id] : options_.datapath->adopted().services) {
+    const auto service = next.services.find(name);
+    if (service == next.services.end()) continue;
+    service_ids_.TakeThis(id);
+    adopted_services_[name] = id;
+    const config::Pool pool =
+        Overlaid(service->second, next.pools.at(service->second.pool), changes);
+    for (const config::Backend& backend : pool.backends) {
+      backends.push_back(
+          {id, backend.name, AddressOf(service->second, backend)});
+    }
+  }
+  backends_.Adopt(backends);
 }
 
-// What the last run had, and this configuration has not.
-void Controller::EraseUnadopted() {
-  const datapath::Datapath::Adopted& adopted = options_.datapath->adopted();
-  for (const auto& [name, id] : adopted.services) {
-    if (!services_.contains(name)) {
+// What the last run had and `next` has not, before its ids are used again.
+void Controller::EraseUnadopted(const config::Config& next) {
+  std::set<uint32_t> kept;
+  for (const auto& [name, id] : options_.datapath->adopted().services) {
+    if (adopted_services_.contains(name)) {
+      kept.insert(id);
+    } else {
       LogIfFailed(options_.datapath->EraseService(id));
     }
   }
-  for (const auto& [id, backend] : adopted.backends) {
-    if (backends_.Find(id) == nullptr) {
-      LogIfFailed(options_.datapath->EraseBackend(id));
-    }
-  }
+  backends_.EraseUnadopted();
+  packet_.Adopt(next, kept);
+}
+
+void Controller::ApplyPacket() {
+  std::map<std::string, uint32_t> ids;
+  for (const auto& [name, service] : services_) ids[name] = service.id;
+  packet_.Apply(config_, ids);
 }
 
 void Controller::PublishService(Service& service) {

@@ -151,7 +151,8 @@ class Controller {
   void RemoveService(const std::string& name);
   uint32_t TakeServiceId(const std::string& name);
   void ApplyPacket();
-  void EraseUnadopted();
+  void Adopt(const config::Config& next, const RuntimeChanges& changes);
+  void EraseUnadopted(const config::Config& next);
   void PutService(const config::Service& service, const config::Pool& pool);
   void PublishService(Service& service);
   uint32_t TakeTable(const Service& service);
@@ -194,6 +195,7 @@ class Controller {
   SourcePorts source_ports_;
   Tables tables_;
   IdPool service_ids_{HG_MAX_SERVICES};
+  std::map<std::string, uint32_t> adopted_services_;  // Ids; not Put() yet.
   std::map<std::string, Service> services_;
   BackendTable backends_;
   PacketServices packet_;

@@ -39,17 +39,20 @@ uint64_t PacedDrain::Left() const {
 }
 
 void PacedDrain::Tick() {
-  Close(pacer_.Due(MonotonicNs(), Left()));
+  const bool behind = !Close(pacer_.Due(MonotonicNs(), Left()));
   const int64_t now = MonotonicNs();
   const uint64_t left = Left();
   over_ = left == 0 && now >= pacer_.end_ns();
   if (over_) return;
-  timer_.Set(std::clamp(absl::Nanoseconds(pacer_.NextNs(left) - now), kShortest,
-                        kLongest));
+  // Those who are due and cannot be found yet are not looked for all the time.
+  timer_.Set(behind ? kLongest
+                    : std::clamp(absl::Nanoseconds(pacer_.NextNs(left) - now),
+                                 kShortest, kLongest));
 }
 
-void PacedDrain::Close(size_t count) {
-  if (count == 0) return;
+// False: there were fewer.
+bool PacedDrain::Close(size_t count) {
+  if (count == 0) return true;
   const bool outdated = order_ == Pace::Order::kIdle &&
                         MonotonicNs() - found_ns_ > kIdleOrderHoldsNs;
   if (victims_.empty() || outdated) FindVictims();
@@ -58,6 +61,7 @@ void PacedDrain::Close(size_t count) {
     victims_.pop_back();
     if (Kill(id)) --count;
   }
+  return count == 0;
 }
 
 // It may be gone, or have failed to connect and be with another backend.

@@ -40,7 +40,7 @@ class PacedDrain {
  private:
   uint64_t Left() const;
   void Tick();
-  void Close(size_t count);
+  bool Close(size_t count);
   void FindVictims();
   bool Kill(uint64_t connection);
 

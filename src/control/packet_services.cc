@@ -25,11 +25,6 @@ bool IsPacket(const config::Service& service) {
   return service.datapath == config::Datapath::kPacket;
 }
 
-bool HasPacketService(const config::Config& config) {
-  return std::any_of(config.services.begin(), config.services.end(),
-                     [](const auto& entry) { return IsPacket(entry.second); });
-}
-
 bool IsListener(const config::Config& config, const Endpoint& at) {
   return std::any_of(
       config.services.begin(), config.services.end(), [&](const auto& entry) {
@@ -56,8 +51,13 @@ uint32_t HeaderSize(const config::Service& service, const Endpoint& listen) {
 PacketServices::PacketServices(EventLoop* loop, datapath::Datapath* datapath)
     : datapath_(datapath), timer_(loop, [this] { Sweep(); }) {}
 
+bool PacketServices::Needed(const config::Config& config) {
+  return std::any_of(config.services.begin(), config.services.end(),
+                     [](const auto& entry) { return IsPacket(entry.second); });
+}
+
 absl::Status PacketServices::Check(const config::Config& config) {
-  if (!HasPacketService(config)) return absl::OkStatus();
+  if (!Needed(config)) return absl::OkStatus();
   return datapath::CheckPacketPorts(config.packet->first_port,
                                     config.packet->last_port);
 }
@@ -91,7 +91,7 @@ std::vector<datapath::PacketPath::Listener> PacketServices::Listeners(
 
 void PacketServices::Apply(const config::Config& config,
                            const std::map<std::string, uint32_t>& ids) {
-  if (!HasPacketService(config)) {
+  if (!Needed(config)) {
     Stop();
     return;
   }
@@ -99,10 +99,26 @@ void PacketServices::Apply(const config::Config& config,
   if (!started.ok()) Note({std::string(started.message())});
 }
 
+absl::Status PacketServices::Open(const config::Packet& packet) {
+  return datapath_->OpenPacket(packet.max_flows,
+                               packet.attach == config::PacketAttach::kXdp);
+}
+
+void PacketServices::Adopt(const config::Config& config,
+                           const std::set<uint32_t>& kept) {
+  // Apply() tells what is wrong.
+  if (!Needed(config) || !Open(*config.packet).ok()) return;
+  datapath::PacketPath& path = *datapath_->packet();
+  path.KillIf(
+      [&](const hg_flow& flow) { return !kept.contains(flow.service); });
+  if (!path.adopted()) return;
+  log::Info("the packet path goes on with %d connections of the last run",
+            path.Established());
+}
+
 absl::Status PacketServices::Start(const config::Config& config,
                                    const std::map<std::string, uint32_t>& ids) {
-  const bool xdp = config.packet->attach == config::PacketAttach::kXdp;
-  RETURN_IF_ERROR(datapath_->OpenPacket(config.packet->max_flows, xdp));
+  RETURN_IF_ERROR(Open(*config.packet));
   datapath::PacketPath& path = *datapath_->packet();
   idle_seconds_.clear();
   for (const auto& [name, service] : config.services) {
@@ -112,8 +128,6 @@ absl::Status PacketServices::Start(const config::Config& config,
   path.KillIf([&](const hg_flow& flow) {
     return !idle_seconds_.contains(flow.service);
   });
-  if (first_) CountAdopted();
-  first_ = false;
   datapath::PacketPath::Setup setup;
   for (const IpAddress& source : config.packet->source) {
     setup.sources.push_back(source.bytes());
@@ -125,7 +139,7 @@ absl::Status PacketServices::Start(const config::Config& config,
   FindListenersInRange(config);
   NoteAll(path.Attach(
       {config.packet->interfaces.begin(), config.packet->interfaces.end()},
-      xdp));
+      config.packet->attach == config::PacketAttach::kXdp));
   timer_.Set(kSweepInterval);
   return absl::OkStatus();
 }
@@ -159,21 +173,6 @@ void PacketServices::Stop() {
   timer_.Cancel();
   problem_.clear();
   log::Info("the packet path is closed: no service uses it");
-}
-
-// The daemon that was killed had connections of its own, too, which are gone.
-// Those of the path come and go meanwhile, and count themselves.
-void PacketServices::CountAdopted() {
-  for (const auto& [name, id] : datapath_->adopted().services) {
-    datapath::RemoveAllOwn(datapath_->service_stats(id));
-  }
-  for (const auto& [id, backend] : datapath_->adopted().backends) {
-    datapath::RemoveAllOwn(datapath_->backend_stats(id));
-  }
-  if (!datapath_->adopted().services.empty()) {
-    log::Info("the packet path goes on with %d connections of the last run",
-              datapath_->packet()->Established());
-  }
 }
 
 void PacketServices::Sweep() {

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -22,8 +23,14 @@ class PacketServices {
  public:
   PacketServices(EventLoop* loop, datapath::Datapath* datapath);
 
+  // Whether a service of `config` is on the path.
+  static bool Needed(const config::Config& config);
   // FailedPrecondition: `config` cannot be served here, and how to mend it.
   static absl::Status Check(const config::Config& config);
+
+  // Once, before anything is published: opens the path with the connections of
+  // the last run and ends those whose service is none of `kept`.
+  void Adopt(const config::Config& config, const std::set<uint32_t>& kept);
 
   // Brings the path in line with `config`; `ids` by service name. Connections
   // of services that are not in it any more end.
@@ -68,10 +75,10 @@ class PacketServices {
   std::vector<datapath::PacketPath::Listener> Listeners(
       const config::Config& config,
       const std::map<std::string, uint32_t>& ids) const;
+  absl::Status Open(const config::Packet& packet);
   absl::Status Start(const config::Config& config,
                      const std::map<std::string, uint32_t>& ids);
   void Stop();
-  void CountAdopted();
   void Sweep();
   void FindListenersInRange(const config::Config& config);
   // What attaching says, and what is seen besides.
@@ -86,7 +93,6 @@ class PacketServices {
   };
   datapath::Datapath* datapath_;
   std::string problem_;
-  bool first_ = true;  // What was adopted is not counted yet.
   std::map<uint32_t, uint32_t> idle_seconds_;    // By service id.
   std::vector<std::string> listeners_in_range_;  // Problems.
   std::map<std::string, Incomplete> incomplete_;

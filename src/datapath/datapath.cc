@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "base/log.h"
 #include "base/status.h"
@@ -146,7 +147,7 @@ absl::Status Datapath::Adopt(const std::string& pin_dir,
   return absl::OkStatus();
 }
 
-absl::Status Datapath::ReadAdopted() {
+void Datapath::ReadAdopted() {
   uint32_t id = 0, *before = nullptr;
   while (bpf_map__get_next_key(skeleton_->maps.services, before, &id,
                                sizeof id) == 0) {
@@ -169,7 +170,33 @@ absl::Status Datapath::ReadAdopted() {
     }
     before = &id;
   }
-  return absl::OkStatus();
+  for (id = 1; id < HG_MAX_BACKENDS; ++id) {
+    if (Read(backend_stats(id).connections_active) > 0) adopted_.backends[id];
+  }
+}
+
+// Those that userspace carried ended with the last daemon, and those that
+// waited for a backend.
+void Datapath::ForgetOwnConnections() {
+  for (uint32_t id = 1; id < HG_MAX_SERVICES; ++id) {
+    RemoveAllOwn(service_stats(id));
+    Set(service_stats(id).queue_active, 0);
+  }
+  for (uint32_t id = 1; id < HG_MAX_BACKENDS; ++id) {
+    RemoveAllOwn(backend_stats(id));
+  }
+}
+
+// The table of the last run's flows is not used any more, nor can anybody take
+// back what they count.
+void Datapath::ForgetFlows() {
+  leaves_ = false;
+  for (uint32_t id = 1; id < HG_MAX_SERVICES; ++id) {
+    Set(service_stats(id).connections_active, 0);
+  }
+  for (uint32_t id = 1; id < HG_MAX_BACKENDS; ++id) {
+    Set(backend_stats(id).connections_active, 0);
+  }
 }
 
 absl::Status Datapath::OpenPacket(uint32_t max_flows, bool xdp) {
@@ -183,22 +210,20 @@ absl::Status Datapath::OpenPacket(uint32_t max_flows, bool xdp) {
   options.maps = {fd(maps.services),      fd(maps.backends),
                   fd(maps.tables),        fd(maps.service_stats),
                   fd(maps.backend_stats), fd(maps.greeting_times)};
-  options.adopt = adopt_;
-  adopt_ = false;
-  ASSIGN_OR_RETURN(packet_, PacketPath::Open(options));
+  options.adopt = std::exchange(adopt_, false);
+  auto opened = PacketPath::Open(options);
+  if (options.adopt && !(opened.ok() && (*opened)->adopted())) ForgetFlows();
+  ASSIGN_OR_RETURN(packet_, std::move(opened));
   return absl::OkStatus();
 }
 
 void Datapath::LeavePacket() {
   if (packet_ == nullptr) return;
+  leaves_ = true;
   log::Info(
       "the packet path goes on without this daemon, with %d connections; the "
       "next one adopts it",
       packet_->Established());
-  packet_->Leave();
-  for (bpf_map* map : SharedMaps(skeleton_.get())) {
-    std::erase(pins_, absl::StrCat(pin_dir_, "/", bpf_map__name(map)));
-  }
 }
 
 absl::StatusOr<std::unique_ptr<Datapath>> Datapath::Open(const Options& asked) {
@@ -228,11 +253,14 @@ absl::StatusOr<std::unique_ptr<Datapath>> Datapath::Open(const Options& asked) {
   }
   RETURN_IF_ERROR(skeleton.status());
   made->skeleton_ = *std::move(skeleton);
-  made->adopt_ = options.adopt;
-  if (options.adopt) RETURN_IF_ERROR(made->ReadAdopted());
+  made->adopt_ = made->leaves_ = options.adopt;
   made->select_fd_ = bpf_program__fd(made->skeleton_->progs.select_backend);
   RETURN_IF_ERROR(made->Pin(options.pin_dir));
   RETURN_IF_ERROR(made->MapCounters());
+  if (options.adopt) {
+    made->ForgetOwnConnections();
+    made->ReadAdopted();
+  }
   if (made->splice_objection_.empty()) {
     RETURN_IF_ERROR(made->StartSplice(options));
   }
@@ -240,6 +268,12 @@ absl::StatusOr<std::unique_ptr<Datapath>> Datapath::Open(const Options& asked) {
 }
 
 Datapath::~Datapath() {
+  if (leaves_) {
+    if (packet_ != nullptr) packet_->Leave();
+    for (bpf_map* map : SharedMaps(skeleton_.get())) {
+      std::erase(pins_, absl::StrCat(pin_dir_, "/", bpf_map__name(map)));
+    }
+  }
   packet_.reset();  // Before the folder goes that its pins are in.
   for (const std::string& pin : pins_) unlink(pin.c_str());
   if (!pin_dir_.empty()) rmdir(pin_dir_.c_str());

@@ -53,7 +53,7 @@ void RemoveOwn(Stats& stats) {
   Subtract(stats.connections_active, 1);
   Subtract(stats.own_active, 1);
 }
-// The daemon that had them has been killed.
+// The daemon that had them is gone.
 template <typename Stats>
 void RemoveAllOwn(Stats& stats) {
   Subtract(stats.connections_active, Read(stats.own_active));
@@ -96,8 +96,8 @@ class Datapath {
     std::string pin_dir;   // On bpffs; made if its parent exists.
     uint32_t workers = 1;  // Event rings, and shares of the flow numbers.
     uint32_t max_flows = 1024;
-    // Whether to adopt what a daemon that was killed has left of the packet
-    // path; otherwise it ends.
+    // Whether to adopt what the last daemon has left of the packet path;
+    // otherwise it ends.
     bool adopt = false;
   };
 
@@ -105,12 +105,17 @@ class Datapath {
   // without BTF or bpffs, PermissionDenied without capabilities,
   // AlreadyExists when another daemon uses `pin_dir`.
   static absl::StatusOr<std::unique_ptr<Datapath>> Open(const Options& options);
-  ~Datapath();  // Unpins.
+  // Unpins; but unless TakeOver() was called, what was adopted is left as it
+  // was found, for the next daemon.
+  ~Datapath();
+  void TakeOver() { leaves_ = false; }
 
-  // What the maps had, if they were adopted: its ids are to be kept.
+  // What the maps had, if they were adopted: its ids are to be kept, for
+  // connections count on under them.
   struct Adopted {
     std::map<std::string, uint32_t> services;  // By name.
-    std::map<uint32_t, hg_backend> backends;   // By id.
+    // By id; without a name: it was removed, and has connections.
+    std::map<uint32_t, hg_backend> backends;
   };
   // Empty: nothing was.
   const Adopted& adopted() const { return adopted_; }
@@ -179,7 +184,9 @@ class Datapath {
   // The maps that selection and the packet path share.
   static std::vector<bpf_map*> SharedMaps(headgate_bpf* skeleton);
   static absl::Status Adopt(const std::string& pin_dir, headgate_bpf* skeleton);
-  absl::Status ReadAdopted();
+  void ReadAdopted();
+  void ForgetOwnConnections();
+  void ForgetFlows();
   absl::Status Pin(const std::string& pin_dir);
   absl::Status MapCounters();
   absl::Status StartSplice(const Options& options);
@@ -198,7 +205,8 @@ class Datapath {
   SpliceBudget splice_budget_;
   std::array<std::atomic<bool>, HG_FALLBACK_COUNT> shortage_logged_{};
   std::vector<std::unique_ptr<SpliceFlows>> splice_flows_;
-  bool adopt_ = false;
+  bool adopt_ = false;   // The packet path, when it is opened.
+  bool leaves_ = false;  // It, to the next daemon.
   Adopted adopted_;
   std::unique_ptr<PacketPath> packet_;  // After what it shares.
 };

@@ -126,6 +126,8 @@ absl::StatusOr<std::unique_ptr<PacketPath>> PacketPath::Open(
                  loaded.message());
     RemovePacketLinks(options.pin_dir);
     loaded = made->Load(options, false);
+  } else {
+    made->adopted_ = options.adopt;
   }
   RETURN_IF_ERROR(loaded);
   return made;

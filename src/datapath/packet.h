@@ -61,6 +61,8 @@ class PacketPath {
   ~PacketPath();
   // Before that: all of it stays, for the next daemon.
   void Leave();
+  // Whether its flows are those of the last run.
+  bool adopted() const { return adopted_; }
   PacketPath(const PacketPath&) = delete;
 
   struct Listener {
@@ -194,6 +196,7 @@ class PacketPath {
   std::unique_ptr<headgate_packet_bpf, SkeletonDeleter> skeleton_;
   std::string pin_dir_;
   uint32_t max_flows_ = 0;
+  bool adopted_ = false;
   std::vector<std::string> pins_;
   SharedArray<hg_packet_address> addresses_;
   SharedArray<hg_flow> flows_;

@@ -104,6 +104,7 @@ class Daemon final : public IoHandler {
                                           return admin::HandleAdmin(
                                               *controller_, request);
                                         }));
+    datapath_->TakeOver();
     return absl::OkStatus();
   }
 
@@ -164,7 +165,7 @@ class Daemon final : public IoHandler {
     const uint64_t descriptors = RaiseDescriptorLimit();
     options.max_flows = static_cast<uint32_t>(
         std::clamp<uint64_t>(descriptors / 2, 1024, 262144));
-    options.adopt = parsed.config.packet.has_value();
+    options.adopt = control::PacketServices::Needed(parsed.config);
     ASSIGN_OR_RETURN(datapath_, datapath::Datapath::Open(options));
     ASSIGN_OR_RETURN(controller_,
                      control::Controller::Make({.config_file = FLAGS_config,

@@ -1,0 +1,214 @@
+// A daemon that finds the connections of the last run, and a configuration that
+// is not the last run's.
+#include <csignal>
+
+#include "netns/packet_fixture.h"
+
+namespace headgate::testing {
+namespace {
+
+constexpr char kOne[] = R"(      - {name: one, address: "198.18.2.11:25"})";
+constexpr char kTwo[] = R"(      - {name: two, address: "198.18.2.12:25"})";
+constexpr char kNew[] = R"(      - {name: new, address: "198.18.2.13:25"})";
+constexpr char kImap[] = R"(
+  imap:
+    listen: [198.18.1.1:143]
+    datapath: packet
+    pool: nodes
+    health: {type: none}
+)";
+constexpr size_t kHeld = 12;
+
+std::string ConfigOf(const std::string& backends,
+                     const std::string& packet = "") {
+  return PacketConfig({.packet = packet,
+                       .service = absl::StrCat("    max_connections: ", kHeld),
+                       .backends = backends,
+                       .health = "{type: none}"});
+}
+
+std::string Replaced(std::string config, const std::string& what,
+                     const std::string& by) {
+  for (size_t at = config.find(what); at != std::string::npos;
+       at = config.find(what, at + by.size())) {
+    config.replace(at, what.size(), by);
+  }
+  return config;
+}
+
+class PacketRestartTest : public PacketLab,
+                          public ::testing::WithParamInterface<int> {
+ protected:
+  // As many as the service may have, and the daemon has ended.
+  void HoldAndEnd(const std::string& config) {
+    daemon_ = std::make_unique<Daemon>(config);
+    for (size_t i = 0; i < kHeld; ++i) {
+      held_.push_back(TcpSocket::Connect(kClient, vip_));
+      ASSERT_EQ(held_.back().Receive(11), kGreeting);
+    }
+    End();
+  }
+  void End() {
+    ::kill(daemon_->pid(), GetParam());
+    EXPECT_EQ(daemon_->WaitExit(), GetParam() == SIGKILL ? 128 + SIGKILL : 0);
+  }
+  void StartAgain(const std::string& config) {
+    daemon_ =
+        std::make_unique<Daemon>(config, DaemonOptions{.keep_state = true});
+  }
+  int64_t ActiveOf(const std::string& service) const {
+    return daemon_->Service(service)["connections_active"];
+  }
+  int64_t ActiveOf(const std::string& service,
+                   const std::string& backend) const {
+    return daemon_->Backend(service, backend)["connections_active"];
+  }
+  void ExpectHeldWork() {
+    for (TcpSocket& socket : held_) {
+      EXPECT_TRUE(socket.Send("x") && socket.Receive(1) == "x");
+    }
+  }
+  // What they counted is taken back, once.
+  void ExpectNoneIsLeft() {
+    held_.clear();
+    EXPECT_TRUE(WaitActive(0));
+    for (const nlohmann::json& row :
+         daemon_->Json({"service", "list"})["services"]) {
+      EXPECT_EQ(row["connections_active"], 0) << row;
+    }
+    for (const nlohmann::json& row :
+         daemon_->Json({"backend", "list"})["backends"]) {
+      EXPECT_EQ(row["connections_active"], 0) << row;
+    }
+  }
+  void ExpectNewOnesWork(const std::vector<Endpoint>& vips) {
+    for (const Endpoint& vip : vips) {
+      EXPECT_EQ(LoadOn(vip, 20, 4).ok, 20u) << vip.ToString();
+    }
+    EXPECT_TRUE(WaitActive(0));
+  }
+  static bool ProgramsOfOurs() {
+    const ProcessResult shown =
+        RunCommand({"ip", "netns", "exec", "edge", "bpftool", "net", "show"});
+    EXPECT_EQ(shown.exit_code, 0) << shown.err;
+    return shown.out.find("packet_") != std::string::npos;
+  }
+
+  const std::unique_ptr<Server> one_ = Node();
+  const std::unique_ptr<Server> two_ = Node("198.18.2.12");
+  const std::unique_ptr<Server> new_ = Node("198.18.2.13");
+  const Endpoint imap_ = At("198.18.1.1:143");
+  std::vector<TcpSocket> held_;
+};
+
+TEST_P(PacketRestartTest, AServiceThatIsNewCountsNobodyElses) {
+  HoldAndEnd(ConfigOf(kOne));
+  StartAgain(ConfigOf(kOne) + kImap);  // It comes before mail.
+  EXPECT_TRUE(
+      daemon_->LogHas(absl::StrCat("goes on with ", kHeld, " connections")));
+  EXPECT_EQ(ActiveOf("mail"), kHeld);
+  EXPECT_EQ(ActiveOf("mail", "one"), kHeld);
+  EXPECT_EQ(ActiveOf("imap"), 0);
+  EXPECT_EQ(ActiveOf("imap", "one"), 0);
+  ExpectHeldWork();
+  ExpectNoneIsLeft();
+  ExpectNewOnesWork({vip_, imap_});
+}
+
+TEST_P(PacketRestartTest, ABackendThatIsNewCountsNobodyElses) {
+  HoldAndEnd(ConfigOf(kOne) + kImap);
+  StartAgain(ConfigOf(absl::StrCat(kNew, "\n", kOne)) + kImap);
+  for (const char* service : {"imap", "mail"}) {
+    EXPECT_EQ(ActiveOf(service, "new"), 0) << service;
+  }
+  EXPECT_EQ(ActiveOf("mail", "one"), kHeld);
+  EXPECT_EQ(ActiveOf("imap", "one"), 0);
+  ExpectHeldWork();
+  ExpectNoneIsLeft();
+  ExpectNewOnesWork({vip_, imap_});
+}
+
+TEST_P(PacketRestartTest, ABackendThatIsGoneKeepsItsConnections) {
+  HoldAndEnd(ConfigOf(absl::StrCat(kOne, "\n", kTwo)));
+  StartAgain(ConfigOf(absl::StrCat(kNew, "\n", kTwo)));
+  EXPECT_EQ(ActiveOf("mail"), kHeld);
+  EXPECT_EQ(ActiveOf("mail", "two"), kHeld / 2);
+  EXPECT_EQ(ActiveOf("mail", "new"), 0);
+  const nlohmann::json leaving =
+      daemon_->Json({"backend", "list"}).at("leaving");
+  ASSERT_EQ(leaving.size(), 1u) << leaving;
+  EXPECT_EQ(leaving[0]["name"], "one");
+  EXPECT_EQ(leaving[0]["connections_active"], kHeld / 2);
+  // They outlive yet another daemon.
+  End();
+  StartAgain(ConfigOf(absl::StrCat(kNew, "\n", kTwo)));
+  EXPECT_EQ(ActiveOf("mail"), kHeld);
+  EXPECT_EQ(ActiveOf("mail", "two"), kHeld / 2);
+  EXPECT_EQ(ActiveOf("mail", "new"), 0);
+  ExpectHeldWork();
+  ExpectNoneIsLeft();
+  ExpectNewOnesWork({vip_});
+}
+
+TEST_P(PacketRestartTest, AServiceThatIsGoneEndsItsConnections) {
+  HoldAndEnd(ConfigOf(kOne));
+  StartAgain(Replaced(ConfigOf(kOne), "  mail:", "  post:"));
+  for (TcpSocket& socket : held_) EXPECT_TRUE(socket.ReceivesReset());
+  EXPECT_EQ(ActiveOf("post"), 0);
+  ExpectNoneIsLeft();
+  ExpectNewOnesWork({vip_});
+}
+
+TEST_P(PacketRestartTest, AnotherTableEndsTheConnectionsOfTheLast) {
+  HoldAndEnd(ConfigOf(kOne));
+  StartAgain(ConfigOf(kOne, "  max_flows: 2048"));
+  EXPECT_TRUE(daemon_->LogHas("connections of the packet path from the last"));
+  EXPECT_EQ(ActiveOf("mail"), 0);
+  ExpectNoneIsLeft();
+  ExpectNewOnesWork({vip_});
+}
+
+TEST_P(PacketRestartTest, WithoutAServiceOnItThePathIsGone) {
+  HoldAndEnd(ConfigOf(kOne));
+  StartAgain(Replaced(ConfigOf(kOne), "datapath: packet", "datapath: splice"));
+  EXPECT_FALSE(ProgramsOfOurs());
+  EXPECT_EQ(ActiveOf("mail"), 0);
+  ExpectNewOnesWork({vip_});
+  // And comes back.
+  daemon_->Reload(ConfigOf(kOne));
+  ASSERT_TRUE(WaitUntil(absl::Seconds(5), [&] { return OnPacketPath(); }));
+  ExpectNewOnesWork({vip_});
+  ExpectNoneIsLeft();
+}
+
+TEST_P(PacketRestartTest, AStartThatIsRefusedLeavesThePathAsItWas) {
+  HoldAndEnd(ConfigOf(kOne));
+  Shell("ip netns exec edge sysctl -qw net.ipv4.ip_local_reserved_ports=''");
+  {
+    Daemon refused(ConfigOf(kOne),
+                   {.wait_until_ready = false, .keep_state = true});
+    EXPECT_EQ(refused.WaitExit(), 1);
+  }
+  ExpectHeldWork();
+  Shell(
+      "ip netns exec edge sysctl -qw "
+      "net.ipv4.ip_local_reserved_ports=10240-32767");
+  StartAgain(ConfigOf(kOne));
+  EXPECT_TRUE(
+      daemon_->LogHas(absl::StrCat("goes on with ", kHeld, " connections")));
+  EXPECT_EQ(ActiveOf("mail"), kHeld);
+  ExpectHeldWork();
+  ExpectNoneIsLeft();
+  ExpectNewOnesWork({vip_});
+}
+
+INSTANTIATE_TEST_SUITE_P(Ended, PacketRestartTest,
+                         ::testing::Values(SIGKILL, SIGUSR2),
+                         [](const auto& tested) {
+                           return std::string(tested.param == SIGKILL
+                                                  ? "Killed"
+                                                  : "HandedOver");
+                         });
+
+}  // namespace
+}  // namespace headgate::testing
