@@ -27,10 +27,7 @@ namespace {
 
 // enum bpf_attach_type of Linux 6.6; Debian 12's header is older.
 constexpr auto kTcxIngress = static_cast<bpf_attach_type>(46);
-constexpr char kPinPrefix[] = "packet_link_";
-// What marks the filter as ours.
-constexpr uint32_t kHandle = 0x48;
-constexpr uint32_t kPriority = 0x4847;
+constexpr uint32_t kPriority = 0x4847;  // Of the filters of all daemons.
 
 bool Forwards(const char* family, const std::string& name) {
   std::ifstream file(
@@ -65,18 +62,30 @@ bool IsLinkOf(int fd, uint32_t ifindex) {
   return of == ifindex;
 }
 
-absl::StatusOr<UniqueFd> AttachClsact(int program_fd, uint32_t ifindex) {
+bpf_tc_hook ClsactOf(uint32_t ifindex) {
   bpf_tc_hook hook{};
   hook.sz = sizeof hook;
   hook.ifindex = static_cast<int>(ifindex);
   hook.attach_point = BPF_TC_INGRESS;
-  const int made = bpf_tc_hook_create(&hook);
-  if (made != 0 && made != -EEXIST) return ErrnoStatus(-made, "add clsact");
+  return hook;
+}
+
+// No other map has the id while a filter's program uses this one.
+bpf_tc_opts FilterOf(uint32_t table_id) {
   bpf_tc_opts options{};
   options.sz = sizeof options;
-  options.prog_fd = program_fd;
-  options.handle = kHandle;
+  options.handle = table_id;
   options.priority = kPriority;
+  return options;
+}
+
+absl::StatusOr<UniqueFd> AttachClsact(int program_fd, uint32_t ifindex,
+                                      uint32_t table_id) {
+  bpf_tc_hook hook = ClsactOf(ifindex);
+  const int made = bpf_tc_hook_create(&hook);
+  if (made != 0 && made != -EEXIST) return ErrnoStatus(-made, "add clsact");
+  bpf_tc_opts options = FilterOf(table_id);
+  options.prog_fd = program_fd;
   options.flags = BPF_TC_F_REPLACE;
   if (const int error = bpf_tc_attach(&hook, &options); error != 0) {
     return ErrnoStatus(-error, "attach to clsact");
@@ -130,12 +139,37 @@ absl::Status CheckXdpInterface(const std::string& name, XdpMode mode) {
                    name, " rxvlan off"));
 }
 
+std::vector<uint32_t> Interfaces() {
+  std::vector<uint32_t> found;
+  struct if_nameindex* const all = if_nameindex();
+  if (all == nullptr) return found;
+  for (const struct if_nameindex* each = all; each->if_index != 0; ++each) {
+    found.push_back(each->if_index);
+  }
+  if_freenameindex(all);
+  return found;
+}
+
 std::string PacketLinkPin(const std::string& pin_dir, const std::string& name) {
-  return absl::StrCat(pin_dir, "/", kPinPrefix, name);
+  return absl::StrCat(pin_dir, "/", kPacketLinks, name);
+}
+
+std::vector<std::string> PacketPins(const std::string& pin_dir,
+                                    absl::string_view prefix) {
+  std::vector<std::string> pins;
+  std::error_code ignored;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(pin_dir, ignored)) {
+    if (absl::StartsWith(entry.path().filename().string(), prefix)) {
+      pins.push_back(entry.path());
+    }
+  }
+  return pins;
 }
 
 absl::StatusOr<UniqueFd> AttachPacketHook(int program_fd, uint32_t ifindex,
-                                          const std::string& pin) {
+                                          const std::string& pin,
+                                          uint32_t table_id) {
   UniqueFd old(bpf_obj_get(pin.c_str()));
   if (old.valid() && IsLinkOf(old.get(), ifindex) &&
       bpf_link_update(old.get(), program_fd, nullptr) == 0) {
@@ -147,7 +181,7 @@ absl::StatusOr<UniqueFd> AttachPacketHook(int program_fd, uint32_t ifindex,
                                 kTcxIngress, nullptr));
   if (!link.valid()) {
     if (errno == EINVAL || errno == EOPNOTSUPP) {
-      return AttachClsact(program_fd, ifindex);
+      return AttachClsact(program_fd, ifindex, table_id);
     }
     return ErrnoStatus(errno, "attach");
   }
@@ -157,34 +191,23 @@ absl::StatusOr<UniqueFd> AttachPacketHook(int program_fd, uint32_t ifindex,
   return link;
 }
 
-void DetachClsact(uint32_t ifindex) {
-  bpf_tc_hook hook{};
-  hook.sz = sizeof hook;
-  hook.ifindex = static_cast<int>(ifindex);
-  hook.attach_point = BPF_TC_INGRESS;
-  bpf_tc_opts options{};
-  options.sz = sizeof options;
-  options.handle = kHandle;
-  options.priority = kPriority;
+void DetachClsact(uint32_t ifindex, uint32_t table_id) {
+  const bpf_tc_hook hook = ClsactOf(ifindex);
+  const bpf_tc_opts options = FilterOf(table_id);
   bpf_tc_detach(&hook, &options);
 }
 
 void RemovePacketLinks(const std::string& pin_dir) {
   const UniqueFd table(bpf_obj_get((pin_dir + "/packet_flows").c_str()));
-  const absl::StatusOr<uint32_t> table_id = MapId(table.get());
-  if (struct if_nameindex* const all = if_nameindex(); all != nullptr) {
-    for (const struct if_nameindex* each = all; each->if_index != 0; ++each) {
-      if (table_id.ok()) DetachXdp(each->if_index, *table_id);
-      DetachClsact(each->if_index);
+  if (const absl::StatusOr<uint32_t> table_id = MapId(table.get());
+      table_id.ok()) {
+    for (const uint32_t ifindex : Interfaces()) {
+      DetachXdp(ifindex, *table_id);
+      DetachClsact(ifindex, *table_id);
     }
-    if_freenameindex(all);
   }
-  std::error_code ignored;
-  for (const auto& entry :
-       std::filesystem::directory_iterator(pin_dir, ignored)) {
-    if (absl::StartsWith(entry.path().filename().string(), kPinPrefix)) {
-      unlink(entry.path().c_str());
-    }
+  for (const std::string& pin : PacketPins(pin_dir, kPacketLinks)) {
+    unlink(pin.c_str());
   }
 }
 

@@ -6,9 +6,11 @@
 #include <cstdint>
 #include <istream>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "base/unique_fd.h"
 #include "datapath/packet_xdp.h"
 
@@ -25,13 +27,21 @@ absl::Status CheckXdpInterface(const std::string& name, XdpMode mode);
 // Whether /proc/net/vlan/config has one of this interface.
 bool HasVlan(std::istream& config, const std::string& name);
 
+std::vector<uint32_t> Interfaces();  // Indices of all.
+
 std::string PacketLinkPin(const std::string& pin_dir, const std::string& name);
+// What is pinned there by a name that begins so.
+std::vector<std::string> PacketPins(const std::string& pin_dir,
+                                    absl::string_view prefix);
+inline constexpr char kPacketLinks[] = "packet_link_";
 
 // Replaces the program of a link pinned at `pin`, if it is of this interface,
-// so that no packet is missed. An invalid descriptor: a clsact filter.
+// so that no packet is missed. An invalid descriptor: a clsact filter, told
+// from those of other daemons by the id of our map packet_flows.
 absl::StatusOr<UniqueFd> AttachPacketHook(int program_fd, uint32_t ifindex,
-                                          const std::string& pin);
-void DetachClsact(uint32_t ifindex);
+                                          const std::string& pin,
+                                          uint32_t table_id);
+void DetachClsact(uint32_t ifindex, uint32_t table_id);
 
 // All that a daemon which was killed has left attached.
 void RemovePacketLinks(const std::string& pin_dir);

@@ -72,7 +72,8 @@ absl::Status PacketPath::AttachTo(const std::string& name) {
   link.ifindex = ifindex;
   link.pin = PacketLinkPin(pin_dir_, name);
   const int program = bpf_program__fd(skeleton_->progs.packet_ingress);
-  ASSIGN_OR_RETURN(link.fd, AttachPacketHook(program, link.ifindex, link.pin));
+  ASSIGN_OR_RETURN(
+      link.fd, AttachPacketHook(program, link.ifindex, link.pin, table_id_));
   bpf_map__update_elem(skeleton_->maps.packet_interfaces, &link.ifindex,
                        sizeof link.ifindex, &link.ifindex, sizeof link.ifindex,
                        BPF_ANY);
@@ -89,7 +90,7 @@ void PacketPath::Detach(const std::string& name) {
     const hg_packet_left_key key{link.ifindex, reason};
     bpf_map__delete_elem(skeleton_->maps.packet_left, &key, sizeof key, 0);
   }
-  if (!link.fd.valid()) DetachClsact(link.ifindex);
+  if (!link.fd.valid()) DetachClsact(link.ifindex, table_id_);
   unlink(link.pin.c_str());
   links_.erase(name);
 }

@@ -1,13 +1,18 @@
 // The packet path by the real daemon: whole connections that no socket on the
 // edge has, with the header in front.
+#include <gmock/gmock.h>
 #include <signal.h>
 
 #include <algorithm>
 
 #include "packet_fixture.h"
+#include "packet_hooks.h"
 
 namespace headgate::testing {
 namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
 
 class PacketTest : public PacketLab {};
 
@@ -516,18 +521,12 @@ TEST_F(PacketOutliveTest, TheNextDaemonAdoptsWhatIsHandedOver) {
 
 // Before Linux 6.6.
 TEST_F(PacketTest, WithoutTcxAFilterDoesTheSame) {
-  const DaemonOptions without_tcx = {
-      .wrapper = {"env", absl::StrCat("LD_PRELOAD=", HG_NO_TCX_LIBRARY)},
-      .keep_state = true};
-  const auto filters = [](const char* device) {
-    return RunCommand(
-               {"tc", "-n", "edge", "filter", "show", "dev", device, "ingress"})
-        .out;
-  };
+  const DaemonOptions without_tcx = {.wrapper = WithoutTcx(),
+                                     .keep_state = true};
   const std::string config = PacketConfig({.health = "{type: none}"});
   daemon_ = std::make_unique<Daemon>(config, without_tcx);
   for (const char* device : {"e0", "e1"}) {
-    EXPECT_NE(filters(device).find("packet_ingress"), std::string::npos);
+    EXPECT_THAT(HooksAt(device), ElementsAre("clsact packet_ingress"));
   }
   ExpectStreams(10);
   const auto server = Node();
@@ -542,18 +541,19 @@ TEST_F(PacketTest, WithoutTcxAFilterDoesTheSame) {
   EXPECT_TRUE(daemon_->LogHas("goes on with 1 connections"));
   EXPECT_TRUE(held.Send("x") && held.Receive(1) == "x");
   daemon_->Stop();
-  for (const char* device : {"e0", "e1"}) EXPECT_EQ(filters(device), "");
+  for (const char* device : {"e0", "e1"}) {
+    EXPECT_THAT(HooksAt(device), IsEmpty());
+  }
 }
 
 TEST_F(PacketTest, StoppedInOrderItLeavesNothing) {
   const auto server = Node();
   Start();
   EXPECT_EQ(Load(1).ok, 1u);
+  EXPECT_THAT(HooksAt("e0"), ElementsAre("tcx packet_ingress"));
   daemon_->Stop();
-  const ProcessResult programs =
-      RunCommand({"ip", "netns", "exec", "edge", "bpftool", "net", "show"});
-  EXPECT_EQ(programs.out.find("packet_ingress"), std::string::npos)
-      << programs.out;
+  EXPECT_THAT(HooksAt("e0"), IsEmpty());
+  EXPECT_THAT(HooksAt("e1"), IsEmpty());
   EXPECT_FALSE(TcpSocket::Connect(kClient, vip_).valid());
   const ProcessResult status = daemon_->Ctl({"status"});
   EXPECT_EQ(status.exit_code, 3);
