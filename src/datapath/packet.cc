@@ -262,13 +262,12 @@ absl::Status PacketPath::FillFreeNumbers() {
 
 PacketPath::~PacketPath() {
   if (const auto trace = trace_.lock()) trace->Close();
+  if (left_) return;
+  // Nobody new, while hooks go one by one.
+  if (skeleton_ != nullptr) SetServes(false).IgnoreError();
   while (!links_.empty()) Detach(links_.begin()->first);
+  RemovePacketLinks(pin_dir_);
   for (const std::string& pin : pins_) unlink(pin.c_str());
-}
-
-void PacketPath::Leave() {
-  links_.clear();
-  pins_.clear();
 }
 
 // ---- what is seen -----------------------------------------------------------

@@ -60,7 +60,7 @@ class PacketPath {
   // Detaches, and unpins.
   ~PacketPath();
   // Before that: all of it stays, for the next daemon.
-  void Leave();
+  void Leave() { left_ = true; }
   // Whether its flows are those of the last run.
   bool adopted() const { return adopted_; }
   PacketPath(const PacketPath&) = delete;
@@ -195,6 +195,7 @@ class PacketPath {
 
   std::unique_ptr<headgate_packet_bpf, SkeletonDeleter> skeleton_;
   std::string pin_dir_;
+  bool left_ = false;  // To the next daemon.
   uint32_t max_flows_ = 0;
   bool adopted_ = false;
   std::vector<std::string> pins_;

@@ -160,8 +160,9 @@ std::vector<std::string> PacketPins(const std::string& pin_dir,
   std::error_code ignored;
   for (const auto& entry :
        std::filesystem::directory_iterator(pin_dir, ignored)) {
-    if (absl::StartsWith(entry.path().filename().string(), prefix)) {
-      pins.push_back(entry.path());
+    const std::string name = entry.path().filename();
+    if (absl::StartsWith(name, prefix)) {
+      pins.push_back(absl::StrCat(pin_dir, "/", name));
     }
   }
   return pins;
@@ -189,6 +190,13 @@ absl::StatusOr<UniqueFd> AttachPacketHook(int program_fd, uint32_t ifindex,
     return ErrnoStatus(errno, absl::StrCat("pin ", pin));
   }
   return link;
+}
+
+bool HasPacketHook(const UniqueFd& link, uint32_t ifindex, uint32_t table_id) {
+  if (link.valid()) return IsLinkOf(link.get(), ifindex);
+  const bpf_tc_hook hook = ClsactOf(ifindex);
+  bpf_tc_opts options = FilterOf(table_id);
+  return bpf_tc_query(&hook, &options) == 0;
 }
 
 void DetachClsact(uint32_t ifindex, uint32_t table_id) {

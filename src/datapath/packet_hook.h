@@ -41,6 +41,8 @@ inline constexpr char kPacketLinks[] = "packet_link_";
 absl::StatusOr<UniqueFd> AttachPacketHook(int program_fd, uint32_t ifindex,
                                           const std::string& pin,
                                           uint32_t table_id);
+// Whether the link is there or, for an invalid descriptor, the filter.
+bool HasPacketHook(const UniqueFd& link, uint32_t ifindex, uint32_t table_id);
 void DetachClsact(uint32_t ifindex, uint32_t table_id);
 
 // All that a daemon which was killed has left attached.

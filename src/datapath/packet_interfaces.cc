@@ -39,8 +39,9 @@ std::vector<std::string> PacketPath::Attach(
     if (!interfaces.contains(name)) gone.push_back(name);
   }
   for (const std::string& name : gone) Detach(name);
+  std::vector<std::string> problems = Reattach();
   DetachStrays();
-  return Reattach();
+  return problems;
 }
 
 std::vector<std::string> PacketPath::Reattach() {
@@ -60,17 +61,21 @@ std::vector<std::string> PacketPath::Reattach() {
   return problems;
 }
 
-// An interface that no longer forwards keeps its hook, for what it may do
-// again.
+// An interface that no longer forwards keeps its hook, be it of the last run,
+// for what it may do again.
 absl::Status PacketPath::AttachTo(const std::string& name) {
-  const uint32_t ifindex = if_nametoindex(name.c_str());
-  const auto known = links_.find(name);
-  if (known != links_.end() && known->second.ifindex != ifindex) Detach(name);
-  RETURN_IF_ERROR(CheckPacketInterface(name, forwards_v4_, forwards_v6_));
-  if (links_.contains(name)) return absl::OkStatus();
   Link link;
-  link.ifindex = ifindex;
+  link.ifindex = if_nametoindex(name.c_str());
   link.pin = PacketLinkPin(pin_dir_, name);
+  const auto known = links_.find(name);
+  if (known != links_.end() && known->second.ifindex != link.ifindex) {
+    Detach(name);
+  }
+  const absl::Status able =
+      CheckPacketInterface(name, forwards_v4_, forwards_v6_);
+  if (links_.contains(name)) return able;
+  const UniqueFd left(bpf_obj_get(link.pin.c_str()));
+  if (!able.ok() && !HasPacketHook(left, link.ifindex, table_id_)) return able;
   const int program = bpf_program__fd(skeleton_->progs.packet_ingress);
   ASSIGN_OR_RETURN(
       link.fd, AttachPacketHook(program, link.ifindex, link.pin, table_id_));
@@ -78,7 +83,7 @@ absl::Status PacketPath::AttachTo(const std::string& name) {
                        sizeof link.ifindex, &link.ifindex, sizeof link.ifindex,
                        BPF_ANY);
   links_[name] = std::move(link);
-  return absl::OkStatus();
+  return able;
 }
 
 void PacketPath::Detach(const std::string& name) {
@@ -97,13 +102,20 @@ void PacketPath::Detach(const std::string& name) {
 
 // Of a daemon that was killed, or of an earlier configuration.
 void PacketPath::DetachStrays() {
-  struct if_nameindex* const all = if_nameindex();
-  if (all == nullptr) return;
-  for (const struct if_nameindex* each = all; each->if_index != 0; ++each) {
-    if (xdp_ && wanted_.contains(each->if_name)) continue;
-    DetachXdp(each->if_index, table_id_);
+  std::set<std::string> pins;
+  std::set<uint32_t> attached, filtered;
+  for (const auto& [name, link] : links_) {
+    pins.insert(link.pin);
+    attached.insert(link.ifindex);
+    if (!link.fd.valid()) filtered.insert(link.ifindex);
   }
-  if_freenameindex(all);
+  for (const uint32_t ifindex : Interfaces()) {
+    if (!xdp_ || !attached.contains(ifindex)) DetachXdp(ifindex, table_id_);
+    if (!filtered.contains(ifindex)) DetachClsact(ifindex, table_id_);
+  }
+  for (const std::string& pin : PacketPins(pin_dir_, kPacketLinks)) {
+    if (!pins.contains(pin)) unlink(pin.c_str());
+  }
 }
 
 // ---- XDP --------------------------------------------------------------------

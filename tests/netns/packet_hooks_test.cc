@@ -12,6 +12,7 @@ namespace headgate::testing {
 namespace {
 
 using ::testing::IsEmpty;
+using ::testing::SizeIs;
 
 // By each way to be attached.
 class PacketHooksTest : public PacketLab,
@@ -64,6 +65,76 @@ class PacketHooksTest : public PacketLab,
 INSTANTIATE_TEST_SUITE_P(Each, PacketHooksTest,
                          ::testing::Values("tcx", "clsact", "xdp"),
                          [](const auto& hook) { return hook.param; });
+
+TEST_P(PacketHooksTest, OfTheLastRunAnUnwantedOneGoes) {
+  const auto server = Node();
+  for (const int signal : {SIGKILL, SIGUSR2}) {
+    Start(Config());
+    End(signal);
+    EXPECT_EQ(HooksAt("e0"), Attached()) << "it is for the next daemon";
+    EXPECT_EQ(HooksAt("e1"), Attached());
+    Start(Config("[e1]"));
+    EXPECT_TRUE(daemon_->LogHas("the packet path goes on"));
+    EXPECT_THAT(HooksAt("e0"), IsEmpty());
+    EXPECT_EQ(HooksAt("e1"), Attached());
+    EXPECT_EQ(Load(5).ok, 5u) << "spliced";
+    StopAndExpectNothingLeft({"e0", "e1"});
+  }
+}
+
+TEST_P(PacketHooksTest, ARenamedInterfaceHasOneHookOrNone) {
+  const auto server = Node();
+  Start(Config());
+  TcpSocket held = TcpSocket::Connect(kClient, vip_);
+  ASSERT_EQ(held.Receive(11), kGreeting);
+  End();
+  Shell("ip -n edge link set e0 name away");
+  Start(Config("[away, e1]"));
+  EXPECT_EQ(HooksAt("away"), Attached());
+  EXPECT_TRUE(held.Send("x") && held.Receive(1) == "x");
+  End();
+  Shell("ip -n edge link set away name e0");
+  Start(Config("[away, e1]"));
+  EXPECT_THAT(HooksAt("e0"), IsEmpty());
+  StopAndExpectNothingLeft({"e0", "e1"});
+}
+
+TEST_P(PacketHooksTest, OneThatDoesNotForwardAtAStartKeepsItUntilTheEnd) {
+  const auto server = Node();
+  const auto forward = [](int on) {
+    Shell(absl::StrCat(
+        "ip netns exec edge sysctl -qw net.ipv4.conf.e0.forwarding=", on));
+  };
+  Start(Config());
+  TcpSocket held = TcpSocket::Connect(kClient, vip_);
+  ASSERT_EQ(held.Receive(11), kGreeting);
+  End();
+  forward(0);
+  Start(Config());
+  EXPECT_FALSE(OnPacketPath());
+  EXPECT_EQ(HooksAt("e0"), Attached());
+  forward(1);
+  EXPECT_TRUE(WaitUntil(absl::Seconds(5), [&] { return OnPacketPath(); }));
+  EXPECT_TRUE(held.Send("x") && held.Receive(1) == "x");
+  End();
+  forward(0);
+  Start(Config());
+  StopAndExpectNothingLeft({"e0", "e1"});
+}
+
+TEST_P(PacketHooksTest, ALinksPinGoesWithItsInterface) {
+  Shell(R"(ip -n edge link add x0 type veth peer name x1
+           ip -n edge link set x0 up)");
+  Start(Config("[e0, e1, x0]"));
+  EXPECT_TRUE(OnPacketPath());
+  End();
+  Shell("ip -n edge link del x0");
+  Start(Config());
+  EXPECT_TRUE(daemon_->LogHas("the packet path goes on"));
+  EXPECT_THAT(PacketPins(daemon_->pin_dir(), "packet_link_"),
+              SizeIs(GetParam() == "clsact" ? 0 : 2));
+  StopAndExpectNothingLeft({"e0", "e1"});
+}
 
 // ---- somebody else
 // -------------------------------------------------------------
