@@ -246,7 +246,7 @@ absl::StatusOr<std::unique_ptr<Datapath>> Datapath::Open(const Options& asked) {
     options.adopt = false;
     skeleton = Load(options, true);
   }
-  if (!options.adopt) RemovePacketLinks(options.pin_dir);
+  if (!options.adopt) RemovePacketPath(options.pin_dir);
   if (!skeleton.ok()) {
     made->splice_objection_ = std::string(skeleton.status().message());
     skeleton = Load(options, false);

@@ -3,7 +3,6 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <sys/random.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
@@ -124,7 +123,7 @@ absl::StatusOr<std::unique_ptr<PacketPath>> PacketPath::Open(
   if (!loaded.ok() && options.adopt) {
     log::Warning("connections of the packet path from the last run end: %s",
                  loaded.message());
-    RemovePacketLinks(options.pin_dir);
+    RemovePacketPath(options.pin_dir);
     loaded = made->Load(options, false);
   } else {
     made->adopted_ = options.adopt;
@@ -206,16 +205,19 @@ absl::Status PacketPath::Load(const Options& options, bool adopt) {
   ASSIGN_OR_RETURN(backend_stats_,
                    SharedArray<hg_backend_stats>::Map(
                        bpf_map__fd(maps.backend_stats), HG_MAX_BACKENDS));
+  if (adopt) return absl::OkStatus();
+  RETURN_IF_ERROR(Pin());
+  return FillFreeNumbers();
+}
+
+absl::Status PacketPath::Pin() {
   for (bpf_map* map : OwnMaps()) {
     const std::string path = absl::StrCat(pin_dir_, "/", bpf_map__name(map));
-    pins_.push_back(path);
-    if (adopt) continue;
-    unlink(path.c_str());
     if (const int error = bpf_map__pin(map, path.c_str()); error != 0) {
       return ErrnoStatus(-error, absl::StrCat("pin ", path));
     }
   }
-  return adopt ? absl::OkStatus() : FillFreeNumbers();
+  return absl::OkStatus();
 }
 
 // Of a full table an eighth to a quarter of the entries is in use: both buckets
@@ -266,8 +268,7 @@ PacketPath::~PacketPath() {
   // Nobody new, while hooks go one by one.
   if (skeleton_ != nullptr) SetServes(false).IgnoreError();
   while (!links_.empty()) Detach(links_.begin()->first);
-  RemovePacketLinks(pin_dir_);
-  for (const std::string& pin : pins_) unlink(pin.c_str());
+  RemovePacketPath(pin_dir_);
 }
 
 // ---- what is seen -----------------------------------------------------------

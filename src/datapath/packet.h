@@ -198,7 +198,6 @@ class PacketPath {
   bool left_ = false;  // To the next daemon.
   uint32_t max_flows_ = 0;
   bool adopted_ = false;
-  std::vector<std::string> pins_;
   SharedArray<hg_packet_address> addresses_;
   SharedArray<hg_flow> flows_;
   SharedArray<hg_key_bucket> keys_;

@@ -205,7 +205,7 @@ void DetachClsact(uint32_t ifindex, uint32_t table_id) {
   bpf_tc_detach(&hook, &options);
 }
 
-void RemovePacketLinks(const std::string& pin_dir) {
+void RemovePacketPath(const std::string& pin_dir) {
   const UniqueFd table(bpf_obj_get((pin_dir + "/packet_flows").c_str()));
   if (const absl::StatusOr<uint32_t> table_id = MapId(table.get());
       table_id.ok()) {
@@ -214,7 +214,7 @@ void RemovePacketLinks(const std::string& pin_dir) {
       DetachClsact(ifindex, *table_id);
     }
   }
-  for (const std::string& pin : PacketPins(pin_dir, kPacketLinks)) {
+  for (const std::string& pin : PacketPins(pin_dir, "packet_")) {
     unlink(pin.c_str());
   }
 }

@@ -45,7 +45,7 @@ absl::StatusOr<UniqueFd> AttachPacketHook(int program_fd, uint32_t ifindex,
 bool HasPacketHook(const UniqueFd& link, uint32_t ifindex, uint32_t table_id);
 void DetachClsact(uint32_t ifindex, uint32_t table_id);
 
-// All that a daemon which was killed has left attached.
-void RemovePacketLinks(const std::string& pin_dir);
+// All that is attached for the flow table pinned there, and all its pins.
+void RemovePacketPath(const std::string& pin_dir);
 
 }  // namespace headgate::datapath

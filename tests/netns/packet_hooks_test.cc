@@ -26,12 +26,9 @@ class PacketHooksTest : public PacketLab,
          .health = "{type: none}"});
     return config.replace(config.find("[e0, e1]"), 8, interfaces);
   }
-  static std::string Spliced(const std::string& config) {
-    return absl::StrReplaceAll(config,
-                               {{"datapath: packet", "datapath: splice"}});
-  }
   static std::string WithoutPacketSection() {
-    std::string config = Spliced(Config());
+    std::string config = absl::StrReplaceAll(
+        Config(), {{"datapath: packet", "datapath: splice"}});
     const size_t begin = config.find("packet:");
     return config.erase(begin, config.find("pools:") - begin);
   }
@@ -133,6 +130,24 @@ TEST_P(PacketHooksTest, ALinksPinGoesWithItsInterface) {
   EXPECT_TRUE(daemon_->LogHas("the packet path goes on"));
   EXPECT_THAT(PacketPins(daemon_->pin_dir(), "packet_link_"),
               SizeIs(GetParam() == "clsact" ? 0 : 2));
+  StopAndExpectNothingLeft({"e0", "e1"});
+}
+
+TEST_P(PacketHooksTest, WithoutItsSectionNothingOfTheLastRunIsLeft) {
+  const auto server = Node();
+  Start(Config());
+  End();
+  Start(WithoutPacketSection());
+  EXPECT_THAT(HooksAt("e0"), IsEmpty());
+  EXPECT_THAT(HooksAt("e1"), IsEmpty());
+  EXPECT_THAT(PacketPins(daemon_->pin_dir(), "packet_"), IsEmpty());
+  EXPECT_EQ(Load(5).ok, 5u) << "spliced";
+  End();
+  const ProcessResult status = daemon_->Ctl({"status"});
+  EXPECT_EQ(status.err.find("packet path"), std::string::npos) << status.err;
+  Start(Config());
+  EXPECT_FALSE(daemon_->LogHas("of the last run"));
+  EXPECT_EQ(HooksAt("e0"), Attached());
   StopAndExpectNothingLeft({"e0", "e1"});
 }
 
