@@ -160,6 +160,7 @@ class PacketPath {
   absl::Status SetUpKeys(bool adopt);
   absl::Status AttachTo(const std::string& interface);
   void Detach(const std::string& interface);
+  void DetachLost();
   void DetachStrays();
   std::vector<std::string> ReattachXdp();
   absl::StatusOr<XdpMode> AttachXdpTo(

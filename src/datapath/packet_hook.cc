@@ -19,6 +19,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "base/status.h"
 
@@ -105,8 +106,8 @@ absl::Status CheckPacketInterface(const std::string& name, bool v4, bool v6) {
     const bool needed = std::strcmp(family, "ipv4") == 0 ? v4 : v6;
     if (!needed || Forwards(family, name)) continue;
     return absl::FailedPreconditionError(
-        absl::StrCat("does not forward; sysctl -w net.", family, ".conf.", name,
-                     ".forwarding=1"));
+        absl::StrCat("does not forward; sysctl -w net.", family, ".conf.",
+                     absl::StrReplaceAll(name, {{".", "/"}}), ".forwarding=1"));
   }
   return absl::OkStatus();
 }
@@ -150,8 +151,8 @@ std::vector<uint32_t> Interfaces() {
   return found;
 }
 
-std::string PacketLinkPin(const std::string& pin_dir, const std::string& name) {
-  return absl::StrCat(pin_dir, "/", kPacketLinks, name);
+std::string PacketLinkPin(const std::string& pin_dir, uint32_t ifindex) {
+  return absl::StrCat(pin_dir, "/", kPacketLinks, ifindex);
 }
 
 std::vector<std::string> PacketPins(const std::string& pin_dir,

@@ -29,7 +29,8 @@ bool HasVlan(std::istream& config, const std::string& name);
 
 std::vector<uint32_t> Interfaces();  // Indices of all.
 
-std::string PacketLinkPin(const std::string& pin_dir, const std::string& name);
+// By the interface's index: no name on bpffs may have a dot, as VLANs' have.
+std::string PacketLinkPin(const std::string& pin_dir, uint32_t ifindex);
 // What is pinned there by a name that begins so.
 std::vector<std::string> PacketPins(const std::string& pin_dir,
                                     absl::string_view prefix);

@@ -47,6 +47,7 @@ std::vector<std::string> PacketPath::Attach(
 std::vector<std::string> PacketPath::Reattach() {
   std::vector<std::string> problems;
   objections_.clear();
+  DetachLost();
   for (const std::string& name : wanted_) {
     const absl::Status attached = AttachTo(name);
     if (attached.ok()) continue;
@@ -61,16 +62,21 @@ std::vector<std::string> PacketPath::Reattach() {
   return problems;
 }
 
+// Names that are other interfaces' now, before these have a hook of their own.
+void PacketPath::DetachLost() {
+  std::vector<std::string> lost;
+  for (const auto& [name, link] : links_) {
+    if (if_nametoindex(name.c_str()) != link.ifindex) lost.push_back(name);
+  }
+  for (const std::string& name : lost) Detach(name);
+}
+
 // An interface that no longer forwards keeps its hook, be it of the last run,
 // for what it may do again.
 absl::Status PacketPath::AttachTo(const std::string& name) {
   Link link;
   link.ifindex = if_nametoindex(name.c_str());
-  link.pin = PacketLinkPin(pin_dir_, name);
-  const auto known = links_.find(name);
-  if (known != links_.end() && known->second.ifindex != link.ifindex) {
-    Detach(name);
-  }
+  link.pin = PacketLinkPin(pin_dir_, link.ifindex);
   const absl::Status able =
       CheckPacketInterface(name, forwards_v4_, forwards_v6_);
   if (links_.contains(name)) return able;

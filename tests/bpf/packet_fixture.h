@@ -139,8 +139,8 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
                        : std::set<std::string>{"in0"};
   }
   static int AttachedProgram() {
-    const int link =
-        bpf_obj_get(absl::StrCat(kPins, "/packet_link_in0").c_str());
+    const int link = bpf_obj_get(
+        absl::StrCat(kPins, "/packet_link_", IndexOf("in0")).c_str());
     bpf_link_info info{};
     __u32 size = sizeof info;
     if (link < 0 || bpf_obj_get_info_by_fd(link, &info, &size) != 0) return -1;

@@ -56,7 +56,6 @@ class PacketHooksTest : public PacketLab,
       EXPECT_THAT(HooksAt(device), IsEmpty()) << device;
     }
     EXPECT_FALSE(std::filesystem::exists(daemon_->pin_dir()));
-    EXPECT_EQ(TcpSocket::Connect(kClient, vip_).error(), ECONNREFUSED);
   }
 };
 INSTANTIATE_TEST_SUITE_P(Each, PacketHooksTest,
@@ -76,6 +75,7 @@ TEST_P(PacketHooksTest, OfTheLastRunAnUnwantedOneGoes) {
     EXPECT_EQ(HooksAt("e1"), Attached());
     EXPECT_EQ(Load(5).ok, 5u) << "spliced";
     StopAndExpectNothingLeft({"e0", "e1"});
+    EXPECT_EQ(TcpSocket::Connect(kClient, vip_).error(), ECONNREFUSED);
   }
 }
 
@@ -93,6 +93,23 @@ TEST_P(PacketHooksTest, ARenamedInterfaceHasOneHookOrNone) {
   Shell("ip -n edge link set away name e0");
   Start(Config("[away, e1]"));
   EXPECT_THAT(HooksAt("e0"), IsEmpty());
+  StopAndExpectNothingLeft({"e0", "e1"});
+}
+
+TEST_P(PacketHooksTest, AnInterfaceMayTakeTheNameOfAnother) {
+  Start(Config());
+  Shell(R"(ip -n edge link set e0 name away
+           ip -n edge link set e1 name e0)");
+  ASSERT_TRUE(WaitUntil(absl::Seconds(5), [&] {
+    return daemon_->LogHas("e1: no such interface");
+  }));
+  EXPECT_THAT(HooksAt("away"), IsEmpty());
+  EXPECT_EQ(HooksAt("e0"), Attached());
+  End();
+  EXPECT_EQ(HooksAt("e0"), Attached()) << "it was not pinned";
+  Shell("ip -n edge link set away name e1");
+  Start(Config());
+  EXPECT_EQ(HooksAt("e1"), Attached());
   StopAndExpectNothingLeft({"e0", "e1"});
 }
 
@@ -149,6 +166,32 @@ TEST_P(PacketHooksTest, WithoutItsSectionNothingOfTheLastRunIsLeft) {
   EXPECT_FALSE(daemon_->LogHas("of the last run"));
   EXPECT_EQ(HooksAt("e0"), Attached());
   StopAndExpectNothingLeft({"e0", "e1"});
+}
+
+TEST_P(PacketHooksTest, AnInterfacesNameMayHaveADotAsThoseOfVlansHave) {
+  const auto server = Node();
+  Shell(R"(ip -n edge link set e0 name e0.5
+           ip netns exec edge sysctl -qw net.ipv4.conf.e0/5.forwarding=0)");
+  Start(Config("[e0.5, e1]"));
+  const std::string problems = daemon_->Json({"status"})["problems"].dump();
+  const size_t remedy = problems.find("sysctl -w ");
+  ASSERT_NE(remedy, std::string::npos) << problems;
+  const size_t end = problems.find(';', remedy);
+  const std::string command =
+      "ip netns exec edge " + problems.substr(remedy, end - remedy);
+  EXPECT_EQ(RunCommand({"sh", "-c", command}).exit_code, 0) << command;
+  EXPECT_TRUE(WaitUntil(absl::Seconds(5), [&] { return OnPacketPath(); }))
+      << daemon_->Log();
+  EXPECT_EQ(HooksAt("e0.5"), Attached());
+  TcpSocket held = TcpSocket::Connect(kClient, vip_);
+  ASSERT_EQ(held.Receive(11), kGreeting);
+  EXPECT_EQ(daemon_->Json({"conn", "list"}).at("connections")[0]["datapath"],
+            "packet");
+  End();
+  Start(Config("[e0.5, e1]"));
+  EXPECT_EQ(HooksAt("e0.5"), Attached());
+  EXPECT_TRUE(held.Send("x") && held.Receive(1) == "x");
+  StopAndExpectNothingLeft({"e0.5", "e1"});
 }
 
 // ---- somebody else
