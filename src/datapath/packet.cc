@@ -206,8 +206,8 @@ absl::Status PacketPath::Load(const Options& options, bool adopt) {
                    SharedArray<hg_backend_stats>::Map(
                        bpf_map__fd(maps.backend_stats), HG_MAX_BACKENDS));
   if (adopt) return absl::OkStatus();
-  RETURN_IF_ERROR(Pin());
-  return FillFreeNumbers();
+  RETURN_IF_ERROR(FillFreeNumbers());
+  return Pin();  // Whole, for whoever adopts it.
 }
 
 absl::Status PacketPath::Pin() {

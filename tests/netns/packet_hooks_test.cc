@@ -221,5 +221,29 @@ TEST_P(PacketHooksTest, DaemonsSideBySideKeepToTheirOwn) {
   StopAndExpectNothingLeft({"e0", "e1"});
 }
 
+// ---- a start that is cut short
+// -------------------------------------------------
+
+using PacketPinsTest = PacketLab;
+
+TEST_F(PacketPinsTest, WhoIsKilledWhileItStartsLeavesATableThatIsWhole) {
+  const std::string config = PacketConfig({.packet = "  max_flows: 1048576"});
+  daemon_ = std::make_unique<Daemon>(config,
+                                     DaemonOptions{.wait_until_ready = false});
+  ASSERT_TRUE(WaitUntil(kTcpTimeout, [&] {
+    return std::filesystem::exists(daemon_->pin_dir() + "/packet_flows");
+  }));
+  ::kill(daemon_->pid(), SIGKILL);
+  EXPECT_EQ(daemon_->WaitExit(), 128 + SIGKILL);
+  daemon_ = std::make_unique<Daemon>(config, DaemonOptions{.keep_state = true});
+  const UniqueFd numbers(
+      bpf_obj_get((daemon_->pin_dir() + "/packet_free").c_str()));
+  uint32_t count = 0, number = 0;
+  while (bpf_map_lookup_and_delete_elem(numbers.get(), nullptr, &number) == 0) {
+    ++count;
+  }
+  EXPECT_EQ(count, 1048576u);
+}
+
 }  // namespace
 }  // namespace headgate::testing
