@@ -62,11 +62,15 @@ std::vector<std::string> PacketPath::Reattach() {
   return problems;
 }
 
-// Names that are other interfaces' now, before these have a hook of their own.
+// Names that are other interfaces' now, before these have a hook of their own;
+// and what somebody has taken off.
 void PacketPath::DetachLost() {
   std::vector<std::string> lost;
   for (const auto& [name, link] : links_) {
-    if (if_nametoindex(name.c_str()) != link.ifindex) lost.push_back(name);
+    const bool moved = if_nametoindex(name.c_str()) != link.ifindex;
+    if (!moved && HasPacketHook(link.fd, link.ifindex, table_id_)) continue;
+    if (!moved) log::Warning("%s: the packet path's hook was gone", name);
+    lost.push_back(name);
   }
   for (const std::string& name : lost) Detach(name);
 }

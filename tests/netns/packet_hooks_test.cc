@@ -221,6 +221,31 @@ TEST_P(PacketHooksTest, DaemonsSideBySideKeepToTheirOwn) {
   StopAndExpectNothingLeft({"e0", "e1"});
 }
 
+TEST_P(PacketHooksTest, WhatSomebodyTakesOffIsPutBack) {
+  const auto server = Node();
+  Start(Config());
+  TcpSocket held = TcpSocket::Connect(kClient, vip_);
+  ASSERT_EQ(held.Receive(11), kGreeting);
+  if (GetParam() == "clsact") {
+    Shell("tc -n edge qdisc del dev e0 clsact");
+  } else {
+    for (const std::string& pin :
+         PacketPins(daemon_->pin_dir(), "packet_link_")) {
+      Shell(absl::StrCat("bpftool link detach pinned ", daemon_->pin_dir(), "/",
+                         pin));
+    }
+  }
+  if (GetParam() == "xdp") Shell("ip -n edge link set e0 xdp off");
+  for (const char* device : {"e0", "e1"}) {
+    EXPECT_TRUE(WaitUntil(absl::Seconds(5), [&] {
+      return HooksAt(device) == Attached();
+    })) << device;
+  }
+  EXPECT_TRUE(held.Send("x") && held.Receive(1) == "x");
+  EXPECT_TRUE(daemon_->LogHas("e0: the packet path's hook was gone"));
+  StopAndExpectNothingLeft({"e0", "e1"});
+}
+
 // ---- a start that is cut short
 // -------------------------------------------------
 
