@@ -1,11 +1,16 @@
 // A daemon that finds the connections of the last run, and a configuration that
 // is not the last run's.
+#include <gmock/gmock.h>
+
 #include <csignal>
 
 #include "netns/packet_fixture.h"
+#include "netns/packet_hooks.h"
 
 namespace headgate::testing {
 namespace {
+
+using ::testing::IsEmpty;
 
 constexpr char kOne[] = R"(      - {name: one, address: "198.18.2.11:25"})";
 constexpr char kTwo[] = R"(      - {name: two, address: "198.18.2.12:25"})";
@@ -87,12 +92,6 @@ class PacketRestartTest : public PacketLab,
     }
     EXPECT_TRUE(WaitActive(0));
   }
-  static bool ProgramsOfOurs() {
-    const ProcessResult shown =
-        RunCommand({"ip", "netns", "exec", "edge", "bpftool", "net", "show"});
-    EXPECT_EQ(shown.exit_code, 0) << shown.err;
-    return shown.out.find("packet_") != std::string::npos;
-  }
 
   const std::unique_ptr<Server> one_ = Node();
   const std::unique_ptr<Server> two_ = Node("198.18.2.12");
@@ -171,7 +170,9 @@ TEST_P(PacketRestartTest, AnotherTableEndsTheConnectionsOfTheLast) {
 TEST_P(PacketRestartTest, WithoutAServiceOnItThePathIsGone) {
   HoldAndEnd(ConfigOf(kOne));
   StartAgain(Replaced(ConfigOf(kOne), "datapath: packet", "datapath: splice"));
-  EXPECT_FALSE(ProgramsOfOurs());
+  EXPECT_THAT(HooksAt("e0"), IsEmpty());
+  EXPECT_THAT(HooksAt("e1"), IsEmpty());
+  EXPECT_THAT(PacketPins(daemon_->pin_dir(), "packet_"), IsEmpty());
   EXPECT_EQ(ActiveOf("mail"), 0);
   ExpectNewOnesWork({vip_});
   // And comes back.
