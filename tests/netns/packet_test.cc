@@ -417,60 +417,6 @@ TEST_F(PacketTest, AnInterfaceMayGoAndComeBack) {
   EXPECT_EQ(daemon_->Service("mail")["connections_active"], 2);
 }
 
-TEST_F(PacketTest, PortsOfTheKernelAreRefused) {
-  Shell("ip netns exec edge sysctl -qw net.ipv4.ip_local_reserved_ports=''");
-  Daemon daemon(PacketConfig(), {.wait_until_ready = false});
-  EXPECT_EQ(daemon.WaitExit(), 1);
-  EXPECT_TRUE(
-      daemon.LogHas("sysctl -w net.ipv4.ip_local_reserved_ports=10240-32767"));
-}
-
-TEST_F(PacketTest, AListenerAmongItsPortsIsAProblem) {
-  const UniqueFd other =
-      RunIn(kEdge, [] { return Listen(At("0.0.0.0:20025")); });
-  const UniqueFd elsewhere =
-      RunIn(kEdge, [] { return Listen(At("198.18.1.1:20026")); });
-  const auto server = Node();
-  Start();
-  EXPECT_TRUE(daemon_->LogHas("a socket listens at 0.0.0.0:20025"));
-  const std::string problems = daemon_->Json({"status"})["problems"].dump();
-  EXPECT_NE(problems.find("at 198.18.2.1 nobody reaches it"), std::string::npos)
-      << problems;
-  EXPECT_EQ(problems.find("20026"), std::string::npos) << problems;
-  EXPECT_TRUE(OnPacketPath());
-  EXPECT_EQ(Load(5).ok, 5u);
-}
-
-// What is sent to an address that it had is somebody else's.
-TEST_F(PacketTest, ASourceThatIsTakenAwayIsLeftAlone) {
-  const auto server = Node();
-  Shell("ip -n edge addr add 198.18.2.2/24 dev e1");
-  Start();
-  const auto reach_old = [] {
-    return TcpSocket::Connect(kBackend, At("198.18.2.1:20000")).error();
-  };
-  EXPECT_EQ(reach_old(), ECONNREFUSED);
-  EXPECT_EQ(Drops("no_flow"), 1);
-  std::string config = PacketConfig();
-  config.replace(config.find("198.18.2.1,"), 10, "198.18.2.2");
-  daemon_->Reload(config);
-  ASSERT_TRUE(
-      WaitUntil(kTcpTimeout, [&] { return daemon_->LogHas("reloaded"); }));
-  EXPECT_EQ(reach_old(), ECONNREFUSED);
-  EXPECT_EQ(Drops("no_flow"), 1) << "it was not the kernel";
-  EXPECT_EQ(Load(5).ok, 5u);
-}
-
-TEST_F(PacketTest, AReloadKeepsConnections) {
-  const UniqueFd listener = ListenAt("198.18.2.11:25");
-  Start();
-  Session session = OpenSession(vip_, listener);
-  daemon_->Reload(PacketConfig({.service = "    max_connections: 100"}));
-  ASSERT_TRUE(
-      WaitUntil(kTcpTimeout, [&] { return daemon_->LogHas("reloaded"); }));
-  EXPECT_TRUE(session.Exchange(1000));
-}
-
 // ---- without a daemon
 // ------------------------------------------------------------
 

@@ -1,0 +1,76 @@
+// The packet path while its configuration changes, and what it says of a
+// configuration that does not fit this machine.
+#include "absl/strings/match.h"
+#include "packet_fixture.h"
+
+namespace headgate::testing {
+namespace {
+
+class PacketReloadTest : public PacketLab {
+ protected:
+  int Generation() const {
+    return daemon_->Json({"status"})["generation"].get<int>();
+  }
+  // Must change something.
+  void Reload(const std::string& config) const {
+    const int before = Generation();
+    daemon_->Reload(config);
+    ASSERT_TRUE(WaitUntil(kTcpTimeout, [&] { return Generation() > before; }))
+        << daemon_->Log();
+  }
+  bool HasProblem(const std::string& text) const {
+    return absl::StrContains(daemon_->Json({"status"})["problems"].dump(),
+                             text);
+  }
+};
+
+TEST_F(PacketReloadTest, ConnectionsStay) {
+  const UniqueFd listener = ListenAt("198.18.2.11:25");
+  Start();
+  Session session = OpenSession(vip_, listener);
+  Reload(PacketConfig({.service = "    max_connections: 100"}));
+  EXPECT_TRUE(session.Exchange(1000));
+}
+
+// What is sent to an address that it had is somebody else's.
+TEST_F(PacketReloadTest, ASourceThatIsTakenAwayIsLeftAlone) {
+  const auto server = Node();
+  Shell("ip -n edge addr add 198.18.2.2/24 dev e1");
+  Start();
+  const auto reach_old = [] {
+    return TcpSocket::Connect(kBackend, At("198.18.2.1:20000")).error();
+  };
+  EXPECT_EQ(reach_old(), ECONNREFUSED);
+  EXPECT_EQ(Drops("no_flow"), 1);
+  std::string config = PacketConfig();
+  config.replace(config.find("198.18.2.1,"), 10, "198.18.2.2");
+  Reload(config);
+  EXPECT_EQ(reach_old(), ECONNREFUSED);
+  EXPECT_EQ(Drops("no_flow"), 1) << "it was not the kernel";
+  EXPECT_EQ(Load(5).ok, 5u);
+}
+
+TEST_F(PacketReloadTest, AListenerAmongItsPortsIsAProblem) {
+  const UniqueFd other =
+      RunIn(kEdge, [] { return Listen(At("0.0.0.0:20025")); });
+  const UniqueFd elsewhere =
+      RunIn(kEdge, [] { return Listen(At("198.18.1.1:20026")); });
+  const auto server = Node();
+  Start();
+  EXPECT_TRUE(daemon_->LogHas("a socket listens at 0.0.0.0:20025"));
+  EXPECT_TRUE(HasProblem("at 198.18.2.1 nobody reaches it"));
+  EXPECT_FALSE(HasProblem("20026"));
+  EXPECT_TRUE(OnPacketPath());
+  EXPECT_EQ(Load(5).ok, 5u);
+}
+
+TEST_F(PacketReloadTest, PortsOfTheKernelAreRefused) {
+  Shell("ip netns exec edge sysctl -qw net.ipv4.ip_local_reserved_ports=''");
+  Daemon daemon(PacketConfig(), {.wait_until_ready = false});
+  EXPECT_EQ(daemon.WaitExit(), 1);
+  EXPECT_TRUE(
+      daemon.LogHas("sysctl -w net.ipv4.ip_local_reserved_ports=10240-32767"));
+}
+
+}  // namespace
+}  // namespace headgate::testing
