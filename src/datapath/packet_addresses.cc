@@ -87,8 +87,8 @@ absl::Status PacketPath::Configure(const Setup& setup) {
   config.last_port = setup.last_port;
   config.seed = seed_;
   config.buckets = KeyBuckets(max_flows_);
-  for (const PacketAddress& address : wanted) {
-    const uint32_t id = ids.at(address);
+  // What is only kept has no ports: of its flows, packets are told by key.
+  for (const auto& [address, id] : ids) {
     const bool is_source = sources.contains(address);
     if (is_source) {
       const size_t family = IsV4(address) ? 0 : 1;

@@ -32,11 +32,14 @@ TEST_F(PacketReloadTest, ConnectionsStay) {
   EXPECT_TRUE(session.Exchange(1000));
 }
 
-// What is sent to an address that it had is somebody else's.
+// What is sent to an address that it had is somebody else's, but for what is of
+// connections from then.
 TEST_F(PacketReloadTest, ASourceThatIsTakenAwayIsLeftAlone) {
   const auto server = Node();
   Shell("ip -n edge addr add 198.18.2.2/24 dev e1");
   Start();
+  TcpSocket held = TcpSocket::Connect(kClient, vip_);
+  ASSERT_EQ(held.Receive(11), kGreeting);
   const auto reach_old = [] {
     return TcpSocket::Connect(kBackend, At("198.18.2.1:20000")).error();
   };
@@ -47,6 +50,8 @@ TEST_F(PacketReloadTest, ASourceThatIsTakenAwayIsLeftAlone) {
   Reload(config);
   EXPECT_EQ(reach_old(), ECONNREFUSED);
   EXPECT_EQ(Drops("no_flow"), 1) << "it was not the kernel";
+  EXPECT_TRUE(held.Send("still"));
+  EXPECT_EQ(held.Receive(5), "still");
   EXPECT_EQ(Load(5).ok, 5u);
 }
 
