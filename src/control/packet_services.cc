@@ -168,7 +168,7 @@ void PacketServices::FindListenersInRange(const config::Config& config) {
 
 void PacketServices::Stop() {
   if (datapath_->packet() == nullptr) return;
-  datapath_->packet()->KillIf([](const hg_flow&) { return true; });
+  datapath_->packet()->EndAll();
   datapath_->ClosePacket();
   timer_.Cancel();
   problem_.clear();

@@ -123,6 +123,8 @@ class PacketPath {
   // come once a second.
   void Sweep(const std::function<uint32_t(uint32_t service)>& idle_seconds);
 
+  // Detaches, and ends all flows: what follows is to be its own end.
+  void EndAll();
   // Ends flows by a RST to both ends; KillIf() says how many.
   bool Kill(uint32_t number);
   size_t KillIf(const std::function<bool(const hg_flow&)>& which);

@@ -3,11 +3,13 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <linux/ethtool.h>
+#include <linux/membarrier.h>
 #include <linux/sockios.h>
 #include <net/if.h>
 #include <net/if_arp.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -204,6 +206,11 @@ void DetachClsact(uint32_t ifindex, uint32_t table_id) {
   const bpf_tc_hook hook = ClsactOf(ifindex);
   const bpf_tc_opts options = FilterOf(table_id);
   bpf_tc_detach(&hook, &options);
+}
+
+// They run in RCU read sections, whose end the global command waits for.
+void AwaitRunningPrograms() {
+  syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
 }
 
 void RemovePacketPath(const std::string& pin_dir) {

@@ -46,6 +46,9 @@ absl::StatusOr<UniqueFd> AttachPacketHook(int program_fd, uint32_t ifindex,
 bool HasPacketHook(const UniqueFd& link, uint32_t ifindex, uint32_t table_id);
 void DetachClsact(uint32_t ifindex, uint32_t table_id);
 
+// Returns when no BPF program runs any more that did at the call. Some ms.
+void AwaitRunningPrograms();
+
 // All that is attached for the flow table pinned there, and all its pins.
 void RemovePacketPath(const std::string& pin_dir);
 

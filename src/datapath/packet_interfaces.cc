@@ -105,9 +105,22 @@ void PacketPath::Detach(const std::string& name) {
     const hg_packet_left_key key{link.ifindex, reason};
     bpf_map__delete_elem(skeleton_->maps.packet_left, &key, sizeof key, 0);
   }
-  if (!link.fd.valid()) DetachClsact(link.ifindex, table_id_);
+  if (link.fd.valid()) {
+    bpf_link_detach(link.fd.get());  // Now, whoever else may hold it.
+  } else {
+    DetachClsact(link.ifindex, table_id_);
+  }
   unlink(link.pin.c_str());
   links_.erase(name);
+}
+
+// A flow that opens behind a look at the table would count for ever. So nobody
+// opens one any more: the hooks are off, and who still ran has come to an end.
+void PacketPath::EndAll() {
+  SetServes(false).IgnoreError();
+  while (!links_.empty()) Detach(links_.begin()->first);
+  AwaitRunningPrograms();
+  KillIf([](const hg_flow&) { return true; });
 }
 
 // Of a daemon that was killed, or of an earlier configuration.

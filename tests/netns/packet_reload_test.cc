@@ -1,6 +1,9 @@
 // The packet path while its configuration changes, and what it says of a
 // configuration that does not fit this machine.
+#include <future>
+
 #include "absl/strings/match.h"
+#include "absl/strings/str_replace.h"
 #include "packet_fixture.h"
 
 namespace headgate::testing {
@@ -52,6 +55,27 @@ TEST_F(PacketReloadTest, ASourceThatIsTakenAwayIsLeftAlone) {
   EXPECT_EQ(Drops("no_flow"), 1) << "it was not the kernel";
   EXPECT_TRUE(held.Send("still"));
   EXPECT_EQ(held.Receive(5), "still");
+  EXPECT_EQ(Load(5).ok, 5u);
+}
+
+// Connections that come while it ends are counted out like the others.
+TEST_F(PacketReloadTest, ItsEndUnderLoadLeavesNoConnectionBehind) {
+  const auto server = Node();
+  const std::string config =
+      PacketConfig({.packet = "  max_flows: 4096", .health = "{type: none}"});
+  const std::string spliced =
+      absl::StrReplaceAll(config, {{"datapath: packet", "datapath: splice"}});
+  daemon_ = std::make_unique<Daemon>(config);
+  for (int i = 0; i < 3; ++i) {
+    std::future<LoadReport> load =
+        std::async(std::launch::async, [this] { return Load(4000, 32); });
+    ASSERT_TRUE(WaitUntil(kTcpTimeout,
+                          [&] { return daemon_->ActiveConnections() > 0; }));
+    Reload(spliced);
+    load.wait();
+    EXPECT_TRUE(WaitActive(0)) << daemon_->ActiveConnections();
+    Reload(config);
+  }
   EXPECT_EQ(Load(5).ok, 5u);
 }
 
