@@ -25,13 +25,14 @@ bool IsPacket(const config::Service& service) {
   return service.datapath == config::Datapath::kPacket;
 }
 
-bool IsListener(const config::Config& config, const Endpoint& at) {
-  return std::any_of(
-      config.services.begin(), config.services.end(), [&](const auto& entry) {
-        const std::vector<Endpoint>& listen = entry.second.listen;
-        return IsPacket(entry.second) &&
-               std::find(listen.begin(), listen.end(), at) != listen.end();
-      });
+std::set<Endpoint> ListenOf(const config::Config& config) {
+  std::set<Endpoint> all;
+  for (const auto& [name, service] : config.services) {
+    if (IsPacket(service)) {
+      all.insert(service.listen.begin(), service.listen.end());
+    }
+  }
+  return all;
 }
 
 // Whether a socket that is bound to `bound` has what is sent to `address`. One
@@ -136,7 +137,8 @@ absl::Status PacketServices::Start(const config::Config& config,
   setup.last_port = config.packet->last_port;
   setup.listeners = Listeners(config, ids);
   RETURN_IF_ERROR(path.Configure(setup));
-  FindListenersInRange(config);
+  settings_ = *config.packet;
+  listen_ = ListenOf(config);
   NoteAll(path.Attach(
       {config.packet->interfaces.begin(), config.packet->interfaces.end()},
       config.packet->attach == config::PacketAttach::kXdp));
@@ -146,24 +148,24 @@ absl::Status PacketServices::Start(const config::Config& config,
 
 // What clients send there ends up with the path, which knows of no such
 // connection. Sockets that connect are the sysctls' business, see Check().
-void PacketServices::FindListenersInRange(const config::Config& config) {
-  const config::Packet& packet = *config.packet;
-  listeners_in_range_.clear();
+std::vector<std::string> PacketServices::ListenersInRange() const {
+  std::vector<std::string> problems;
   for (const Endpoint& at : ListeningEndpoints()) {
-    if (at.port < packet.first_port || at.port > packet.last_port ||
-        IsListener(config, at)) {
+    if (at.port < settings_.first_port || at.port > settings_.last_port ||
+        listen_.contains(at)) {
       continue;
     }
     const auto source = std::find_if(
-        packet.source.begin(), packet.source.end(),
+        settings_.source.begin(), settings_.source.end(),
         [&](const IpAddress& each) { return Accepts(at.address, each); });
-    if (source == packet.source.end()) continue;
-    listeners_in_range_.push_back(
+    if (source == settings_.source.end()) continue;
+    problems.push_back(
         absl::StrCat("a socket listens at ", at.ToString(),
                      ", among packet.ports: at ", source->ToString(),
                      " nobody reaches it; give it another port, or "
                      "packet.ports another range"));
   }
+  return problems;
 }
 
 void PacketServices::Stop() {
@@ -189,8 +191,9 @@ void PacketServices::NoteAll(std::vector<std::string> problems) {
   for (std::string& problem : WatchChecksums()) {
     problems.push_back(std::move(problem));
   }
-  problems.insert(problems.end(), listeners_in_range_.begin(),
-                  listeners_in_range_.end());
+  for (std::string& problem : ListenersInRange()) {
+    problems.push_back(std::move(problem));
+  }
   Note(problems);
 }
 

@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "config/types.h"
 #include "datapath/datapath.h"
+#include "net/address.h"
 #include "net/event_loop.h"
 
 namespace headgate::control {
@@ -80,7 +81,7 @@ class PacketServices {
                      const std::map<std::string, uint32_t>& ids);
   void Stop();
   void Sweep();
-  void FindListenersInRange(const config::Config& config);
+  std::vector<std::string> ListenersInRange() const;
   // What attaching says, and what is seen besides.
   void NoteAll(std::vector<std::string> problems);
   std::vector<std::string> WatchChecksums();
@@ -93,8 +94,9 @@ class PacketServices {
   };
   datapath::Datapath* datapath_;
   std::string problem_;
-  std::map<uint32_t, uint32_t> idle_seconds_;    // By service id.
-  std::vector<std::string> listeners_in_range_;  // Problems.
+  config::Packet settings_;
+  std::set<Endpoint> listen_;                  // Of its services.
+  std::map<uint32_t, uint32_t> idle_seconds_;  // By service id.
   std::map<std::string, Incomplete> incomplete_;
   uint64_t xdp_packets_ = 0;
   Timer timer_;

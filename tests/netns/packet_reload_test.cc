@@ -80,8 +80,7 @@ TEST_F(PacketReloadTest, ItsEndUnderLoadLeavesNoConnectionBehind) {
 }
 
 TEST_F(PacketReloadTest, AListenerAmongItsPortsIsAProblem) {
-  const UniqueFd other =
-      RunIn(kEdge, [] { return Listen(At("0.0.0.0:20025")); });
+  UniqueFd other = RunIn(kEdge, [] { return Listen(At("0.0.0.0:20025")); });
   const UniqueFd elsewhere =
       RunIn(kEdge, [] { return Listen(At("198.18.1.1:20026")); });
   const auto server = Node();
@@ -91,6 +90,23 @@ TEST_F(PacketReloadTest, AListenerAmongItsPortsIsAProblem) {
   EXPECT_FALSE(HasProblem("20026"));
   EXPECT_TRUE(OnPacketPath());
   EXPECT_EQ(Load(5).ok, 5u);
+  other.reset();
+  EXPECT_TRUE(WaitUntil(kTcpTimeout, [&] { return !HasProblem("20025"); }));
+  const UniqueFd later =
+      RunIn(kEdge, [] { return Listen(At("198.18.2.1:20027")); });
+  EXPECT_TRUE(WaitUntil(kTcpTimeout, [&] { return HasProblem("20027"); }));
+}
+
+TEST_F(PacketReloadTest, AServiceOfOursAmongItsPortsIsAProblem) {
+  daemon_ = std::make_unique<Daemon>(absl::StrCat(PacketConfig(), R"(
+  unreachable:
+    listen: [0.0.0.0:20025]
+    pool: nodes
+    health: {type: none}
+)"));
+  EXPECT_TRUE(WaitUntil(kTcpTimeout, [&] {
+    return HasProblem("a socket listens at 0.0.0.0:20025");
+  }));
 }
 
 TEST_F(PacketReloadTest, PortsOfTheKernelAreRefused) {
