@@ -194,6 +194,12 @@ void PacketServices::NoteAll(std::vector<std::string> problems) {
   for (std::string& problem : ListenersInRange()) {
     problems.push_back(std::move(problem));
   }
+  if (datapath_->packet()->max_flows() != settings_.max_flows) {
+    problems.push_back(absl::StrCat(
+        "packet.max_flows: ", settings_.max_flows,
+        " takes effect at the next start, which ends the connections of the "
+        "packet path"));
+  }
   Note(problems);
 }
 

@@ -79,6 +79,18 @@ TEST_F(PacketReloadTest, ItsEndUnderLoadLeavesNoConnectionBehind) {
   EXPECT_EQ(Load(5).ok, 5u);
 }
 
+TEST_F(PacketReloadTest, ATableOfAnotherSizeTakesARestart) {
+  const std::string problem =
+      "packet.max_flows: 1024 takes effect at the next start, which ends the "
+      "connections of the packet path";
+  Start();
+  Reload(PacketConfig({.packet = "  max_flows: 1024"}));
+  EXPECT_TRUE(HasProblem(problem)) << daemon_->Json({"status"});
+  EXPECT_TRUE(OnPacketPath());
+  Reload(PacketConfig());
+  EXPECT_FALSE(HasProblem("max_flows"));
+}
+
 TEST_F(PacketReloadTest, AListenerAmongItsPortsIsAProblem) {
   UniqueFd other = RunIn(kEdge, [] { return Listen(At("0.0.0.0:20025")); });
   const UniqueFd elsewhere =
