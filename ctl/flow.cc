@@ -48,19 +48,24 @@ std::string TracePath(const Options& options, bool frames) {
                       absl::StrJoin(query, "&"));
 }
 
-// Hands each packet to `take`, with the line that it came as, until there have
-// been --count of them, or `take` can take no more. Says on the error stream
-// when it begins, and what got lost.
+// Once the daemon traces, calls `begin`; then hands each packet to `take`, with
+// the line that it came as, until there have been --count of them, or `take`
+// can take no more. Says on the error stream when it begins, and what got lost.
 absl::StatusOr<int> Follow(
-    Session& session, bool frames,
+    Session& session, bool frames, absl::FunctionRef<absl::Status()> begin,
     absl::FunctionRef<bool(const Json& packet, const std::string& line)> take) {
+  absl::Status begun;
   std::optional<double> lost;
   uint64_t left = session.options().count.value_or(UINT64_MAX);
   bool written = true;
   const auto on_line = [&](const std::string& line) {
     const Json json = Json::Parse(line);
     if (const std::optional<double> now = json["lost"].Number()) {
-      if (!lost) session.err() << "tracing; Ctrl-C ends it" << std::endl;
+      if (!lost) {
+        begun = begin();
+        if (!begun.ok()) return false;
+        session.err() << "tracing; Ctrl-C ends it" << std::endl;
+      }
       if (*now > lost.value_or(0)) {
         session.err() << *now << " packets lost so far: too many to follow; "
                       << "--client or --service make them fewer" << std::endl;
@@ -73,6 +78,7 @@ absl::StatusOr<int> Follow(
   };
   RETURN_IF_ERROR(session.Stream(
       {"GET", TracePath(session.options(), frames), ""}, on_line));
+  RETURN_IF_ERROR(begun);
   if (!written) return absl::InternalError("write output: failed");
   if (left == 0) return 0;
   return absl::FailedPreconditionError("the daemon closed the packet path");
@@ -128,14 +134,16 @@ void PrintPacket(Session& session, const Json& packet) {
 }
 
 absl::StatusOr<int> Trace(Session& session, const Words& /*args*/) {
-  return Follow(session, false, [&](const Json& packet, const auto& line) {
+  const auto begin = [] { return absl::OkStatus(); };
+  const auto print = [&](const Json& packet, const auto& line) {
     if (session.json_output()) {
       session.out() << line << std::endl;
     } else {
       PrintPacket(session, packet);
     }
     return session.out().good();
-  });
+  };
+  return Follow(session, false, begin, print);
 }
 
 Pcapng::Packet CapturedSide(const Json& packet, const char* which) {
@@ -154,14 +162,18 @@ Pcapng::Packet CapturedSide(const Json& packet, const char* which) {
 // Each frame goes out whole, and at once: Ctrl-C leaves a file that is good.
 absl::StatusOr<int> Capture(Session& session, const Words& args) {
   std::ofstream file;
-  if (args[0] != "-") {
-    file.open(args[0], std::ios::binary | std::ios::trunc);
-    if (!file) return ErrnoStatus(errno, absl::StrCat("write ", args[0]));
-  }
   std::ostream& out = args[0] == "-" ? session.out() : file;
-  out << Pcapng::Start() << std::flush;
   Pcapng pcapng;
-  return Follow(session, true, [&](const Json& packet, const auto& /*line*/) {
+  // The file may hold another capture: a refusal leaves it alone.
+  const auto begin = [&]() -> absl::Status {
+    if (args[0] != "-") {
+      file.open(args[0], std::ios::binary | std::ios::trunc);
+      if (!file) return ErrnoStatus(errno, absl::StrCat("write ", args[0]));
+    }
+    out << Pcapng::Start() << std::flush;
+    return absl::OkStatus();
+  };
+  const auto write = [&](const Json& packet, const auto& /*line*/) {
     std::string blocks;
     // Data that waited behind their header came with it.
     if (!packet["again"].Bool().value_or(false)) {
@@ -172,7 +184,8 @@ absl::StatusOr<int> Capture(Session& session, const Words& args) {
     }
     out << blocks << std::flush;
     return out.good();
-  });
+  };
+  return Follow(session, true, begin, write);
 }
 
 constexpr Command kCommands[] = {
