@@ -20,6 +20,7 @@ constexpr int kIsnBits = 28;
 constexpr uint64_t kIsnMask = (uint64_t{1} << kIsnBits) - 1;
 constexpr absl::Duration kSweepInterval = absl::Seconds(1);
 constexpr int kSweepsToTell = 60;  // Of what was seen.
+constexpr uint32_t kResetsAtOnce = 256;
 
 bool IsPacket(const config::Service& service) {
   return service.datapath == config::Datapath::kPacket;
@@ -50,7 +51,9 @@ uint32_t HeaderSize(const config::Service& service, const Endpoint& listen) {
 }  // namespace
 
 PacketServices::PacketServices(EventLoop* loop, datapath::Datapath* datapath)
-    : datapath_(datapath), timer_(loop, [this] { Sweep(); }) {}
+    : datapath_(datapath),
+      timer_(loop, [this] { Sweep(); }),
+      resets_timer_(loop, [this] { ResetSome(); }) {}
 
 bool PacketServices::Needed(const config::Config& config) {
   return std::any_of(config.services.begin(), config.services.end(),
@@ -173,6 +176,7 @@ void PacketServices::Stop() {
   datapath_->packet()->EndAll();
   datapath_->ClosePacket();
   timer_.Cancel();
+  resets_.clear();
   problem_.clear();
   log::Info("the packet path is closed: no service uses it");
 }
@@ -301,11 +305,26 @@ bool PacketServices::Kill(uint64_t connection) {
 
 void PacketServices::ResetBackend(uint32_t backend) {
   if (datapath_->packet() == nullptr) return;
+  resets_.push_back({backend, MonotonicNs()});
+  resets_timer_.Set(absl::ZeroDuration());
+}
+
+// Nothing else on this thread waits for all of them. The backend may be up
+// again before they are through: what it got since then is left alone.
+void PacketServices::ResetSome() {
+  if (resets_.empty()) return;
+  BackendReset& reset = resets_.front();
+  const auto is_meant = [&reset](const hg_flow& flow) {
+    return flow.backend == reset.backend && flow.state != HG_FLOW_SYN_SENT &&
+           static_cast<int64_t>(flow.since) <= reset.down_ns;
+  };
+  datapath::PacketPath& path = *datapath_->packet();
   const size_t ended =
-      datapath_->packet()->KillIf([backend](const hg_flow& flow) {
-        return flow.backend == backend && flow.state != HG_FLOW_SYN_SENT;
-      });
-  datapath::Add(datapath_->backend_stats(backend).down_resets, ended);
+      path.KillIf(is_meant, {reset.next, reset.next + kResetsAtOnce});
+  datapath::Add(datapath_->backend_stats(reset.backend).down_resets, ended);
+  reset.next += kResetsAtOnce;
+  if (reset.next >= path.max_flows()) resets_.pop_front();
+  resets_timer_.Set(absl::ZeroDuration());
 }
 
 }  // namespace headgate::control

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -69,7 +70,8 @@ class PacketServices {
   // The id of the flow that has this number now; 0: none can.
   uint64_t IdOf(uint32_t number) const;
   bool Kill(uint64_t connection);
-  // It went down. Who waits for its SYN-ACK may still be given another.
+  // It went down: ends the connections that it has, by and by. Who waits for
+  // its SYN-ACK may still be given another.
   void ResetBackend(uint32_t backend);
 
  private:
@@ -80,6 +82,7 @@ class PacketServices {
   absl::Status Start(const config::Config& config,
                      const std::map<std::string, uint32_t>& ids);
   void Stop();
+  void ResetSome();
   void Sweep();
   std::vector<std::string> ListenersInRange() const;
   // What attaching says, and what is seen besides.
@@ -87,6 +90,12 @@ class PacketServices {
   std::vector<std::string> WatchChecksums();
   void Note(const std::vector<std::string>& problems);
 
+  // The flows of a backend that went down then are ended from `next` on.
+  struct BackendReset {
+    uint32_t backend = 0;
+    int64_t down_ns = 0;
+    uint32_t next = 0;  // Flow number.
+  };
   // Of one interface's frames that XDP leaves to tc.
   struct Incomplete {
     uint64_t count = 0;
@@ -100,6 +109,8 @@ class PacketServices {
   std::map<std::string, Incomplete> incomplete_;
   uint64_t xdp_packets_ = 0;
   Timer timer_;
+  std::deque<BackendReset> resets_;
+  Timer resets_timer_;
 };
 
 }  // namespace headgate::control

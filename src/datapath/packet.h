@@ -20,6 +20,7 @@
 #include "absl/status/statusor.h"
 #include "base/unique_fd.h"
 #include "bpf/abi/packet.h"
+#include "datapath/packet_reset.h"
 #include "datapath/packet_trace.h"
 #include "datapath/packet_xdp.h"
 #include "datapath/shared_array.h"
@@ -40,6 +41,13 @@ const char* PacketLeftName(hg_packet_left reason);
 // FailedPrecondition, with the fix (net.ipv4.ip_local_port_range, less
 // net.ipv4.ip_local_reserved_ports).
 absl::Status CheckPacketPorts(uint16_t first, uint16_t last);
+
+// From `first` on, and below `end`. Who has other things to do goes through a
+// large table a part at a time.
+struct FlowNumbers {
+  uint32_t first = 0;
+  uint32_t end = UINT32_MAX;
+};
 
 class PacketPath {
  public:
@@ -111,8 +119,8 @@ class PacketPath {
   };
   std::vector<Flow> Flows() const;  // But closed ones.
   // The same, by a look at each and without the copies.
-  void ForEach(
-      const std::function<void(uint32_t number, const hg_flow&)>& look) const;
+  void ForEach(const std::function<void(uint32_t number, const hg_flow&)>& look,
+               FlowNumbers numbers = {}) const;
   const hg_flow& At(uint32_t number) const { return flows_[number]; }
   uint32_t max_flows() const { return max_flows_; }
   // How many buckets (struct hg_key_bucket) a table of so many flows has.
@@ -127,7 +135,8 @@ class PacketPath {
   void EndAll();
   // Ends flows by a RST to both ends; KillIf() says how many.
   bool Kill(uint32_t number);
-  size_t KillIf(const std::function<bool(const hg_flow&)>& which);
+  size_t KillIf(const std::function<bool(const hg_flow&)>& which,
+                FlowNumbers numbers = {});
   // How many there are, by enum hg_flow_state, by a look at each.
   std::array<size_t, HG_FLOW_CLOSED + 1> CountByState() const;
   size_t Established() const { return CountByState()[HG_FLOW_ESTABLISHED]; }
@@ -205,6 +214,7 @@ class PacketPath {
   SharedArray<hg_flow> flows_;
   SharedArray<hg_key_bucket> keys_;
   uint64_t seed_ = 0;  // Of keys_.
+  ResetSender resets_;
   SharedArray<hg_service_stats> service_stats_;
   SharedArray<hg_backend_stats> backend_stats_;
   std::weak_ptr<PacketTrace> trace_;  // Its reader has it.

@@ -7,7 +7,6 @@
 
 #include "datapath/coarse_clock.h"
 #include "datapath/packet.h"
-#include "datapath/packet_reset.h"
 #include "headgate_packet.skel.h"
 
 namespace headgate::datapath {
@@ -45,8 +44,10 @@ PacketAddress ToArray(const __u8 (&bytes)[16]) {
 }  // namespace
 
 void PacketPath::ForEach(
-    const std::function<void(uint32_t number, const hg_flow&)>& look) const {
-  for (uint32_t number = 0; number < max_flows_; ++number) {
+    const std::function<void(uint32_t number, const hg_flow&)>& look,
+    FlowNumbers numbers) const {
+  const uint32_t end = std::min(numbers.end, max_flows_);
+  for (uint32_t number = numbers.first; number < end; ++number) {
     const uint32_t state = Peek(flows_[number].state);
     if (state == HG_FLOW_FREE || state == HG_FLOW_CLOSED) continue;
     look(number, flows_[number]);
@@ -188,13 +189,13 @@ void PacketPath::Reset(uint32_t number) {
       AddressAt(skeleton_->maps.packet_local, flow.listen);
   const PacketAddress source =
       AddressAt(skeleton_->maps.packet_local, flow.source);
-  SendReset({listen, ToArray(flow.client), flow.listen_port, flow.client_port,
-             flow.next_out, flow.next_in});
+  resets_.Send({listen, ToArray(flow.client), flow.listen_port,
+                flow.client_port, flow.next_out, flow.next_in});
   const bool header =
       (flow.flags & (HG_FLOW_HEADER_SENT | HG_FLOW_HEADER_ACKED)) != 0;
-  SendReset({source, ToArray(flow.backend_address), flow.source_port,
-             flow.backend_port, flow.next_in + (header ? flow.header : 0U),
-             flow.next_out});
+  resets_.Send({source, ToArray(flow.backend_address), flow.source_port,
+                flow.backend_port, flow.next_in + (header ? flow.header : 0U),
+                flow.next_out});
 }
 
 bool PacketPath::Kill(uint32_t number) {
@@ -205,11 +206,13 @@ bool PacketPath::Kill(uint32_t number) {
   return End(number, state);
 }
 
-size_t PacketPath::KillIf(const std::function<bool(const hg_flow&)>& which) {
+size_t PacketPath::KillIf(const std::function<bool(const hg_flow&)>& which,
+                          FlowNumbers numbers) {
   size_t ended = 0;
-  ForEach([&](uint32_t number, const hg_flow& flow) {
+  const auto look = [&](uint32_t number, const hg_flow& flow) {
     if (which(flow) && Kill(number)) ++ended;
-  });
+  };
+  ForEach(look, numbers);
   return ended;
 }
 

@@ -10,12 +10,12 @@
 #include <algorithm>
 #include <cstring>
 
-#include "base/unique_fd.h"
-
 namespace headgate::datapath {
 namespace {
 
 constexpr uint8_t kTtl = 64;
+// A few hundred at once, each of which takes 1 kB until it has left.
+constexpr int kSendBuffer = 1 << 20;
 
 bool IsV4(const std::array<uint8_t, 16>& address) {
   return std::all_of(address.begin(), address.begin() + 10,
@@ -55,7 +55,15 @@ tcphdr MakeTcp(const ResetSegment& segment) {
   return tcp;
 }
 
-void SendV4(const ResetSegment& segment, const tcphdr& tcp) {
+// IPPROTO_RAW means that the IP header is ours; the kernel sums that of IPv4.
+UniqueFd OpenRaw(int family) {
+  UniqueFd fd(socket(family, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW));
+  setsockopt(fd.get(), SOL_SOCKET, SO_SNDBUFFORCE, &kSendBuffer,
+             sizeof kSendBuffer);
+  return fd;
+}
+
+void SendV4(int fd, const ResetSegment& segment, const tcphdr& tcp) {
   struct {
     iphdr ip;
     tcphdr tcp;
@@ -71,14 +79,11 @@ void SendV4(const ResetSegment& segment, const tcphdr& tcp) {
   sockaddr_in to{};
   to.sin_family = AF_INET;
   to.sin_addr.s_addr = packet.ip.daddr;
-  // IPPROTO_RAW means that the IP header is ours; the kernel sums it.
-  const UniqueFd fd(socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW));
-  if (!fd.valid()) return;
-  static_cast<void>(sendto(fd.get(), &packet, sizeof packet, MSG_DONTWAIT,
+  static_cast<void>(sendto(fd, &packet, sizeof packet, MSG_DONTWAIT,
                            reinterpret_cast<sockaddr*>(&to), sizeof to));
 }
 
-void SendV6(const ResetSegment& segment, const tcphdr& tcp) {
+void SendV6(int fd, const ResetSegment& segment, const tcphdr& tcp) {
   struct {
     ip6_hdr ip;
     tcphdr tcp;
@@ -92,21 +97,18 @@ void SendV6(const ResetSegment& segment, const tcphdr& tcp) {
   sockaddr_in6 to{};
   to.sin6_family = AF_INET6;
   to.sin6_addr = packet.ip.ip6_dst;
-  const UniqueFd fd(socket(AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW));
-  if (!fd.valid()) return;
-  static_cast<void>(sendto(fd.get(), &packet, sizeof packet, MSG_DONTWAIT,
+  static_cast<void>(sendto(fd, &packet, sizeof packet, MSG_DONTWAIT,
                            reinterpret_cast<sockaddr*>(&to), sizeof to));
 }
 
 }  // namespace
 
-void SendReset(const ResetSegment& segment) {
+void ResetSender::Send(const ResetSegment& segment) {
   const tcphdr tcp = MakeTcp(segment);
-  if (IsV4(segment.destination)) {
-    SendV4(segment, tcp);
-  } else {
-    SendV6(segment, tcp);
-  }
+  const bool v4 = IsV4(segment.destination);
+  UniqueFd& fd = v4 ? v4_ : v6_;
+  if (!fd.valid()) fd = OpenRaw(v4 ? AF_INET : AF_INET6);
+  (v4 ? SendV4 : SendV6)(fd.get(), segment, tcp);
 }
 
 }  // namespace headgate::datapath

@@ -4,6 +4,8 @@
 #include <array>
 #include <cstdint>
 
+#include "base/unique_fd.h"
+
 namespace headgate::datapath {
 
 struct ResetSegment {
@@ -15,8 +17,16 @@ struct ResetSegment {
   uint32_t ack = 0;
 };
 
-// Sends it by a raw socket, best effort: a RST may get lost anyhow, and then
-// the next segment of the flow is answered by one.
-void SendReset(const ResetSegment& segment);
+// Sends them by raw sockets, which it opens when it first needs them, best
+// effort: a RST may get lost anyhow, and then the next segment of the flow is
+// answered by one.
+class ResetSender {
+ public:
+  void Send(const ResetSegment& segment);
+
+ private:
+  UniqueFd v4_;
+  UniqueFd v6_;
+};
 
 }  // namespace headgate::datapath
