@@ -37,13 +37,21 @@ absl::Status SetClient(Options& options, const std::string& value) {
   return absl::OkStatus();
 }
 
-absl::Status SetCount(Options& options, const std::string& value) {
-  uint64_t count = 0;
-  if (!absl::SimpleAtoi(value, &count) || count == 0) {
+absl::Status SetNumber(std::optional<uint64_t>& out, const std::string& value) {
+  uint64_t number = 0;
+  if (!absl::SimpleAtoi(value, &number) || number == 0) {
     return absl::InvalidArgumentError("a number from 1 on");
   }
-  options.count = count;
+  out = number;
   return absl::OkStatus();
+}
+
+absl::Status SetLimit(Options& options, const std::string& value) {
+  return SetNumber(options.limit, value);
+}
+
+absl::Status SetCount(Options& options, const std::string& value) {
+  return SetNumber(options.count, value);
 }
 
 absl::Status SetDuration(std::optional<absl::Duration>& out,
@@ -134,7 +142,9 @@ constexpr Flag kFlags[] = {
     {"--socket", "", "PATH", "the daemon's control socket", SetSocket},
     {"--output", "-o", "table|json", "for people or for programs", SetOutput},
     {"--service", "", "SERVICE", "lists, flow: only this service", SetService},
-    {"--client", "", "ADDRESS[:PORT]", "flow: only this client", SetClient},
+    {"--client", "", "ADDRESS[:PORT]", "conn list, flow: only this client",
+     SetClient},
+    {"--limit", "", "N", "conn list, flow list: only the first N", SetLimit},
     {"--count", "", "N", "flow: ends after so many packets", SetCount},
     {"--wait", "", "", "status, backend: wait for the outcome", SetWait},
     {"--explain", "", "", "backend check: each step", SetExplain},

@@ -25,8 +25,9 @@ struct Options {
   Color color = Color::kAuto;
   std::optional<std::string> service;
   std::optional<absl::Duration> timeout;
-  // Of flow trace and capture; the daemon knows what a client may be.
+  // Of conn list and flow; the daemon knows what a client may be.
   std::optional<std::string> client;
+  std::optional<uint64_t> limit;
   std::optional<uint64_t> count;
   // Of backend drain and add; the daemon knows their ranges.
   std::optional<absl::Duration> over;

@@ -101,16 +101,20 @@ void SetRequest(CURL* curl, const HttpRequest& request) {
   curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, request.method.c_str());
 }
 
-void SetTimeout(CURL* curl, absl::Duration timeout) {
-  const int64_t ms = absl::ToInt64Milliseconds(timeout);
+void SetPatience(CURL* curl, Patience patience) {
+  const int64_t ms = absl::ToInt64Milliseconds(patience.timeout);
   curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS,  // 0 would be for ever.
                    static_cast<long>(std::clamp<int64_t>(ms, 1, INT32_MAX)));
   curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
+  if (patience.silence == absl::InfiniteDuration()) return;
+  curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);  // Bytes a second.
+  curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME,
+                   static_cast<long>(absl::ToInt64Seconds(patience.silence)));
 }
 
 // The HTTP status of the reply, whose body has been taken.
 absl::StatusOr<int> Perform(const std::string& socket,
-                            const HttpRequest& request, absl::Duration timeout,
+                            const HttpRequest& request, Patience patience,
                             Body body) {
   const CurlPtr<CURL> owner(curl_easy_init());
   CURL* curl = owner.get();
@@ -124,7 +128,7 @@ absl::StatusOr<int> Perform(const std::string& socket,
   curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers.get());
   curl_easy_setopt(curl, CURLOPT_PROXY, "");  // Whatever http_proxy says.
   SetRequest(curl, request);
-  SetTimeout(curl, timeout);
+  SetPatience(curl, patience);
   Reader reader{curl, body};
   curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, &ReadBody);
   curl_easy_setopt(curl, CURLOPT_WRITEDATA, &reader);
@@ -143,13 +147,13 @@ absl::StatusOr<HttpReply> SendHttp(const std::string& socket,
   const auto keep = [&](int, absl::string_view bytes) {
     return Append(bytes, reply.body);
   };
-  ASSIGN_OR_RETURN(reply.status, Perform(socket, request, timeout, keep));
+  ASSIGN_OR_RETURN(reply.status, Perform(socket, request, {timeout}, keep));
   return reply;
 }
 
 absl::StatusOr<HttpReply> StreamHttp(
-    const std::string& socket, const HttpRequest& request,
-    absl::Duration timeout, absl::FunctionRef<bool(const std::string&)> take) {
+    const std::string& socket, const HttpRequest& request, Patience patience,
+    absl::FunctionRef<bool(const std::string&)> take) {
   HttpReply reply;
   bool enough = false;
   const auto split = [&](int status, absl::string_view bytes) {
@@ -162,7 +166,7 @@ absl::StatusOr<HttpReply> StreamHttp(
     }
     return !enough;
   };
-  const absl::StatusOr<int> status = Perform(socket, request, timeout, split);
+  const absl::StatusOr<int> status = Perform(socket, request, patience, split);
   if (enough) return HttpReply{200, ""};
   RETURN_IF_ERROR(status.status());
   reply.status = *status;

@@ -12,9 +12,18 @@ namespace headgate::ctl {
 
 using Words = std::vector<std::string>;
 
-// kPace: --over and --order, and --wait. kNew: --weight and --backup. kTrace:
-// --service, --client and --count.
-enum class Flags { kNone, kService, kWait, kPace, kNew, kExplain, kTrace };
+// kPace: --over and --order, and --wait. kNew: --weight and --backup. kList:
+// --service, --client and --limit. kTrace: --service, --client and --count.
+enum class Flags {
+  kNone,
+  kService,
+  kWait,
+  kPace,
+  kNew,
+  kExplain,
+  kList,
+  kTrace
+};
 
 struct Command {
   const char* noun;

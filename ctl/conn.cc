@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "ctl/command.h"
+#include "ctl/list.h"
 #include "ctl/render.h"
 
 namespace headgate::ctl {
@@ -21,18 +22,7 @@ constexpr Column kColumns[] = {
 };
 
 absl::StatusOr<int> List(Session& session, const Words& /*args*/) {
-  std::string path = "/v1/connections";
-  if (session.options().service) {
-    absl::StrAppend(&path, "?service=", UrlEscape(*session.options().service));
-  }
-  ASSIGN_OR_RETURN(Reply reply, session.Call({"GET", path, ""}));
-  if (session.json_output()) {
-    session.PrintJson(reply);
-  } else {
-    PrintTable(reply.json["connections"].Items(), kColumns, session.color(),
-               session.out());
-  }
-  return 0;
+  return ListConnections(session, "/v1/connections", "connections", kColumns);
 }
 
 absl::StatusOr<int> Count(Session& session, const Words& /*args*/) {
@@ -58,7 +48,7 @@ absl::StatusOr<int> Kill(Session& session, const Words& args) {
 }
 
 constexpr Command kCommands[] = {
-    {"conn", "list", "", Flags::kService, "the open connections", List},
+    {"conn", "list", "", Flags::kList, "the open connections", List},
     {"conn", "count", "", Flags::kNone, "how many connections are open", Count},
     {"conn", "kill", "ID", Flags::kNone, "close one connection", Kill},
 };

@@ -6,9 +6,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "base/status.h"
 #include "ctl/command.h"
+#include "ctl/list.h"
 #include "ctl/pcapng.h"
 #include "ctl/render.h"
 
@@ -23,29 +23,14 @@ constexpr Column kColumns[] = {
 };
 
 absl::StatusOr<int> List(Session& session, const Words& /*args*/) {
-  ASSIGN_OR_RETURN(Reply reply, session.Call({"GET", "/v1/flows", ""}));
-  if (session.json_output()) {
-    session.PrintJson(reply);
-  } else {
-    PrintTable(reply.json["flows"].Items(), kColumns, session.color(),
-               session.out());
-  }
-  return 0;
+  return ListConnections(session, "/v1/flows", "flows", kColumns);
 }
 
 // ---- packets as they come --------------------------------------------------
 
 std::string TracePath(const Options& options, bool frames) {
-  std::vector<std::string> query;
-  if (options.service) {
-    query.push_back(absl::StrCat("service=", UrlEscape(*options.service)));
-  }
-  if (options.client) {
-    query.push_back(absl::StrCat("client=", UrlEscape(*options.client)));
-  }
-  if (frames) query.push_back("frames=true");
-  return absl::StrCat("/v1/trace", query.empty() ? "" : "?",
-                      absl::StrJoin(query, "&"));
+  return FilteredPath("/v1/trace", options,
+                      frames ? Words{"frames=true"} : Words{});
 }
 
 // Once the daemon traces, calls `begin`; then hands each packet to `take`, with
@@ -189,7 +174,7 @@ absl::StatusOr<int> Capture(Session& session, const Words& args) {
 }
 
 constexpr Command kCommands[] = {
-    {"flow", "list", "", Flags::kNone,
+    {"flow", "list", "", Flags::kList,
      "what the packet path translates, and to what", List},
     {"flow", "trace", "", Flags::kTrace,
      "what it does to each packet, as it comes", Trace},

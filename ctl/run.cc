@@ -53,8 +53,12 @@ bool TakesWait(const Command& command) {
   return command.flags == Flags::kWait || command.flags == Flags::kPace;
 }
 
+bool TakesClient(const Command& command) {
+  return command.flags == Flags::kList || command.flags == Flags::kTrace;
+}
+
 bool TakesService(const Command& command) {
-  return command.flags == Flags::kService || command.flags == Flags::kTrace;
+  return command.flags == Flags::kService || TakesClient(command);
 }
 
 std::string Synopsis(const Command& command) {
@@ -63,9 +67,11 @@ std::string Synopsis(const Command& command) {
     if (!part.empty()) absl::StrAppend(&text, " ", part);
   }
   if (TakesService(command)) absl::StrAppend(&text, " [--service=SERVICE]");
-  if (command.flags == Flags::kTrace) {
-    absl::StrAppend(&text, " [--client=ADDRESS[:PORT]] [--count=N]");
+  if (TakesClient(command)) {
+    absl::StrAppend(&text, " [--client=ADDRESS[:PORT]]");
   }
+  if (command.flags == Flags::kList) absl::StrAppend(&text, " [--limit=N]");
+  if (command.flags == Flags::kTrace) absl::StrAppend(&text, " [--count=N]");
   if (command.flags == Flags::kPace) {
     absl::StrAppend(&text, " [--over=DURATION] [--order=oldest|idle]");
   }
@@ -138,8 +144,10 @@ absl::Status CheckUse(const Command& command, const Words& words,
     wrong = absl::StrCat("unexpected \"", words[args.size()], "\"");
   } else if (options.service && !TakesService(command)) {
     wrong = "takes no --service";
-  } else if (options.client && command.flags != Flags::kTrace) {
+  } else if (options.client && !TakesClient(command)) {
     wrong = "takes no --client";
+  } else if (options.limit && command.flags != Flags::kList) {
+    wrong = "takes no --limit";
   } else if (options.count && command.flags != Flags::kTrace) {
     wrong = "takes no --count";
   } else if (options.wait && !TakesWait(command)) {

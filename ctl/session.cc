@@ -105,7 +105,7 @@ absl::StatusOr<Reply> Session::Call(const HttpRequest& request) {
 absl::Status Session::Stream(const HttpRequest& request,
                              absl::FunctionRef<bool(const std::string&)> take) {
   absl::StatusOr<HttpReply> reply =
-      StreamHttp(options_.socket, request, Remaining(), take);
+      StreamHttp(options_.socket, request, {Remaining(), reply_timeout_}, take);
   if (!reply.ok()) return WithHint(reply.status(), options_.socket);
   if (reply->status / 100 == 2) return absl::OkStatus();
   Json json = Json::Parse(reply->body);

@@ -41,8 +41,9 @@ class Session {
   absl::Status Accept(const Reply& reply);
   // Send and Accept.
   absl::StatusOr<Reply> Call(const HttpRequest& request);
-  // For a reply without an end: hands over its lines, as they come, until
-  // `take` has had enough, or the daemon. Nothing but --timeout limits it.
+  // For a reply that is long, or has no end: hands over its lines, as they
+  // come, until `take` has had enough, or the daemon. Nothing but --timeout
+  // limits it, and a daemon that sends no byte for 10 s (see AllowReply).
   absl::Status Stream(const HttpRequest& request,
                       absl::FunctionRef<bool(const std::string&)> take);
   // The API's own words, for -o json.

@@ -15,8 +15,6 @@ constexpr unsigned kMaxConnections = 64;
 constexpr unsigned kIdleSeconds = 30;
 // For a connection that could not be accepted: no descriptor was left.
 constexpr absl::Duration kRetryAfter = absl::Milliseconds(20);
-// Of a body without an end.
-constexpr absl::Duration kStreamPause = absl::Milliseconds(50);
 constexpr size_t kStreamBlock = 16 * 1024;
 
 }  // namespace
@@ -29,15 +27,15 @@ struct HttpServer::Exchange {
   MHD_Connection* suspended = nullptr;  // While it has not.
 };
 
-// A body without an end while it is sent; the library owns it.
+// A body that is made while it is sent; the library owns it.
 struct HttpServer::Stream final : public IoHandler {
-  Stream(HttpServer* of, MHD_Connection* to,
-         absl::AnyInvocable<std::optional<std::string>()> source);
+  Stream(HttpServer* of, MHD_Connection* to, Response& response);
   void OnIo(uint32_t events) override;  // While the connection rests.
 
   HttpServer* server;
   MHD_Connection* connection;
   absl::AnyInvocable<std::optional<std::string>()> next;
+  const absl::Duration pause;
   std::string left;  // Of what `next` gave last.
   Timer news;        // Likewise.
 };
@@ -138,7 +136,7 @@ struct Callbacks {
     stream->server->resting_.insert(stream);
     MHD_suspend_connection(stream->connection);
     stream->server->loop_->Add(Socket(stream), 0, stream).IgnoreError();
-    stream->news.Set(kStreamPause);
+    stream->news.Set(stream->pause);
   }
 
   static void Wake(HttpServer::Stream* stream) {
@@ -160,8 +158,7 @@ struct Callbacks {
           response.body.size(), const_cast<char*>(response.body.data()),
           MHD_RESPMEM_MUST_COPY);
     }
-    auto* stream =
-        new HttpServer::Stream(server, connection, std::move(response.stream));
+    auto* stream = new HttpServer::Stream(server, connection, response);
     return MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, kStreamBlock,
                                              Stream, stream, EndStream);
   }
@@ -185,12 +182,12 @@ struct Callbacks {
   }
 };
 
-HttpServer::Stream::Stream(
-    HttpServer* of, MHD_Connection* to,
-    absl::AnyInvocable<std::optional<std::string>()> source)
+HttpServer::Stream::Stream(HttpServer* of, MHD_Connection* to,
+                           Response& response)
     : server(of),
       connection(to),
-      next(std::move(source)),
+      next(std::move(response.stream)),
+      pause(response.pause),
       news(of->loop_, [this] { Callbacks::Wake(this); }) {}
 
 void HttpServer::Stream::OnIo(uint32_t) { Callbacks::Wake(this); }

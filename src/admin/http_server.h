@@ -34,10 +34,12 @@ struct Response {
   // If set, the answer comes later: called once with what takes it, from the
   // loop, not from within the call. The rest of this response is ignored.
   absl::AnyInvocable<void(Done)> later;
-  // If set, the body has no end: it goes on with what this gives each time that
-  // the client has taken all of it. Empty: nothing new, to be asked again soon;
-  // nothing: that was all. Destroyed when the client has gone.
+  // If set, the body is made while it is sent: it goes on with what this gives
+  // each time that the client has taken all of it. Empty: nothing new, to be
+  // asked again after `pause`, when others have had their turn; nothing: that
+  // was all. Destroyed when the client has gone.
   absl::AnyInvocable<std::optional<std::string>()> stream = nullptr;
+  absl::Duration pause = absl::Milliseconds(50);
 };
 
 class HttpServer final : public IoHandler {

@@ -15,9 +15,11 @@ using Json = nlohmann::ordered_json;
 std::string ToString(absl::string_view text) { return std::string(text); }
 
 // Never throws: what is not UTF-8 (a path, say) is replaced.
-std::string Dump(const Json& json) {
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+std::string ToLine(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
+
+std::string Dump(const Json& json) { return ToLine(json) + "\n"; }
 
 std::string Rfc3339(absl::Time time) {
   return absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", time, absl::UTCTimeZone());
@@ -183,39 +185,31 @@ std::string BackendsJson(const std::vector<control::BackendRow>& backends,
   return Dump({{"backends", std::move(array)}, {"leaving", std::move(left)}});
 }
 
-std::string ConnectionsJson(const std::vector<control::ConnectionRow>& rows) {
-  Json array = Json::array();
-  for (const control::ConnectionRow& row : rows) {
-    array.push_back({
-        {"id", row.id},
-        {"service", row.service},
-        {"backend", row.backend},
-        {"client", row.client.ToString()},
-        {"datapath", row.datapath},
-        {"age_seconds", absl::ToDoubleSeconds(row.age)},
-        {"idle_seconds", absl::ToDoubleSeconds(row.idle)},
-        {"bytes_in", row.bytes_in},
-        {"bytes_out", row.bytes_out},
-    });
-  }
-  return Dump({{"connections", std::move(array)}});
+std::string ConnectionJson(const control::ConnectionRow& row) {
+  return ToLine({
+      {"id", row.id},
+      {"service", row.service},
+      {"backend", row.backend},
+      {"client", row.client.ToString()},
+      {"datapath", row.datapath},
+      {"age_seconds", absl::ToDoubleSeconds(row.age)},
+      {"idle_seconds", absl::ToDoubleSeconds(row.idle)},
+      {"bytes_in", row.bytes_in},
+      {"bytes_out", row.bytes_out},
+  });
 }
 
-std::string FlowsJson(const std::vector<control::FlowRow>& rows) {
-  Json array = Json::array();
-  for (const control::FlowRow& row : rows) {
-    array.push_back({
-        {"id", row.id},
-        {"client", row.client.ToString()},
-        {"listen", row.listen.ToString()},
-        {"source", row.source.ToString()},
-        {"backend", row.backend.ToString()},
-        {"state", row.state},
-        {"header", row.header},
-        {"idle_seconds", absl::ToDoubleSeconds(row.idle)},
-    });
-  }
-  return Dump({{"flows", std::move(array)}});
+std::string FlowJson(const control::FlowRow& row) {
+  return ToLine({
+      {"id", row.id},
+      {"client", row.client.ToString()},
+      {"listen", row.listen.ToString()},
+      {"source", row.source.ToString()},
+      {"backend", row.backend.ToString()},
+      {"state", row.state},
+      {"header", row.header},
+      {"idle_seconds", absl::ToDoubleSeconds(row.idle)},
+  });
 }
 
 std::string ConnectionCountJson(uint64_t active) {

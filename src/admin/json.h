@@ -16,8 +16,9 @@ std::string StatusJson(const control::StatusRow& status);
 std::string ServicesJson(const std::vector<control::ServiceRow>& services);
 std::string BackendsJson(const std::vector<control::BackendRow>& backends,
                          const std::vector<control::LeavingRow>& leaving);
-std::string ConnectionsJson(const std::vector<control::ConnectionRow>& rows);
-std::string FlowsJson(const std::vector<control::FlowRow>& rows);
+// One row, as lists.h has them.
+std::string ConnectionJson(const control::ConnectionRow& row);
+std::string FlowJson(const control::FlowRow& row);
 std::string ConnectionCountJson(uint64_t active);
 std::string AdminJson(const std::string& service, const std::string& backend,
                       hg_admin admin);

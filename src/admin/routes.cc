@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "admin/json.h"
+#include "admin/lists.h"
 #include "admin/live_page.h"
 #include "admin/metrics.h"
 #include "admin/trace.h"
@@ -70,29 +71,45 @@ Response ListBackends(const Controller& controller,
   return Json(BackendsJson(rows, leaving));
 }
 
-Response ListConnections(const Controller& controller,
-                         const std::string& service) {
-  if (!service.empty() && !HasService(controller, service)) {
-    return Failure(404, absl::StrCat("no service ", service));
+absl::StatusOr<control::ConnectionFilter> ParseFilter(const Request& request) {
+  control::ConnectionFilter filter;
+  filter.service = request.query("service");
+  if (const std::string text = request.query("client"); !text.empty()) {
+    const auto target = config::ParseTarget(text);
+    if (!target.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("client: ", target.status().message()));
+    }
+    filter.client = {target->address, target->port.value_or(0)};
   }
-  std::vector<control::ConnectionRow> rows = controller.Connections();
-  if (!service.empty()) {
-    std::erase_if(rows, [&](const auto& r) { return r.service != service; });
+  return filter;
+}
+
+// /v1/connections and /v1/flows.
+Response List(const Controller& controller, const Request& request,
+              ListText (*list)(const Controller*,
+                               const control::ConnectionFilter&, uint64_t)) {
+  const auto filter = ParseFilter(request);
+  if (!filter.ok()) return Failure(400, filter.status().message());
+  if (!filter->service.empty() && !HasService(controller, filter->service)) {
+    return Failure(404, absl::StrCat("no service ", filter->service));
   }
-  return Json(ConnectionsJson(rows));
+  uint64_t limit = UINT64_MAX;
+  const std::string text = request.query("limit");
+  if (!text.empty() && !absl::SimpleAtoi(text, &limit)) {
+    return Failure(400, "limit: not a number");
+  }
+  Response response;
+  response.stream = list(&controller, *filter, limit);
+  response.pause = absl::ZeroDuration();
+  return response;
 }
 
 // At most one client has this.
 Response Trace(Controller& controller, const Request& request) {
-  Endpoint client;
-  if (const std::string text = request.query("client"); !text.empty()) {
-    const auto target = config::ParseTarget(text);
-    if (!target.ok()) {
-      return Failure(400, absl::StrCat("client: ", target.status().message()));
-    }
-    client = {target->address, target->port.value_or(0)};
-  }
-  auto trace = controller.Trace(request.query("service"), client);
+  const auto filter = ParseFilter(request);
+  if (!filter.ok()) return Failure(400, filter.status().message());
+  auto trace = controller.Trace(*filter);
   if (!trace.ok()) return Failure(trace.status());
   auto stream = std::make_unique<TraceStream>(
       &controller, *std::move(trace), request.query("frames") == "true");
@@ -236,12 +253,12 @@ Response Get(Controller& controller, const Request& request) {
     return ListBackends(controller, request.query("service"));
   }
   if (path == "/v1/connections") {
-    return ListConnections(controller, request.query("service"));
+    return List(controller, request, ListConnections);
   }
   if (path == "/v1/connections/count") {
     return Json(ConnectionCountJson(controller.ConnectionsActive()));
   }
-  if (path == "/v1/flows") return Json(FlowsJson(controller.Flows()));
+  if (path == "/v1/flows") return List(controller, request, ListFlows);
   if (path == "/v1/trace") return Trace(controller, request);
   if (path == "/v1/config") return Json(ConfigJson(controller));
   if (path == "/metrics") {

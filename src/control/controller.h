@@ -115,14 +115,22 @@ class Controller {
   std::vector<LeavingRow> Leaving() const;
   // What operators changed and have not undone, one a line.
   std::vector<std::string> RuntimeLines() const { return Describe(changes_); }
-  std::vector<ConnectionRow> Connections() const;
-  std::vector<FlowRow> Flows() const;
+  // What the workers carry; by id.
+  std::vector<ConnectionRow> Connections(const ConnectionFilter& filter) const;
+  // What the packet path carries, by id, too, each of which is above all the
+  // workers'. There may be a million: they come by flow numbers, which are
+  // below max_flows() (0: there is no packet path).
+  std::vector<ConnectionRow> PacketConnections(
+      const ConnectionFilter& filter, datapath::FlowNumbers numbers) const;
+  std::vector<FlowRow> Flows(const ConnectionFilter& filter,
+                             datapath::FlowNumbers numbers) const;
+  uint32_t max_flows() const { return packet_.max_flows(); }
   uint64_t ConnectionsActive() const;
-  // What the packet path does to packets from now on, of one service (empty:
-  // any) and one client (zeros: any). NotFound without that service;
-  // FailedPrecondition: it is not in use, or there is a reader already.
+  // What the packet path does to packets from now on. NotFound without that
+  // service; FailedPrecondition: it is not in use, or there is a reader
+  // already.
   absl::StatusOr<std::shared_ptr<datapath::PacketTrace>> Trace(
-      const std::string& service, const Endpoint& client);
+      const ConnectionFilter& of);
   // The row refers to the event.
   TraceRow DescribePacket(const hg_trace_event& event) const;
   const datapath::Datapath& datapath() const { return *options_.datapath; }
@@ -174,6 +182,11 @@ class Controller {
   void TakeHint(Backend& backend) const;
   void TakeWeight(Backend& backend);
   std::vector<const BackendRow*> Siblings(const Backend& backend) const;
+  // Empty: it is gone.
+  std::string NameOfService(uint32_t id) const;
+  std::string NameOfBackend(uint32_t id) const;
+  std::vector<datapath::PacketPath::Flow> Meant(
+      const ConnectionFilter& filter, datapath::FlowNumbers numbers) const;
   std::vector<Ejections::Backend> Watched() const;
   void WatchTraffic();
   void SettleEjection(Backend& backend);

@@ -245,9 +245,14 @@ void PacketServices::Note(const std::vector<std::string>& problems) {
   }
 }
 
-std::vector<datapath::PacketPath::Flow> PacketServices::Flows() const {
+uint32_t PacketServices::max_flows() const {
+  return datapath_->packet() == nullptr ? 0 : datapath_->packet()->max_flows();
+}
+
+std::vector<datapath::PacketPath::Flow> PacketServices::Flows(
+    datapath::FlowNumbers numbers) const {
   if (datapath_->packet() == nullptr) return {};
-  return datapath_->packet()->Flows();
+  return datapath_->packet()->Flows(numbers);
 }
 
 std::vector<PacketServices::Connection> PacketServices::ConnectionsTo(

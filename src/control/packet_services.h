@@ -46,7 +46,10 @@ class PacketServices {
   // datapath: packet are spliced; empty: nothing, or there is none.
   const std::string& problem() const { return problem_; }
 
-  std::vector<datapath::PacketPath::Flow> Flows() const;
+  // Flows have numbers below this; 0: there is no path.
+  uint32_t max_flows() const;
+  std::vector<datapath::PacketPath::Flow> Flows(
+      datapath::FlowNumbers numbers) const;
   // Those with a backend that count as its connections; times are of
   // CLOCK_MONOTONIC, the latter to the second.
   struct Connection {

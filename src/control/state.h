@@ -103,6 +103,12 @@ struct StatusRow {
   std::vector<std::string> runtime;
 };
 
+// Which connections are meant.
+struct ConnectionFilter {
+  std::string service;  // Empty: of any.
+  Endpoint client;      // Address ::, any; port 0, any.
+};
+
 struct ConnectionRow {
   uint64_t id = 0;
   std::string service;

@@ -10,30 +10,6 @@
 namespace headgate::control {
 namespace {
 
-Endpoint EndpointOf(const __u8 (&address)[16], uint16_t port) {
-  std::array<uint8_t, 16> bytes{};
-  std::copy(std::begin(address), std::end(address), bytes.begin());
-  return {IpAddress::FromBytes(bytes), port};
-}
-
-const char* StateName(const hg_flow& flow) {
-  if (flow.state == HG_FLOW_SYN_SENT) return "syn_sent";
-  if (flow.state == HG_FLOW_SYN_RECEIVED) return "syn_received";
-  const bool fin = (flow.flags & (HG_FLOW_FIN_IN | HG_FLOW_FIN_OUT)) != 0;
-  return fin ? "closing" : "established";
-}
-
-const char* HeaderName(const hg_flow& flow) {
-  if (flow.header == 0) return "none";
-  if ((flow.flags & HG_FLOW_HEADER_ACKED) != 0) return "acknowledged";
-  return (flow.flags & HG_FLOW_HEADER_SENT) != 0 ? "sent" : "due";
-}
-
-absl::Duration IdleOf(const hg_flow& flow, int64_t now_ns) {
-  return std::max(absl::ZeroDuration(),
-                  absl::Nanoseconds(now_ns) - absl::Seconds(flow.last_seen));
-}
-
 std::string InterfaceName(uint32_t index) {
   char name[IF_NAMESIZE];
   if (if_indextoname(index, name) == nullptr) return absl::StrCat("#", index);
@@ -184,77 +160,14 @@ StatusRow Controller::Status() const {
   return status;
 }
 
-std::vector<ConnectionRow> Controller::Connections() const {
-  std::map<uint32_t, std::string> service_names;
-  for (const auto& [name, service] : services_) {
-    service_names[service.id] = name;
-  }
-  std::vector<ConnectionRow> rows;
-  for (const auto& worker : workers_) {
-    const std::vector<relay::ConnectionInfo> infos = worker->Connections();
-    const int64_t now_ns = MonotonicNs();
-    for (const relay::ConnectionInfo& info : infos) {
-      ConnectionRow row;
-      row.id = info.id;
-      row.service = service_names[info.service];
-      const auto backend = backends_.all().find(info.backend);
-      if (backend != backends_.all().end())
-        row.backend = backend->second.row.name;
-      row.client = info.client;
-      if (info.spliced) row.datapath = "splice";
-      row.age = absl::Nanoseconds(now_ns - info.started_ns);
-      row.idle = absl::Nanoseconds(now_ns - info.active_ns);
-      row.bytes_in = info.bytes_in;
-      row.bytes_out = info.bytes_out;
-      rows.push_back(std::move(row));
-    }
-  }
-  std::sort(rows.begin(), rows.end(),
-            [](const auto& a, const auto& b) { return a.id < b.id; });
-  // Their ids are above all the others'.
-  const int64_t now_ns = MonotonicNs();
-  for (const datapath::PacketPath::Flow& flow : packet_.Flows()) {
-    ConnectionRow& row = rows.emplace_back();
-    row.id = PacketServices::ConnectionId(flow.number, flow.state);
-    row.service = service_names[flow.state.service];
-    const auto backend = backends_.all().find(flow.state.backend);
-    if (backend != backends_.all().end())
-      row.backend = backend->second.row.name;
-    row.client = EndpointOf(flow.state.client, flow.state.client_port);
-    row.datapath = "packet";
-    row.age = absl::Nanoseconds(now_ns - flow.started_ns);
-    row.idle = IdleOf(flow.state, now_ns);
-    row.bytes_in = flow.state.bytes_in;
-    row.bytes_out = flow.state.bytes_out;
-  }
-  return rows;
-}
-
-std::vector<FlowRow> Controller::Flows() const {
-  std::vector<FlowRow> rows;
-  const int64_t now_ns = MonotonicNs();
-  for (const datapath::PacketPath::Flow& flow : packet_.Flows()) {
-    const hg_flow& state = flow.state;
-    FlowRow& row = rows.emplace_back();
-    row.id = PacketServices::ConnectionId(flow.number, flow.state);
-    row.client = EndpointOf(state.client, state.client_port);
-    row.listen = {IpAddress::FromBytes(flow.listen), state.listen_port};
-    row.source = {IpAddress::FromBytes(flow.source), state.source_port};
-    row.backend = EndpointOf(state.backend_address, state.backend_port);
-    row.state = StateName(state);
-    row.header = HeaderName(state);
-    row.idle = IdleOf(state, now_ns);
-  }
-  return rows;
-}
-
 absl::StatusOr<std::shared_ptr<datapath::PacketTrace>> Controller::Trace(
-    const std::string& service, const Endpoint& client) {
-  datapath::PacketTrace::Filter filter{client.address.bytes(), client.port, 0};
-  if (!service.empty()) {
-    const auto found = services_.find(service);
+    const ConnectionFilter& of) {
+  datapath::PacketTrace::Filter filter{of.client.address.bytes(),
+                                       of.client.port, 0};
+  if (!of.service.empty()) {
+    const auto found = services_.find(of.service);
     if (found == services_.end()) {
-      return absl::NotFoundError(absl::StrCat("no service ", service));
+      return absl::NotFoundError(absl::StrCat("no service ", of.service));
     }
     filter.service = found->second.id;
   }
@@ -264,11 +177,8 @@ absl::StatusOr<std::shared_ptr<datapath::PacketTrace>> Controller::Trace(
 TraceRow Controller::DescribePacket(const hg_trace_event& event) const {
   TraceRow row;
   row.time_ns = static_cast<int64_t>(event.time);
-  for (const auto& [name, service] : services_) {
-    if (service.id == event.service) row.service = name;
-  }
-  const auto backend = backends_.all().find(event.backend);
-  if (backend != backends_.all().end()) row.backend = backend->second.row.name;
+  row.service = NameOfService(event.service);
+  row.backend = NameOfBackend(event.backend);
   if (event.flow != 0) {
     row.connection = packet_.IdOf((event.flow - 1) / 2);
     row.from = (event.flow - 1) % 2 == HG_FROM_CLIENT ? "client" : "backend";

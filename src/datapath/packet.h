@@ -117,7 +117,7 @@ class PacketPath {
     PacketAddress source{};
     int64_t started_ns = 0;  // CLOCK_MONOTONIC
   };
-  std::vector<Flow> Flows() const;  // But closed ones.
+  std::vector<Flow> Flows(FlowNumbers numbers = {}) const;  // But closed ones.
   // The same, by a look at each and without the copies.
   void ForEach(const std::function<void(uint32_t number, const hg_flow&)>& look,
                FlowNumbers numbers = {}) const;

@@ -54,19 +54,22 @@ void PacketPath::ForEach(
   }
 }
 
-std::vector<PacketPath::Flow> PacketPath::Flows() const {
+std::vector<PacketPath::Flow> PacketPath::Flows(FlowNumbers numbers) const {
+  std::map<uint32_t, PacketAddress> addresses;  // By id.
+  for (const auto& [address, id] : KnownAddresses()) addresses[id] = address;
   std::vector<Flow> rows;
-  ForEach([&](uint32_t number, const hg_flow& flow) {
+  const auto copy = [&](uint32_t number, const hg_flow& flow) {
     Flow& row = rows.emplace_back();
     row.number = number;
     row.state = flow;
     if (row.state.state == HG_FLOW_SYN_SENT) {
       row.state.bytes_in = row.state.bytes_out = 0;
     }
-    row.listen = AddressAt(skeleton_->maps.packet_local, row.state.listen);
-    row.source = AddressAt(skeleton_->maps.packet_local, row.state.source);
+    row.listen = addresses[row.state.listen];
+    row.source = addresses[row.state.source];
     row.started_ns = static_cast<int64_t>(row.state.since);
-  });
+  };
+  ForEach(copy, numbers);
   return rows;
 }
 

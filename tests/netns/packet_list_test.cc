@@ -4,8 +4,13 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <fstream>
+#include <future>
 #include <iostream>
+#include <set>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_replace.h"
 #include "bpf/abi/packet.h"
 #include "packet_fixture.h"
 
@@ -48,7 +53,130 @@ class PacketListTest : public PacketLab {
     stats.connections_active += count;
     ASSERT_EQ(bpf_map_update_elem(fd.get(), &id, &stats, BPF_ANY), 0);
   }
+  // From now on, in kB.
+  void ForgetPeakMemory() const {
+    std::ofstream(absl::StrCat("/proc/", daemon_->pid(), "/clear_refs")) << 5;
+  }
+  int64_t PeakMemory() const {
+    std::ifstream status(absl::StrCat("/proc/", daemon_->pid(), "/status"));
+    int64_t kb = 0;
+    for (std::string word; status >> word;) {
+      if (word == "VmHWM:") status >> kb;
+    }
+    return kb;
+  }
+  // The slowest answer to anybody else while `work` lasts.
+  template <typename Work>
+  absl::Duration SlowestAnswerDuring(const Work& work) const {
+    std::future<void> done = std::async(std::launch::async, work);
+    absl::Duration slowest;
+    while (done.wait_for(std::chrono::seconds(0)) !=
+           std::future_status::ready) {
+      const absl::Time asked = absl::Now();
+      EXPECT_EQ(daemon_->Api("GET", "/v1/connections/count").status, 200);
+      slowest = std::max(slowest, absl::Now() - asked);
+    }
+    return slowest;
+  }
+  static size_t Rows(const std::string& list) {
+    size_t rows = 0;
+    for (size_t at = 0; (at = list.find("{\"id\":", at)) != std::string::npos;
+         ++at) {
+      ++rows;
+    }
+    return rows;
+  }
 };
+
+TEST_F(PacketListTest, HasThoseThatWereAskedFor) {
+  const auto node = Node(), node6 = Node("[2001:db8:2::11]");
+  daemon_ = std::make_unique<Daemon>(absl::StrCat(PacketConfig(), R"(
+  plain:
+    listen: [198.18.1.1:26]
+    pool: nodes
+    health: {type: none}
+)"));
+  std::vector<TcpSocket> held;
+  for (const char* vip : {"198.18.1.1:25", "198.18.1.1:25", "198.18.1.1:26",
+                          "[2001:db8:1::1]:25"}) {
+    held.push_back(TcpSocket::Connect(kClient, At(vip)));
+    ASSERT_EQ(held.back().Receive(11), kGreeting);
+  }
+  const auto sizes = [this](const std::string& flag) {
+    std::vector<size_t> found;
+    for (const char* noun : {"conn", "flow"}) {
+      const nlohmann::json list = daemon_->Json({noun, "list", flag});
+      const bool flows = list.contains("flows");
+      found.push_back(list[flows ? "flows" : "connections"].size());
+      found.push_back(list["total"].get<size_t>());
+    }
+    return found;
+  };
+  using Sizes = std::vector<size_t>;
+  EXPECT_EQ(sizes("--limit=9"), Sizes({4, 4, 3, 3}));
+  EXPECT_EQ(sizes("--limit=2"), Sizes({2, 4, 2, 3}));
+  EXPECT_EQ(sizes("--service=mail"), Sizes({2, 2, 2, 2}));
+  EXPECT_EQ(sizes("--service=plain"), Sizes({1, 1, 0, 0}));
+  EXPECT_EQ(sizes("--client=198.18.0.2"), Sizes({3, 3, 2, 2}));
+  for (const size_t one : {size_t{1}, size_t{3}}) {
+    const Endpoint client = LocalEndpoint(held[one].fd());
+    EXPECT_EQ(sizes("--client=" + client.ToString()), Sizes({1, 1, 1, 1}));
+  }
+  EXPECT_EQ(daemon_->Ctl({"flow", "list", "--service=none"}).exit_code, 4);
+  EXPECT_EQ(daemon_->Ctl({"conn", "list", "--client=nobody"}).exit_code, 2);
+  const ProcessResult table = daemon_->Ctl({"conn", "list", "--limit=1"});
+  EXPECT_EQ(std::count(table.out.begin(), table.out.end(), '\n'), 2);
+  EXPECT_TRUE(absl::StartsWith(table.err, "1 of 4;")) << table.err;
+}
+
+// Their list comes in parts, too.
+TEST_F(PacketListTest, HasAllThatTheWorkersCarry) {
+  const auto node = Node();
+  daemon_ = std::make_unique<Daemon>(absl::StrReplaceAll(
+      PacketConfig(), {{"datapath: packet", "datapath: relay"}}));
+  std::vector<TcpSocket> held;
+  for (int i = 0; i < 600; ++i) {
+    held.push_back(TcpSocket::Connect(kClient, vip_));
+    ASSERT_EQ(held.back().Receive(11), kGreeting) << i;
+  }
+  std::set<uint64_t> ids;
+  const nlohmann::json list = daemon_->Json({"conn", "list"});
+  for (const auto& row : list["connections"]) {
+    ids.insert(row["id"].get<uint64_t>());
+  }
+  EXPECT_EQ(ids.size(), 600u);
+  EXPECT_EQ(list["total"], 600);
+}
+
+TEST_F(PacketListTest, HoldsNobodyUpAndTakesNoMemory) {
+  const UniqueFd listener = ListenAt("198.18.2.11:25");
+  Start({.packet = absl::StrCat("  max_flows: ", Many() + 1000)});
+  Session session = OpenSession(vip_, listener);
+  const absl::Time asked = absl::Now();
+  EXPECT_EQ(Rows(daemon_->Ctl({"flow", "list", "-o", "json"}).out), 1u);
+  std::cout << "flow list, 1 of " << Many() << ": " << absl::Now() - asked
+            << std::endl;
+  Fill(Many());
+  for (const char* noun : {"flow", "conn"}) {
+    ForgetPeakMemory();
+    const int64_t before = PeakMemory();
+    ProcessResult list;
+    const absl::Time start = absl::Now();
+    const absl::Duration slowest = SlowestAnswerDuring([&] {
+      list = daemon_->Ctl({noun, "list", "-o", "json"});
+    });
+    const absl::Duration took = absl::Now() - start;
+    const int64_t grown = PeakMemory() - before;
+    std::cout << noun << " list, " << Many() << " flows: " << took << ", "
+              << grown << " kB more in the daemon, slowest other answer "
+              << slowest << std::endl;
+    EXPECT_EQ(list.exit_code, 0) << list.err;
+    EXPECT_EQ(Rows(list.out), Many());
+    EXPECT_LT(grown, 16 << 10);
+    EXPECT_LT(slowest, absl::Milliseconds(500));
+  }
+  EXPECT_TRUE(session.Exchange(1000));
+}
 
 TEST_F(PacketListTest, WhatABackendTakesAlongIsEndedByAndBy) {
   UniqueFd listener = ListenAt("198.18.2.11:25");

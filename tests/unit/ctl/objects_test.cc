@@ -270,27 +270,6 @@ TEST_F(BackendWait, ReadyUntilItIsUp) {
   EXPECT_EQ(outcome.err, "smtp/a: state is starting\n");
 }
 
-TEST(Conn, List) {
-  FakeApi api;
-  const std::string body =
-      R"({"connections":[{"id":18446744073709551615,"service":"smtp",)"
-      R"("backend":"node1","client":"[2001:db8::1]:40000",)"
-      R"("datapath":"splice","age_seconds":3725.5,"idle_seconds":0.25,)"
-      R"("bytes_in":100,"bytes_out":1536}]})";
-  api.On("GET /v1/connections", 200, body);
-  api.On("GET /v1/connections?service=imap", 200, R"({"connections":[]})");
-  const Outcome table = RunCtl(api, "conn list");
-  EXPECT_EQ(table.code, 0);
-  EXPECT_EQ(table.out,
-            "ID                    SERVICE  BACKEND  CLIENT               "
-            "DATAPATH   AGE   IDLE     IN      OUT\n"
-            "18446744073709551615  smtp     node1    [2001:db8::1]:40000  "
-            "splice    1h2m  250ms  100 B  1.5 KiB\n");
-  EXPECT_EQ(RunCtl(api, "conn list -o json").out, body + "\n");
-  EXPECT_EQ(RunCtl(api, "conn list --service imap").out,
-            "ID  SERVICE  BACKEND  CLIENT  DATAPATH  AGE  IDLE  IN  OUT\n");
-}
-
 TEST(Conn, Count) {
   FakeApi api;
   api.On("GET /v1/connections/count", 200, R"({"connections_active":42})");
