@@ -20,7 +20,7 @@ constexpr int kIsnBits = 28;
 constexpr uint64_t kIsnMask = (uint64_t{1} << kIsnBits) - 1;
 constexpr absl::Duration kSweepInterval = absl::Seconds(1);
 constexpr int kSweepsToTell = 60;  // Of what was seen.
-constexpr uint32_t kResetsAtOnce = 256;
+constexpr uint32_t kEndsAtOnce = 256;
 
 bool IsPacket(const config::Service& service) {
   return service.datapath == config::Datapath::kPacket;
@@ -53,7 +53,7 @@ uint32_t HeaderSize(const config::Service& service, const Endpoint& listen) {
 PacketServices::PacketServices(EventLoop* loop, datapath::Datapath* datapath)
     : datapath_(datapath),
       timer_(loop, [this] { Sweep(); }),
-      resets_timer_(loop, [this] { ResetSome(); }) {}
+      endings_timer_(loop, [this] { EndSome(); }) {}
 
 bool PacketServices::Needed(const config::Config& config) {
   return std::any_of(config.services.begin(), config.services.end(),
@@ -129,9 +129,10 @@ absl::Status PacketServices::Start(const config::Config& config,
     idle_seconds_[ids.at(name)] =
         static_cast<uint32_t>(absl::ToInt64Seconds(service.idle_timeout));
   }
-  path.KillIf([&](const hg_flow& flow) {
+  // Later on, when nobody opens any more.
+  EndByAndBy({[this](const hg_flow& flow) {
     return !idle_seconds_.contains(flow.service);
-  });
+  }});
   datapath::PacketPath::Setup setup;
   for (const IpAddress& source : config.packet->source) {
     setup.sources.push_back(source.bytes());
@@ -176,7 +177,7 @@ void PacketServices::Stop() {
   datapath_->packet()->EndAll();
   datapath_->ClosePacket();
   timer_.Cancel();
-  resets_.clear();
+  endings_.clear();
   problem_.clear();
   log::Info("the packet path is closed: no service uses it");
 }
@@ -308,28 +309,34 @@ bool PacketServices::Kill(uint64_t connection) {
   return IdOf(number) == connection && datapath_->packet()->Kill(number);
 }
 
+// It may be up again before they are through: what it got since then stays.
 void PacketServices::ResetBackend(uint32_t backend) {
   if (datapath_->packet() == nullptr) return;
-  resets_.push_back({backend, MonotonicNs()});
-  resets_timer_.Set(absl::ZeroDuration());
+  const auto had_it = [backend, down_ns = MonotonicNs()](const hg_flow& flow) {
+    return flow.backend == backend && flow.state != HG_FLOW_SYN_SENT &&
+           static_cast<int64_t>(flow.since) <= down_ns;
+  };
+  EndByAndBy({had_it, backend});
 }
 
-// Nothing else on this thread waits for all of them. The backend may be up
-// again before they are through: what it got since then is left alone.
-void PacketServices::ResetSome() {
-  if (resets_.empty()) return;
-  BackendReset& reset = resets_.front();
-  const auto is_meant = [&reset](const hg_flow& flow) {
-    return flow.backend == reset.backend && flow.state != HG_FLOW_SYN_SENT &&
-           static_cast<int64_t>(flow.since) <= reset.down_ns;
-  };
+void PacketServices::EndByAndBy(Ending ending) {
+  endings_.push_back(std::move(ending));
+  endings_timer_.Set(absl::ZeroDuration());
+}
+
+// Nothing else on this thread waits for all of them.
+void PacketServices::EndSome() {
+  if (endings_.empty()) return;
+  Ending& ending = endings_.front();
   datapath::PacketPath& path = *datapath_->packet();
   const size_t ended =
-      path.KillIf(is_meant, {reset.next, reset.next + kResetsAtOnce});
-  datapath::Add(datapath_->backend_stats(reset.backend).down_resets, ended);
-  reset.next += kResetsAtOnce;
-  if (reset.next >= path.max_flows()) resets_.pop_front();
-  resets_timer_.Set(absl::ZeroDuration());
+      path.KillIf(ending.which, {ending.next, ending.next + kEndsAtOnce});
+  if (ending.backend != 0) {
+    datapath::Add(datapath_->backend_stats(ending.backend).down_resets, ended);
+  }
+  ending.next += kEndsAtOnce;
+  if (ending.next >= path.max_flows()) endings_.pop_front();
+  endings_timer_.Set(absl::ZeroDuration());
 }
 
 }  // namespace headgate::control

@@ -78,6 +78,12 @@ class PacketServices {
   void ResetBackend(uint32_t backend);
 
  private:
+  // Flows that are to end, from number `next` on.
+  struct Ending {
+    std::function<bool(const hg_flow&)> which;
+    uint32_t backend = 0;  // Counts them as resets; 0: none does.
+    uint32_t next = 0;
+  };
   std::vector<datapath::PacketPath::Listener> Listeners(
       const config::Config& config,
       const std::map<std::string, uint32_t>& ids) const;
@@ -85,7 +91,8 @@ class PacketServices {
   absl::Status Start(const config::Config& config,
                      const std::map<std::string, uint32_t>& ids);
   void Stop();
-  void ResetSome();
+  void EndByAndBy(Ending ending);
+  void EndSome();
   void Sweep();
   std::vector<std::string> ListenersInRange() const;
   // What attaching says, and what is seen besides.
@@ -93,12 +100,6 @@ class PacketServices {
   std::vector<std::string> WatchChecksums();
   void Note(const std::vector<std::string>& problems);
 
-  // The flows of a backend that went down then are ended from `next` on.
-  struct BackendReset {
-    uint32_t backend = 0;
-    int64_t down_ns = 0;
-    uint32_t next = 0;  // Flow number.
-  };
   // Of one interface's frames that XDP leaves to tc.
   struct Incomplete {
     uint64_t count = 0;
@@ -112,8 +113,8 @@ class PacketServices {
   std::map<std::string, Incomplete> incomplete_;
   uint64_t xdp_packets_ = 0;
   Timer timer_;
-  std::deque<BackendReset> resets_;
-  Timer resets_timer_;
+  std::deque<Ending> endings_;
+  Timer endings_timer_;
 };
 
 }  // namespace headgate::control
