@@ -71,8 +71,8 @@ struct hg_packet_config {
 	 * know it can choose clients that fall into the same bucket.
 	 */
 	__u64 seed;
-	__u32 buckets; /* a power of two */
-	__u32 _pad;
+	__u32 buckets;	   /* a power of two */
+	__u32 flow_format; /* HG_FLOW_FORMAT of who made the table */
 };
 HG_ABI_ASSERT(sizeof(struct hg_packet_config) == 16 + 512 + 16);
 
@@ -158,6 +158,11 @@ enum hg_flow_flags {
 	HG_FLOW_UNREACHABLE = 1024, /* the SYN was answered so, by ICMP */
 };
 
+/* What the fields of a flow mean, where the struct's size does not tell: flows of
+ * another format are not adopted.
+ */
+enum { HG_FLOW_FORMAT = 1 };
+
 /* packet_flows: indexed by flow number; two cache lines. Sequence numbers are the
  * end points' own: `next_in` as the client counts, without the header.
  */
@@ -189,18 +194,13 @@ struct hg_flow {
 	__u32 next_out;
 	__u32 last_seen; /* s */
 	__u64 since;	 /* ns: the SYN; once closed, the end */
-	/* Payload, retransmissions once. Up to the backend's answer: bit n, and
-	 * 64 + n, says that slot n did not take the connection.
+	__u64 bytes_in;	 /* payload, retransmissions once */
+	__u64 bytes_out;
+	/* Until the backend answers: bit n says that slot n did not take the
+	 * connection.
 	 */
-	union {
-		__u64 bytes_in;
-		__u64 tried_low;
-	};
-	union {
-		__u64 bytes_out;
-		__u64 tried_high;
-	};
-	__u8 _room[24];
+	__u64 tried[2];
+	__u8 _room[8];
 };
 #pragma GCC diagnostic pop
 HG_ABI_ASSERT(sizeof(struct hg_flow) == 128);

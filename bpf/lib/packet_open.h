@@ -113,8 +113,8 @@ static __always_inline void mark_tried(struct hg_flow *flow,
 	__u32 slot = flow->slot % HG_MAX_SERVICE_BACKENDS;
 
 	s->tried[slot / 64] |= 1ULL << (slot % 64);
-	flow->tried_low = s->tried[0];
-	flow->tried_high = s->tried[1];
+	flow->tried[0] = s->tried[0];
+	flow->tried[1] = s->tried[1];
 }
 
 /* Makes s->flow the flow with a backend that it has not tried; 0: there is
@@ -126,8 +126,8 @@ static __noinline int choose_another(const struct hg_flow *flow,
 	struct hg_flow *next = &s->flow;
 
 	__builtin_memset(s->tried, 0, sizeof(s->tried));
-	s->tried[0] = flow->tried_low;
-	s->tried[1] = flow->tried_high;
+	s->tried[0] = flow->tried[0];
+	s->tried[1] = flow->tried[1];
 	*next = *flow;
 	mark_tried(next, s);
 	return choose_backend(next, s);
@@ -164,8 +164,8 @@ static __always_inline void take_choice(struct hg_flow *flow,
 {
 	flow->backend = next->backend;
 	flow->slot = next->slot;
-	flow->tried_low = next->tried_low;
-	flow->tried_high = next->tried_high;
+	flow->tried[0] = next->tried[0];
+	flow->tried[1] = next->tried[1];
 }
 
 /* The backend does not take the connection: `how`, a flag, says in what way. The
@@ -197,8 +197,8 @@ static __always_inline void move_to_another(struct hg_flow *flow, __u32 number,
 
 	if (!choose_another(flow, s)) {
 		/* All have been asked: once more, from the beginning. */
-		flow->tried_low = 0;
-		flow->tried_high = 0;
+		flow->tried[0] = 0;
+		flow->tried[1] = 0;
 		if (!choose_another(flow, s))
 			return;
 	}

@@ -231,11 +231,8 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 	}
 	if (p->flags & TCP_SYN) {
 		/* A late one is behind what has come since. */
-		if (flow->state == HG_FLOW_SYN_SENT) {
+		if (flow->state == HG_FLOW_SYN_SENT)
 			flow->next_out = p->seq + 1;
-			flow->bytes_in = 0;
-			flow->bytes_out = 0;
-		}
 		move_state(flow, HG_FLOW_SYN_SENT, HG_FLOW_SYN_RECEIVED);
 		return;
 	}

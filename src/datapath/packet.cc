@@ -235,8 +235,13 @@ absl::Status PacketPath::SetUpKeys(bool adopt) {
                              0) != 0) {
       return ErrnoStatus(errno, "read packet_config");
     }
+    if (config.flow_format != HG_FLOW_FORMAT) {
+      return absl::FailedPreconditionError(
+          "its flows are not as this version has them");
+    }
   } else {
     config.buckets = KeyBuckets(max_flows_);
+    config.flow_format = HG_FLOW_FORMAT;
     if (getrandom(&config.seed, sizeof config.seed, 0) != sizeof config.seed) {
       return ErrnoStatus(errno, "draw a seed");
     }

@@ -87,6 +87,7 @@ absl::Status PacketPath::Configure(const Setup& setup) {
   config.last_port = setup.last_port;
   config.seed = seed_;
   config.buckets = KeyBuckets(max_flows_);
+  config.flow_format = HG_FLOW_FORMAT;
   // What is only kept has no ports: of its flows, packets are told by key.
   for (const auto& [address, id] : ids) {
     const bool is_source = sources.contains(address);

@@ -62,9 +62,6 @@ std::vector<PacketPath::Flow> PacketPath::Flows(FlowNumbers numbers) const {
     Flow& row = rows.emplace_back();
     row.number = number;
     row.state = flow;
-    if (row.state.state == HG_FLOW_SYN_SENT) {
-      row.state.bytes_in = row.state.bytes_out = 0;
-    }
     row.listen = addresses[row.state.listen];
     row.source = addresses[row.state.source];
     row.started_ns = static_cast<int64_t>(row.state.since);

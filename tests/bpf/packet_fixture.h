@@ -171,13 +171,15 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
     return v6 ? Parse(absl::StrCat("2001:db8:2::", 10 + n))
               : Parse(absl::StrCat("198.18.2.", 10 + n));
   }
-  // `max_connections` of each; 0: no limit.
+  // `max_connections` of each; 0: no limit. Slots before the first are
+  // nobody's.
   static void Serve(const std::vector<uint32_t>& backends,
-                    uint32_t max_connections = 0) {
+                    uint32_t max_connections = 0, uint32_t first_slot = 0) {
     for (const uint32_t service : {kService4, kService6, kPlain}) {
       hg_service value{};
       std::strcpy(value.name, absl::StrCat("service", service).c_str());
       value.balance = HG_BALANCE_ROUND_ROBIN;
+      value.backend_count = first_slot;
       for (const uint32_t n : backends) {
         const uint32_t id = service * 10 + n;
         value.backends[value.backend_count++] = id;

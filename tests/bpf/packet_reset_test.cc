@@ -101,6 +101,21 @@ TEST_P(PacketResetTest, WhenAllHaveRefusedTheClientIsTold) {
   ExpectDropped(conn.FromBackend(kRst | kAck, -1, 0), HG_PACKET_REFUSED);
 }
 
+// What a flow remembers of slots is no count of bytes.
+TEST_P(PacketResetTest, WhicheverSlotRefusesTheNextOnesNumbersStay) {
+  for (const uint32_t slot : {0U, 29U, 30U, 31U, 62U, 63U, 94U, 126U}) {
+    SCOPED_TRACE(slot);
+    Serve({1, 2}, 0, slot);
+    Conn conn = NewConn(v6());
+    Open(&conn);
+    ExpectDropped(conn.FromBackend(kRst | kAck, -1, 0), HG_PACKET_REFUSED);
+    Open(&conn);
+    ExpectSent(conn.SynAck(), conn.ToClient(conn.SynAck(), 0));
+    const Segment ack = conn.FromClient(kAck, 0, 0);
+    ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+  }
+}
+
 TEST_P(PacketResetTest, TheLastToRefuseAfterSilenceIsPassedOn) {
   Serve({1, 2});
   Conn conn = NewConn(v6());

@@ -16,6 +16,24 @@ class PacketTableTest : public PacketProgramTest {
     OpenTable(flows);
     Configure();
   }
+  // As when a daemon comes after one that was killed.
+  static void AdoptTable() {
+    datapath_->LeavePacket();
+    datapath_.reset();
+    auto opened = Datapath::Open({kPins, 1, 1024, true});
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    datapath_ = *std::move(opened);
+    OpenTable(4096);
+  }
+  static void SetFlowFormat(uint32_t format) {
+    const int configs = Pinned("packet_config");
+    const uint32_t zero = 0;
+    hg_packet_config config{};
+    ASSERT_EQ(bpf_map_lookup_elem(configs, &zero, &config), 0);
+    config.flow_format = format;
+    ASSERT_EQ(bpf_map_update_elem(configs, &zero, &config, BPF_ANY), 0);
+    close(configs);
+  }
   static void Close(const Conn& conn) {
     const Segment rst = conn.FromClient(kRst, 0, 0);
     ExpectSent(rst, conn.ToBackend(rst, conn.header()));
@@ -300,6 +318,16 @@ TEST_F(PacketTableTest, ARouteThatIsGoneIsCounted) {
   ExpectDropped(data, HG_PACKET_NO_ROUTE);
   ASSERT_TRUE(Shell("ip route del unreachable 198.18.2.11"));
   ExpectFromClient(conn, data);
+}
+
+// Their size does not tell what they mean; before there was a number, it was 0.
+TEST_F(PacketTableTest, FlowsOfAnotherFormatAreNotAdopted) {
+  for (const uint32_t format : {uint32_t{HG_FLOW_FORMAT}, 0U}) {
+    const Conn conn = Established(false);
+    SetFlowFormat(format);
+    AdoptTable();
+    EXPECT_EQ(IsLive(conn), format == HG_FLOW_FORMAT);
+  }
 }
 
 }  // namespace
