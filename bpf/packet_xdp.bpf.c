@@ -4,6 +4,8 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
+__u64 packet_macs[HG_MAC_PLACES];
+
 SEC("xdp")
 int packet_xdp(frame_t *frame)
 {

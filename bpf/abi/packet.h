@@ -309,6 +309,23 @@ struct hg_packet_left_key {
 	__u32 reason; /* enum hg_packet_left */
 };
 
+/* packet_macs, a global of the programs at XDP: whose frames are ours, in the
+ * interface's place; of two that share one, the other's are left to tc.
+ */
+enum { HG_MAC_PLACES = 256 };
+
+static inline __attribute__((always_inline)) __u64 hg_mac_of(const __u8 *mac,
+							     __u32 interface)
+{
+	__u64 of = interface;
+	__u32 first;
+	__u16 last;
+
+	__builtin_memcpy(&first, mac, sizeof(first));
+	__builtin_memcpy(&last, mac + sizeof(first), sizeof(last));
+	return (of << 16 | last) << 32 | first;
+}
+
 /* What XDP writes ahead of a frame that it has rewritten: tc only sends it. */
 #define HG_PACKET_REWRITTEN 0x48477277
 

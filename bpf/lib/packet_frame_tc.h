@@ -6,6 +6,7 @@
 #define HG_LIB_PACKET_FRAME_TC_H
 
 #include <linux/bpf.h>
+#include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
 
@@ -25,6 +26,12 @@ enum {
 static __always_inline __u32 arrived_at(const frame_t *frame)
 {
 	return frame->ifindex;
+}
+
+/* Whether it is for this interface's MAC: a promiscuous one brings others'. */
+static __always_inline int is_for_us(const frame_t *frame)
+{
+	return frame->pkt_type == PACKET_HOST;
 }
 
 static __always_inline __u32 frame_length(const frame_t *frame)

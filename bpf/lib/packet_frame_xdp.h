@@ -12,6 +12,9 @@
 
 typedef struct xdp_md frame_t;
 
+/* Written by the control thread. */
+extern __u64 packet_macs[HG_MAC_PLACES];
+
 enum {
 	VERDICT_NOT_OURS = -1, /* none of XDP's: that of what was rewritten */
 	VERDICT_DROP = XDP_DROP,
@@ -30,6 +33,19 @@ enum {
 static __always_inline __u32 arrived_at(const frame_t *frame)
 {
 	return frame->ingress_ifindex;
+}
+
+/* Whether it is for this interface's MAC: a promiscuous one brings others'. tc
+ * knows better, if that has changed a moment ago.
+ */
+static __always_inline int is_for_us(const frame_t *frame)
+{
+	const __u8 *to = (void *)(long)frame->data;
+	__u32 interface = arrived_at(frame);
+
+	return (void *)(to + ETH_HLEN) <= (void *)(long)frame->data_end &&
+	       packet_macs[interface % HG_MAC_PLACES] ==
+		   hg_mac_of(to, interface);
 }
 
 static __always_inline __u32 frame_length(const frame_t *frame)

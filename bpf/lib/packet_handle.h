@@ -71,6 +71,8 @@ static __always_inline int leave(frame_t *frame, int outcome)
 
 static __always_inline int run(frame_t *frame)
 {
+	if (!is_for_us(frame))
+		return ACTION_PASS;
 	if (packet_trace.until)
 		trace_arrival(frame);
 	return leave(frame, handle(frame));

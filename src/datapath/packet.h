@@ -179,6 +179,7 @@ class PacketPath {
       const absl::StatusOr<XdpDevices>& devices);
   absl::Status AttachXdpAs(XdpMode mode, const std::string& name,
                            uint32_t ifindex);
+  absl::Status PutMac(const std::string& name, uint32_t ifindex);
   void PutLeftCounters(uint32_t ifindex);
   std::vector<std::string> WithoutTransmitter() const;
   void PutDevices(const XdpDevices& devices);

@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -112,6 +113,14 @@ absl::Status CheckPacketInterface(const std::string& name, bool v4, bool v6) {
                      absl::StrReplaceAll(name, {{".", "/"}}), ".forwarding=1"));
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::array<uint8_t, 6>> MacOf(const std::string& name) {
+  ifreq request{};
+  RETURN_IF_ERROR(Ask(name, SIOCGIFHWADDR, "ask for its MAC", &request));
+  std::array<uint8_t, 6> mac{};
+  std::copy_n(request.ifr_hwaddr.sa_data, mac.size(), mac.begin());
+  return mac;
 }
 
 bool HasVlan(std::istream& config, const std::string& name) {

@@ -3,6 +3,7 @@
 // because it is pinned.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <istream>
 #include <string>
@@ -19,6 +20,8 @@ namespace headgate::datapath {
 // FailedPrecondition: not an Ethernet interface, or it does not forward, with
 // the fix. NotFound.
 absl::Status CheckPacketInterface(const std::string& name, bool v4, bool v6);
+
+absl::StatusOr<std::array<uint8_t, 6>> MacOf(const std::string& name);
 
 // FailedPrecondition: XDP would not see the tags of the interface's VLANs, for
 // the hardware takes them off; or what is below the interface may, ahead of

@@ -171,6 +171,7 @@ absl::StatusOr<XdpMode> PacketPath::AttachXdpTo(
     return absl::FailedPreconditionError(xdp_objection_);
   }
   PutLeftCounters(link.ifindex);
+  RETURN_IF_ERROR(PutMac(name, link.ifindex));
   absl::Status native = CheckNativeXdp(devices, link.ifindex);
   if (native.ok()) native = AttachXdpAs(XdpMode::kNative, name, link.ifindex);
   if (native.ok()) {
@@ -201,6 +202,13 @@ absl::Status PacketPath::AttachXdpAs(XdpMode mode, const std::string& name,
       bpf_program__fd(mode == XdpMode::kNative ? programs.packet_xdp
                                                : programs.packet_generic),
       mode, ifindex, table_id_);
+}
+
+absl::Status PacketPath::PutMac(const std::string& name, uint32_t ifindex) {
+  ASSIGN_OR_RETURN(const auto mac, MacOf(name));
+  __atomic_store_n(&skeleton_->bss->packet_macs[ifindex % HG_MAC_PLACES],
+                   hg_mac_of(mac.data(), ifindex), __ATOMIC_RELAXED);
+  return absl::OkStatus();
 }
 
 void PacketPath::PutLeftCounters(uint32_t ifindex) {

@@ -133,10 +133,11 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
     }
     if (!capture_.valid()) capture_ = OpenCapture("out0");
   }
-  // Generic XDP sends frames to those that it is attached to.
+  // XDP takes frames for the MACs of those that it is attached to, and generic
+  // XDP sends to no others.
   static std::set<std::string> Interfaces() {
-    return AtGeneric() ? std::set<std::string>{"in0", "out0"}
-                       : std::set<std::string>{"in0"};
+    return AtXdp() ? std::set<std::string>{"in0", "out0"}
+                   : std::set<std::string>{"in0"};
   }
   static int AttachedProgram() {
     const int link = bpf_obj_get(

@@ -1,5 +1,5 @@
-// B14: frames with tags, and frames whose headers are not where a program can
-// read them at once.
+// B14: frames for others, with tags, and frames whose headers are not where a
+// program can read them at once.
 #include "packet_fixture.h"
 #include "packet_wire.h"
 
@@ -38,6 +38,24 @@ TEST_P(PacketOddFramesTest, B14_TaggedFramesAreNotOurs) {
     ExpectNotOurs(Tagged(conn.FromClient(kAck, 0, 0, Text("x")), tags));
     ExpectNotOurs(Tagged(conn.FromBackend(kAck, 0, 0, Text("x")), tags));
   }
+}
+
+// A promiscuous interface, or a switch that floods, brings them: they may be
+// another edge's, with the same addresses.
+TEST_P(PacketOddFramesTest, FramesForAnotherMacAreNotOurs) {
+  const Conn conn = Established(v6()), other = NewConn(v6());
+  const Mac one = {2, 0, 0, 0, 0, 9}, group = {0x33, 0x33, 0, 0, 0, 1},
+            all = {255, 255, 255, 255, 255, 255};
+  for (const Mac& mac : {one, group, all}) {
+    for (Segment s : {other.Syn(), other.FromClient(kAck, 5, 7),
+                      conn.FromClient(kAck, 0, 0, Text("x")),
+                      conn.FromClient(kRst, 0, 0)}) {
+      s.to = mac;
+      ExpectNotOurs(Build(s));
+    }
+  }
+  EXPECT_FALSE(IsLive(other));
+  ExpectFromClient(conn, conn.FromClient(kAck, 0, 0, Text("x")));
 }
 
 // By the wire the kernel takes the outer tag off before tc sees the frame.

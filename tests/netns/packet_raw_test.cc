@@ -35,8 +35,9 @@ class RawEnd {
                 0);
     });
   }
-  void Send(Segment segment) const {
-    segment.to = edge_;
+  void Send(const Segment& segment) const { SendTo(edge_, segment); }
+  void SendTo(const Mac& mac, Segment segment) const {
+    segment.to = mac;
     const Bytes frame = Build(segment);
     EXPECT_EQ(::send(fd_.get(), frame.data(), frame.size(), 0),
               static_cast<ssize_t>(frame.size()));
@@ -263,6 +264,24 @@ TEST_F(PacketRawEndsTest, B13_BothCloseAtOnce) {
     EXPECT_TRUE(WaitActive(0));
     FromBackend(out, header());  // It comes again, to TIME_WAIT's answer.
     FromClient(conn_.FromClient(kAck, 4, 3), header());
+  });
+}
+
+// The kernel ignores them as well; they may be another edge's, which has the
+// same addresses.
+TEST_F(PacketRawTest, FramesForAnotherMacAreNotOurs) {
+  Shell("ip -n edge link set e0 promisc on");
+  ForBoth([&] {
+    const UniqueFd listener =
+        ListenAt(v6() ? "[2001:db8:2::11]:25" : "198.18.2.11:25");
+    const Mac another = {2, 0, 0, 0, 0, 9};
+    client_.SendTo(another, conn_.Syn());
+    client_.SendTo(another, conn_.FromClient(kAck, 5, 7));
+    conn_.client_port = 20001;
+    client_.Send(conn_.Syn());
+    const std::optional<Bytes> first = client_.Receive();
+    ASSERT_TRUE(first.has_value());
+    EXPECT_EQ(Get16(*first, TcpAt(v6()) - ETH_HLEN + 2), conn_.client_port);
   });
 }
 
