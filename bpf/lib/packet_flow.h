@@ -55,6 +55,33 @@ static __always_inline __u32 ack_to_client(const struct hg_flow *flow,
 	return ack - flow->header;
 }
 
+/* What the backend answers a SYN with acknowledges that, and no more (RFC 9293,
+ * 3.10.7.3): there were no data.
+ */
+static __always_inline int acks_syn(const struct hg_flow *flow,
+				    const struct packet *p)
+{
+	return (p->flags & TCP_ACK) && p->ack == flow->isn + 1;
+}
+
+static __always_inline int answers_syn(const struct hg_flow *flow,
+				       const struct packet *p)
+{
+	return (p->flags & TCP_SYN) && acks_syn(flow, p);
+}
+
+/* The client has seen the backend's answer, which is all that it can
+ * acknowledge by then. Who acknowledges anything else guesses, and takes no
+ * place: it passes, for the backend to reset.
+ */
+static __always_inline int ends_handshake(const struct hg_flow *flow,
+					  const struct packet *p)
+{
+	return flow->state == HG_FLOW_SYN_RECEIVED &&
+	       (p->flags & (TCP_ACK | TCP_RST)) == TCP_ACK &&
+	       p->ack == flow->next_out;
+}
+
 static __always_inline int acks_header(const struct hg_flow *flow, __u32 ack)
 {
 	return !before(ack, flow->isn + 1 + flow->header);

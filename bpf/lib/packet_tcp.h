@@ -138,8 +138,7 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 	if (forges_header(flow, p) ||
 	    (due && !behind && !is_intact(frame, p, s)))
 		return drop(HG_PACKET_MALFORMED);
-	if (flow->state == HG_FLOW_SYN_RECEIVED &&
-	    (p->flags & (TCP_ACK | TCP_RST)) == TCP_ACK) {
+	if (ends_handshake(flow, p)) {
 		exit = establish(flow);
 		if (exit)
 			return drop(exit);
@@ -230,8 +229,10 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 		return;
 	}
 	if (p->flags & TCP_SYN) {
-		/* A late one is behind what has come since. */
-		if (flow->state == HG_FLOW_SYN_SENT)
+		/* A late one is behind what has come since. Until then, the
+		 * backend may have forgotten its first answer.
+		 */
+		if (flow->state <= HG_FLOW_SYN_RECEIVED && answers_syn(flow, p))
 			flow->next_out = p->seq + 1;
 		move_state(flow, HG_FLOW_SYN_SENT, HG_FLOW_SYN_RECEIVED);
 		return;
@@ -260,13 +261,11 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 		close_flow(flow, number);
 }
 
-/* The exit for a RST that answers the SYN; 0: it is the client's to see. What
- * acknowledges no SYN is no answer (RFC 9293, 3.10.7.3).
- */
+/* The exit for a RST that answers the SYN; 0: it is the client's to see. */
 static __always_inline int refusal(struct hg_flow *flow, const struct packet *p,
 				   struct packet_scratch *s)
 {
-	if (!(p->flags & TCP_ACK) || p->ack != flow->isn + 1)
+	if (!acks_syn(flow, p))
 		return HG_PACKET_STRAY_RST;
 	return refuse_client(flow, HG_FLOW_REFUSED, s);
 }
@@ -281,7 +280,7 @@ static __always_inline int is_another(const struct hg_flow *flow,
 	       flow->state == HG_FLOW_ESTABLISHED &&
 	       (p->flags & (TCP_SYN | TCP_ACK | TCP_RST)) ==
 		   (TCP_SYN | TCP_ACK) &&
-	       p->ack != flow->isn + 1;
+	       !acks_syn(flow, p);
 }
 
 static __noinline int from_backend(frame_t *frame, struct packet *p,
@@ -298,13 +297,15 @@ static __noinline int from_backend(frame_t *frame, struct packet *p,
 		if (exit)
 			return drop(exit);
 	}
-	/* It has an old connection on that port, and challenges the SYN: the
-	 * RST clears the way for the next one (RFC 9293, 3.5.1). As after that
-	 * of another connection: this one's flow has no header for it.
+	/* It has an old connection on that port, and challenges the SYN, or is
+	 * still answering that one's: the RST clears the way for the next one
+	 * (RFC 9293, 3.5.1). As after that of another connection: this one's
+	 * flow has no header for it.
 	 */
 	another = is_another(flow, p);
-	if (another || (flow->state == HG_FLOW_SYN_SENT &&
-			(p->flags & (TCP_SYN | TCP_RST)) == 0)) {
+	if (another ||
+	    (flow->state == HG_FLOW_SYN_SENT && !(p->flags & TCP_RST) &&
+	     !answers_syn(flow, p))) {
 		verdict = refuse(frame, p, s, HG_PACKET_EARLY);
 		if (another && verdict != VERDICT_NOT_OURS &&
 		    (verdict & 0xff) != VERDICT_DROP)

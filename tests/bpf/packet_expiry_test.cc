@@ -79,7 +79,7 @@ TEST_P(PacketExpiryTest, AConnectionThatTheBackendDoesNotKnowIsForgotten) {
   ExpectSent(blind, conn.HeaderFor(blind), HG_PACKET_HEADER);
   const Segment disbelief = conn.FromBackend(kRst, 12345, 0);
   ExpectSent(disbelief, conn.ToClient(disbelief, 0));
-  EXPECT_EQ(Active(), 1U);
+  EXPECT_EQ(Active(), 0U);
   ExpectOverAfter(conn, 20, 86400);
   EXPECT_EQ(Active(), 0U);
 }

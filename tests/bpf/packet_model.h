@@ -253,7 +253,8 @@ class PacketModel {
         (s.seq != flow.conn.isn || End(s) != first)) {
       return Drop("malformed");
     }
-    if (flow.state == kSynReceived && (s.flags & kAck) && !(s.flags & kRst)) {
+    if (flow.state == kSynReceived && (s.flags & kAck) && !(s.flags & kRst) &&
+        s.ack == flow.next_out) {
       flow.state = kEstablished;
       ++connections_;
     }
@@ -314,7 +315,9 @@ class PacketModel {
       tried.insert(flow.conn.backend);
       if (tried.size() < backends_) return Drop("refused");
     }
-    if (flow.state == kSynSent && !(s.flags & (kSyn | kRst))) {
+    const bool answers = (s.flags & (kSyn | kAck)) == (kSyn | kAck) &&
+                         s.ack == flow.conn.isn + 1;
+    if (flow.state == kSynSent && !answers && !(s.flags & kRst)) {
       return Refuse(s, "before_handshake");
     }
     if (flow.another && flow.state == kEstablished &&
@@ -330,10 +333,8 @@ class PacketModel {
         flow.state = kClosed;
       }
     } else if (s.flags & kSyn) {
-      if (flow.state == kSynSent) {
-        flow.state = kSynReceived;
-        flow.next_out = s.seq + 1;
-      }
+      if (flow.state == kSynSent) flow.state = kSynReceived;
+      if (flow.state == kSynReceived && answers) flow.next_out = s.seq + 1;
     } else {
       NoteBackend(flow, s, ack);
     }

@@ -1,0 +1,90 @@
+// Handshakes that somebody guesses, or that have to be begun again.
+#include "packet_fixture.h"
+
+namespace headgate::datapath {
+namespace {
+
+class PacketHandshakeTest : public PacketFamilyTest {
+ protected:
+  static const hg_service_stats& Stats() {
+    return datapath_->service_stats(v6() ? kService6 : kService4);
+  }
+  static uint64_t Active() { return Read(Stats().connections_active); }
+  static void ExpectSynAck(const Conn& conn) {
+    ExpectSent(conn.SynAck(), conn.ToClient(conn.SynAck(), 0));
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Both, PacketHandshakeTest, ::testing::Bool(),
+                         FamilyName);
+
+// Sent blindly, in anybody's name; the backend resets it.
+TEST_P(PacketHandshakeTest, AnAckOfWhatWasNeverSentTakesNoPlace) {
+  const Conn conn = Answered(v6());
+  for (const int64_t off : {-2L, -1L, 1L, 70000L, 1L << 31}) {
+    const Segment blind = conn.FromClient(kAck, 0, off);
+    ExpectSent(blind, conn.HeaderFor(blind), HG_PACKET_HEADER);
+    EXPECT_EQ(Active(), 0U) << off;
+  }
+  const Segment ack = conn.FromClient(kAck, 0, 0);
+  ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+  EXPECT_EQ(Active(), 1U);
+  EXPECT_EQ(Read(Stats().connections_total), 1U);
+}
+
+TEST_P(PacketHandshakeTest, NorWithoutAHeader) {
+  if (v6()) GTEST_SKIP() << "has none";
+  const auto& stats = datapath_->service_stats(kPlain);
+  Conn conn = NewConn(false);
+  conn.vip_port = 26;
+  Open(&conn);
+  ExpectSynAck(conn);
+  const Segment blind = conn.FromClient(kAck, 0, 12345);
+  ExpectSent(blind, conn.ToBackend(blind, 0));
+  EXPECT_EQ(Read(stats.connections_active), 0U);
+  const Segment ack = conn.FromClient(kAck, 0, 0);
+  ExpectSent(ack, conn.ToBackend(ack, 0));
+  EXPECT_EQ(Read(stats.connections_active), 1U);
+}
+
+// Of an earlier client at that port, which left its handshake half done: the
+// RST ends that at the backend, too (RFC 9293, 3.10.7.3).
+TEST_P(PacketHandshakeTest, AnAnswerToAnotherSynIsReset) {
+  Serve({1, 2});
+  Conn conn = NewConn(v6());
+  Open(&conn);
+  const Conn first = conn;
+  for (const int64_t off : {-1L, 1L, 5000L, 1L << 31}) {
+    ExpectReset(conn.FromBackend(kSyn | kAck, 777, off), HG_PACKET_EARLY);
+  }
+  ExpectReset(conn.FromBackend(kSyn, -1, 0), HG_PACKET_EARLY);
+  // The flow is where it was.
+  ExpectDropped(conn.FromBackend(kRst | kAck, -1, 0), HG_PACKET_REFUSED);
+  Open(&conn);
+  EXPECT_NE(conn.backend, first.backend);
+  ExpectSynAck(conn);
+}
+
+// The backend has forgotten its first one, by a restart or for lack of room.
+TEST_P(PacketHandshakeTest, OfTwoAnswersTheLastOneCounts) {
+  Conn conn = Answered(v6());
+  conn.server_isn += 1 << 20;
+  ExpectSynAck(conn);
+  const Segment ack = conn.FromClient(kAck, 0, 0);
+  ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+  EXPECT_EQ(Active(), 1U);
+  const uint32_t n = conn.header();
+  ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n, Text("220\r\n")));
+  for (const PacketPath::Flow& flow : packet().Flows()) {
+    EXPECT_EQ(flow.state.bytes_out, 5U);
+  }
+  // A late one of the first kind changes nothing any more.
+  Conn late = conn;
+  late.server_isn -= 1 << 20;
+  ExpectSynAck(late);
+  ExpectFromBackend(conn, conn.FromBackend(kRst | kAck, 5, n));
+  EXPECT_FALSE(IsLive(conn));
+}
+
+}  // namespace
+}  // namespace headgate::datapath
