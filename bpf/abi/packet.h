@@ -200,7 +200,8 @@ struct hg_flow {
 	 * connection.
 	 */
 	__u64 tried[2];
-	__u8 _room[8];
+	__u32 asked; /* ms: the backend, by its first SYN */
+	__u8 _room[4];
 };
 #pragma GCC diagnostic pop
 HG_ABI_ASSERT(sizeof(struct hg_flow) == 128);

@@ -16,6 +16,7 @@
 
 enum {
 	CLAIM_TRIES = 4, /* backends */
+	ANSWER_MS = 700, /* a client sends its SYN again after 1 s (RFC 6298) */
 };
 
 static __always_inline int to_backend(const struct packet *p,
@@ -208,9 +209,21 @@ static __always_inline void move_to_another(struct hg_flow *flow, __u32 number,
 	}
 	count_failed_connect(flow);
 	take_choice(flow, &s->flow);
+	flow->asked = now_ms();
 	__sync_fetch_and_and(&flow->flags,
 			     ~(HG_FLOW_REFUSED | HG_FLOW_UNREACHABLE));
 	erase_key(&old, number * 2 + HG_FROM_BACKEND);
+}
+
+/* Unless the backend may still answer: what comes sooner is the same SYN twice,
+ * by a network that doubles.
+ */
+static __always_inline void ask_another(struct hg_flow *flow, __u32 number,
+					__u32 v6, struct packet_scratch *s)
+{
+	if ((flow->flags & (HG_FLOW_REFUSED | HG_FLOW_UNREACHABLE)) ||
+	    now_ms() - flow->asked >= ANSWER_MS)
+		move_to_another(flow, number, v6, s);
 }
 
 /* A flow that has come to nothing, with its number, unless the daemon has ended
@@ -254,6 +267,7 @@ static __noinline int open_flow(frame_t *frame, struct packet *p,
 	next->isn = p->seq;
 	next->next_in = p->seq + 1;
 	next->last_seen = now_seconds();
+	next->asked = now_ms();
 	if (!choose_backend(next, s)) {
 		verdict = refuse(frame, p, s, HG_PACKET_NO_BACKEND);
 		if (verdict != VERDICT_NOT_OURS)

@@ -24,6 +24,11 @@ static __always_inline __u32 now_seconds(void)
 	return bpf_ktime_get_coarse_ns() / 1000000000ULL;
 }
 
+static __always_inline __u32 now_ms(void)
+{
+	return bpf_ktime_get_coarse_ns() / 1000000;
+}
+
 static __always_inline void leave_places(struct hg_service_stats *service,
 					 struct hg_backend_stats *backend)
 {

@@ -118,7 +118,7 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 	touch(flow);
 	if (p->flags & TCP_SYN) {
 		if (flow->state == HG_FLOW_SYN_SENT)
-			move_to_another(flow, number, p->v6, s);
+			ask_another(flow, number, p->v6, s);
 		else if (p->seq != flow->isn)
 			set_flags(flow, HG_FLOW_ANOTHER);
 		exit = to_backend(p, flow,

@@ -18,18 +18,10 @@ class PacketExpiryTest : public PacketFamilyTest {
   // As if it had been closed, and last seen, so many seconds ago.
   static void Age(const Conn& conn, uint32_t closed, uint32_t seen) {
     const uint32_t now = NowSeconds();
-    const int flows = Pinned("packet_flows");
-    for (uint32_t number = 0; number < packet().max_flows(); ++number) {
-      hg_flow flow{};
-      ASSERT_EQ(bpf_map_lookup_elem(flows, &number, &flow), 0);
-      if (flow.state == HG_FLOW_FREE || flow.client_port != conn.client_port) {
-        continue;
-      }
+    Change(conn, [&](hg_flow& flow) {
       flow.since = uint64_t{now - closed} * 1000000000;
       flow.last_seen = now - seen;
-      ASSERT_EQ(bpf_map_update_elem(flows, &number, &flow, BPF_ANY), 0);
-    }
-    close(flows);
+    });
   }
   static void Age(const Conn& conn, uint32_t seen) { Age(conn, seen, seen); }
   // The whole table, in more calls than it takes.

@@ -22,6 +22,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -420,6 +421,28 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
       if (flow.state.client_port == conn.client_port) return true;
     }
     return false;
+  }
+
+  // Rewrites what the table has of a connection, as if it had come about so.
+  static void Change(const Conn& conn,
+                     const std::function<void(hg_flow&)>& change) {
+    const int flows = Pinned("packet_flows");
+    for (uint32_t number = 0; number < packet().max_flows(); ++number) {
+      hg_flow flow = packet().At(number);
+      if (flow.state == HG_FLOW_FREE || flow.client_port != conn.client_port ||
+          flow.source_port != conn.source_port ||
+          !std::equal(conn.backend.begin(), conn.backend.end(),
+                      flow.backend_address)) {
+        continue;
+      }
+      change(flow);
+      ASSERT_EQ(bpf_map_update_elem(flows, &number, &flow, BPF_ANY), 0);
+    }
+    close(flows);
+  }
+  // The backend has had its time to answer the SYN.
+  static void WaitForAnswer(const Conn& conn) {
+    Change(conn, [](hg_flow& flow) { flow.asked -= 1000; });
   }
 
   static inline std::unique_ptr<Datapath> datapath_;

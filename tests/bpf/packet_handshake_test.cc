@@ -86,5 +86,16 @@ TEST_P(PacketHandshakeTest, OfTwoAnswersTheLastOneCounts) {
   EXPECT_FALSE(IsLive(conn));
 }
 
+// By a network that doubles, or by who spoofs it: that is no silence.
+TEST_P(PacketHandshakeTest, TheSameSynAtOnceGoesToTheSameBackend) {
+  Serve({1, 2});
+  Conn conn = NewConn(v6());
+  Open(&conn);
+  for (int i = 0; i < 3; ++i) {
+    ExpectSent(conn.Syn(), conn.ToBackend(conn.Syn(), 0));
+  }
+  ExpectSynAck(conn);
+}
+
 }  // namespace
 }  // namespace headgate::datapath

@@ -37,6 +37,8 @@ class PacketModel {
     bool sent = false, acked = false;  // The header.
     bool another = false;              // Its client has begun one.
     bool fin_in = false, fin_out = false;
+    bool refused = false;              // By the backend asked last,
+    bool silent = false;               // which has had its time.
     bool fin_in_acked = false, fin_out_acked = false;
     uint32_t next_in = 0, next_out = 0;
     uint64_t bytes_in = 0;
@@ -94,6 +96,10 @@ class PacketModel {
   }
 
   const std::map<Key, Flow>& flows() const { return flows_; }
+  void SetSilent(const Conn& conn, bool silent) {
+    flows_.at({conn.client, conn.client_port, conn.vip, conn.vip_port}).silent =
+        silent;
+  }
   uint64_t opened() const { return opened_; }
   uint64_t connections() const { return connections_; }
 
@@ -184,7 +190,7 @@ class PacketModel {
   Prediction SynOf(Flow& flow, const Segment& s, uint32_t shift) {
     const std::optional<PacketAddress> old =
         flow.has_leg ? std::optional(flow.conn.backend) : std::nullopt;
-    flow.has_leg = false;
+    flow.has_leg = flow.refused = flow.silent = false;
     if (s.ttl <= 1) return TooFar(s);
     const std::optional<Bytes> options = SynOptions(s);
     if (!options) return Drop("tcp_signature");
@@ -237,7 +243,10 @@ class PacketModel {
     if (s.flags & kSyn) {
       const uint32_t shift = s.seq == first - 1 ? 0 : ShiftOf(flow, s);
       if (flow.state != kSynSent && s.seq != first - 1) flow.another = true;
-      if (flow.state == kSynSent || !flow.has_leg) return SynOf(flow, s, shift);
+      if (!flow.has_leg ||
+          (flow.state == kSynSent && (flow.refused || flow.silent))) {
+        return SynOf(flow, s, shift);
+      }
       if (s.ttl <= 1) return TooFar(s);
       const std::optional<Bytes> options = SynOptions(s);
       if (!options) return Drop("tcp_signature");
@@ -313,7 +322,8 @@ class PacketModel {
       }
       std::set<PacketAddress> tried = flow.tried;
       tried.insert(flow.conn.backend);
-      if (tried.size() < backends_) return Drop("refused");
+      flow.refused = tried.size() < backends_;
+      if (flow.refused) return Drop("refused");
     }
     const bool answers = (s.flags & (kSyn | kAck)) == (kSyn | kAck) &&
                          s.ack == flow.conn.isn + 1;

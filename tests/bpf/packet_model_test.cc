@@ -3,6 +3,7 @@
 // HG_SOAK=1 ten times that.
 #include "packet_model.h"
 
+#include <chrono>
 #include <cstdlib>
 #include <random>
 
@@ -198,6 +199,16 @@ class PacketModelTest : public PacketProgramTest {
     return s;
   }
 
+  // Whether the backend that was asked has had its time to answer.
+  void SetSilent(bool silent) {
+    const auto now = std::chrono::duration_cast<std::chrono::milliseconds>(
+        std::chrono::steady_clock::now().time_since_epoch());
+    Change(flow_.conn, [&](hg_flow& flow) {
+      flow.asked = static_cast<uint32_t>(now.count()) - (silent ? 1000 : 100);
+    });
+    model_->SetSilent(flow_.conn, silent);
+  }
+
   void RunOneSegment() {
     const bool client = Below(2) == 0;
     const std::optional<Segment> s =
@@ -205,6 +216,10 @@ class PacketModelTest : public PacketProgramTest {
     if (!s) return;
     if (flow_.has_leg && Below(50) == 0) old_legs_.push_back(flow_.conn);
     if (old_legs_.size() > 20) old_legs_.clear();
+    if (client && flow_.has_leg && flow_.state == PacketModel::kSynSent &&
+        (s->flags & kSyn)) {
+      SetSilent(Below(2) == 0);
+    }
     const Prediction wanted =
         client ? model_->FromClient(*s) : model_->FromBackend(*s);
     const Bytes frame = Build(*s);

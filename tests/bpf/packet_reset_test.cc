@@ -121,6 +121,7 @@ TEST_P(PacketResetTest, TheLastToRefuseAfterSilenceIsPassedOn) {
   Conn conn = NewConn(v6());
   Open(&conn);
   const PacketAddress silent = conn.backend;
+  WaitForAnswer(conn);
   Open(&conn);
   EXPECT_NE(conn.backend, silent);
   const Segment refusal = conn.FromBackend(kRst | kAck, -1, 0);
@@ -133,6 +134,7 @@ TEST_P(PacketResetTest, WhereAllAreSilentTheyAreAskedInTurn) {
   std::map<PacketAddress, int> asked;
   PacketAddress last{};
   for (int i = 0; i < 9; ++i) {
+    WaitForAnswer(conn);
     Open(&conn);
     EXPECT_NE(conn.backend, last);
     last = conn.backend;

@@ -37,6 +37,7 @@ TEST_P(PacketTest, ASynThatIsNotAnsweredGoesToAnother) {
   const uint32_t id =
       (v6() ? 20 : 10) + (conn.backend == BackendAddress(1, v6()) ? 1U : 2U);
   const uint64_t timeouts = Read(datapath_->backend_stats(id).connect_timeout);
+  WaitForAnswer(conn);
   Open(&conn);
   EXPECT_NE(conn.backend, first.backend);
   EXPECT_EQ(Read(datapath_->backend_stats(id).connect_timeout), timeouts + 1);
