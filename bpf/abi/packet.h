@@ -196,10 +196,21 @@ struct hg_flow {
 	__u64 since;	 /* ns: the SYN; once closed, the end */
 	__u64 bytes_in;	 /* payload, retransmissions once */
 	__u64 bytes_out;
-	/* Until the backend answers: bit n says that slot n did not take the
-	 * connection.
-	 */
-	__u64 tried[2];
+	union {
+		/* Until the backend answers: bit n says that slot n did not
+		 * take the connection.
+		 */
+		__u64 tried[2];
+		struct {
+			/* What its receiver has acknowledged, and expects
+			 * next, as far as is known.
+			 */
+			__u32 acked_in;
+			__u32 acked_out;
+			__u32 fin_in; /* after the FIN that was seen */
+			__u32 fin_out;
+		};
+	};
 	__u32 asked; /* ms: the backend, by its first SYN */
 	__u8 _room[4];
 };

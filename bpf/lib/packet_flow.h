@@ -106,6 +106,33 @@ static __always_inline int forges_header(const struct hg_flow *flow,
 	       !(p->seq == flow->isn && end == first);
 }
 
+/* Whether a segment's end is news to who has acknowledged so much. */
+static __always_inline int is_ahead(__u32 end, __u32 acked)
+{
+	return end - acked - 1 < 1U << 30;
+}
+
+/* Only forward, and not beyond what was sent. */
+static __always_inline void note_ack(__u32 *acked, __u32 sent, __u32 ack)
+{
+	if (ack - *acked - 1 < sent - *acked)
+		*acked = ack;
+}
+
+/* The numbers that its receiver may expect next: the edge knows of what was lost
+ * behind it, and may have counted what that receiver took for junk.
+ */
+static __always_inline int is_next_in(const struct hg_flow *flow, __u32 seq)
+{
+	return seq == flow->next_in ||
+	       (seq == flow->acked_in && flow->state != HG_FLOW_SYN_SENT);
+}
+
+static __always_inline int is_next_out(const struct hg_flow *flow, __u32 seq)
+{
+	return seq == flow->next_out || seq == flow->acked_out;
+}
+
 /* How far a segment gets beyond `next`: new bytes, the FIN aside. A jump of
  * more than a window is no progress but junk.
  */

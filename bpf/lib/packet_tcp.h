@@ -69,6 +69,15 @@ static __always_inline void count_bytes(__u32 service, __u64 in, __u64 out)
 	bytes->out += out;
 }
 
+/* The stream ends at the FIN that is nearest to what its receiver has. */
+static __always_inline void note_fin(struct hg_flow *flow, __u32 flag,
+				     __u32 *fin, __u32 acked, __u32 end)
+{
+	if (!(flow->flags & flag) || !before(acked, *fin) || before(end, *fin))
+		*fin = end;
+	set_flags(flow, flag);
+}
+
 /* A RST ends the flow at the very number that comes next (RFC 5961, 3.2): any
  * other passes, for its receiver to challenge or to ignore.
  */
@@ -78,7 +87,7 @@ static __always_inline void note_from_client(struct hg_flow *flow, __u32 number,
 	__u32 new_bytes;
 
 	if (p->flags & TCP_RST) {
-		if (p->seq == flow->next_in)
+		if (is_next_in(flow, p->seq))
 			close_flow(flow, number);
 		return;
 	}
@@ -90,11 +99,14 @@ static __always_inline void note_from_client(struct hg_flow *flow, __u32 number,
 		flow->bytes_in += payload;
 		count_bytes(flow->service, payload, 0);
 	}
-	if ((p->flags & TCP_FIN) && segment_end(p) == flow->next_in)
-		set_flags(flow, HG_FLOW_FIN_IN);
-	if ((flow->flags & HG_FLOW_FIN_OUT) && (p->flags & TCP_ACK) &&
-	    p->ack == flow->next_out)
-		set_flags(flow, HG_FLOW_FIN_OUT_ACKED);
+	if ((p->flags & TCP_FIN) && is_ahead(segment_end(p), flow->acked_in))
+		note_fin(flow, HG_FLOW_FIN_IN, &flow->fin_in, flow->acked_in,
+			 segment_end(p));
+	if (p->flags & TCP_ACK) {
+		note_ack(&flow->acked_out, flow->next_out, p->ack);
+		if ((flow->flags & HG_FLOW_FIN_OUT) && p->ack == flow->fin_out)
+			set_flags(flow, HG_FLOW_FIN_OUT_ACKED);
+	}
 	if (both_sides_closed(flow->flags))
 		close_flow(flow, number);
 }
@@ -222,7 +234,7 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 
 	if (p->flags & TCP_RST) {
 		if (flow->state == HG_FLOW_SYN_SENT ||
-		    p->seq == flow->next_out) {
+		    is_next_out(flow, p->seq)) {
 			count_early_end(flow, p->flags);
 			close_flow(flow, number);
 		}
@@ -232,8 +244,12 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 		/* A late one is behind what has come since. Until then, the
 		 * backend may have forgotten its first answer.
 		 */
-		if (flow->state <= HG_FLOW_SYN_RECEIVED && answers_syn(flow, p))
+		if (flow->state <= HG_FLOW_SYN_RECEIVED &&
+		    answers_syn(flow, p)) {
 			flow->next_out = p->seq + 1;
+			flow->acked_out = p->seq + 1;
+			flow->acked_in = flow->isn + 1;
+		}
 		move_state(flow, HG_FLOW_SYN_SENT, HG_FLOW_SYN_RECEIVED);
 		return;
 	}
@@ -247,14 +263,16 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 		flow->bytes_out += payload;
 		count_bytes(flow->service, 0, payload);
 	}
-	if ((p->flags & TCP_FIN) && segment_end(p) == flow->next_out) {
+	if ((p->flags & TCP_FIN) && is_ahead(segment_end(p), flow->acked_out)) {
 		count_early_end(flow, p->flags);
-		set_flags(flow, HG_FLOW_FIN_OUT);
+		note_fin(flow, HG_FLOW_FIN_OUT, &flow->fin_out,
+			 flow->acked_out, segment_end(p));
 	}
 	if (p->flags & TCP_ACK) {
 		if (acks_header(flow, p->ack))
 			set_flags(flow, HG_FLOW_HEADER_ACKED);
-		if ((flow->flags & HG_FLOW_FIN_IN) && ack == flow->next_in)
+		note_ack(&flow->acked_in, flow->next_in, ack);
+		if ((flow->flags & HG_FLOW_FIN_IN) && ack == flow->fin_in)
 			set_flags(flow, HG_FLOW_FIN_IN_ACKED);
 	}
 	if (both_sides_closed(flow->flags))

@@ -36,11 +36,12 @@ class PacketModel {
     bool has_leg = false;
     bool sent = false, acked = false;  // The header.
     bool another = false;              // Its client has begun one.
-    bool fin_in = false, fin_out = false;
     bool refused = false;              // By the backend asked last,
     bool silent = false;               // which has had its time.
     bool fin_in_acked = false, fin_out_acked = false;
-    uint32_t next_in = 0, next_out = 0;
+    uint32_t next_in = 0, next_out = 0;       // SND.NXT of either end, and
+    uint32_t acked_in = 0, acked_out = 0;     // SND.UNA (RFC 9293, 3.4).
+    std::optional<uint32_t> fin_in, fin_out;  // Where they end.
     uint64_t bytes_in = 0;
     std::set<PacketAddress> tried;  // That did not take it; conn's besides.
   };
@@ -291,13 +292,27 @@ class PacketModel {
     if (s.seq == isn + 1 && (!flow.sent || flow.state == kClosed)) return 0;
     return flow.conn.header();
   }
+  // SND.UNA < SEG.ACK =< SND.NXT (RFC 9293, 3.10.7.4).
+  static void NoteAck(uint32_t* una, uint32_t nxt, uint32_t ack) {
+    if (ack != *una && ack - *una <= nxt - *una) *una = ack;
+  }
+  // The nearest one ahead is it.
+  static void NoteFin(std::optional<uint32_t>* fin, uint32_t una,
+                      uint32_t end) {
+    const uint32_t ahead = end - una;
+    if (ahead == 0 || ahead > 1U << 30) return;
+    if (!fin->has_value() || !Less(una, **fin) || ahead < **fin - una) {
+      *fin = end;
+    }
+  }
   static Prediction Forward(Flow& flow, const Segment& s, uint32_t shift) {
     if (s.ttl <= 1) return TooFar(s);
     return Send(flow.conn.ToBackend(s, shift));
   }
   static void NoteClient(Flow& flow, const Segment& s) {
     if (s.flags & kRst) {
-      if (s.seq == flow.next_in) flow.state = kClosed;
+      const bool expected = flow.state != kSynSent && s.seq == flow.acked_in;
+      if (s.seq == flow.next_in || expected) flow.state = kClosed;
       return;
     }
     const uint32_t ahead = End(s) - flow.next_in;
@@ -305,9 +320,10 @@ class PacketModel {
       flow.next_in = End(s);
       flow.bytes_in += ahead - ((s.flags & kFin) ? 1 : 0);
     }
-    if ((s.flags & kFin) && End(s) == flow.next_in) flow.fin_in = true;
-    if (flow.fin_out && (s.flags & kAck) && s.ack == flow.next_out) {
-      flow.fin_out_acked = true;
+    if (s.flags & kFin) NoteFin(&flow.fin_in, flow.acked_in, End(s));
+    if (s.flags & kAck) {
+      NoteAck(&flow.acked_out, flow.next_out, s.ack);
+      if (flow.fin_out == s.ack) flow.fin_out_acked = true;
     }
     CloseIfOver(flow);
   }
@@ -339,12 +355,16 @@ class PacketModel {
     if (s.ttl <= 1) return TooFar(s);
     const uint32_t ack = (s.flags & kAck) ? AckOf(flow, s.ack) : s.ack;
     if (s.flags & kRst) {
-      if (flow.state == kSynSent || s.seq == flow.next_out) {
+      if (flow.state == kSynSent || s.seq == flow.next_out ||
+          s.seq == flow.acked_out) {
         flow.state = kClosed;
       }
     } else if (s.flags & kSyn) {
       if (flow.state == kSynSent) flow.state = kSynReceived;
-      if (flow.state == kSynReceived && answers) flow.next_out = s.seq + 1;
+      if (flow.state == kSynReceived && answers) {
+        flow.next_out = flow.acked_out = s.seq + 1;
+        flow.acked_in = flow.conn.isn + 1;
+      }
     } else {
       NoteBackend(flow, s, ack);
     }
@@ -360,12 +380,13 @@ class PacketModel {
   static void NoteBackend(Flow& flow, const Segment& s, uint32_t ack) {
     const uint32_t ahead = End(s) - flow.next_out;
     if (ahead != 0 && ahead <= 1U << 30) flow.next_out = End(s);
-    if ((s.flags & kFin) && End(s) == flow.next_out) flow.fin_out = true;
+    if (s.flags & kFin) NoteFin(&flow.fin_out, flow.acked_out, End(s));
     if (s.flags & kAck) {
       if (!Less(s.ack, flow.conn.isn + 1 + flow.conn.header())) {
         flow.acked = true;
       }
-      if (flow.fin_in && ack == flow.next_in) flow.fin_in_acked = true;
+      NoteAck(&flow.acked_in, flow.next_in, ack);
+      if (flow.fin_in == ack) flow.fin_in_acked = true;
     }
     CloseIfOver(flow);
   }

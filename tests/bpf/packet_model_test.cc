@@ -275,6 +275,10 @@ class PacketModelTest : public PacketProgramTest {
       EXPECT_EQ(got.next_in, flow.next_in);
       EXPECT_EQ(got.next_out, flow.next_out);
       EXPECT_EQ(got.bytes_in, flow.bytes_in);
+      if (flow.state != PacketModel::kSynSent) {
+        EXPECT_EQ(got.acked_in, flow.acked_in);
+        EXPECT_EQ(got.acked_out, flow.acked_out);
+      }
       EXPECT_EQ((got.flags & HG_FLOW_HEADER_ACKED) != 0, flow.acked);
       established += flow.state == PacketModel::kEstablished ? 1 : 0;
     }

@@ -57,6 +57,48 @@ TEST_P(PacketResetTest, B13_OnlyARstAtTheNextByteEndsAConnection) {
   EXPECT_FALSE(IsLive(other));
 }
 
+// What the edge has seen beyond that got lost behind it, or was junk that the
+// receiver did not take: a damaged segment, say.
+TEST_P(PacketResetTest, ARstAtWhatIsAcknowledgedEndsAConnection) {
+  const Conn by_client = Established(v6());
+  const uint32_t n = by_client.header();
+  ExpectFromClient(by_client,
+                   by_client.FromClient(kAck, (1 << 30) - 1, 0, Text("x")));
+  ExpectFromClient(by_client, by_client.FromClient(kRst, 0, 0));
+  EXPECT_FALSE(IsLive(by_client));
+  for (const uint8_t last : {uint8_t{kAck}, uint8_t{kFin | kAck}}) {
+    const Conn conn = Established(v6());
+    ExpectFromClient(conn, conn.FromClient(kAck, 0, 0, Bytes(100, 1)));
+    ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n + 100, Text("got")));
+    ExpectFromClient(conn, conn.FromClient(kAck, 100, 3));
+    ExpectFromBackend(conn, conn.FromBackend(last, 3, n + 100, Text("lost")));
+    const Segment rst = conn.FromBackend(kRst, 3, 0);
+    ExpectSent(rst, conn.ToClient(rst, 0));
+    EXPECT_FALSE(IsLive(conn));
+  }
+}
+
+// Only what was sent can be acknowledged, and no acknowledgment is taken back.
+TEST_P(PacketResetTest, ARstBetweenWhatIsAcknowledgedAndNextEndsNothing) {
+  const Conn conn = Established(v6());
+  const uint32_t n = conn.header();
+  ExpectFromClient(conn, conn.FromClient(kAck, 0, 0, Bytes(100, 1)));
+  ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n + 40, Bytes(100, 1)));
+  ExpectFromClient(conn, conn.FromClient(kAck, 100, 40));
+  for (const uint32_t other : {20U, 5000U}) {
+    ExpectFromBackend(conn, conn.FromBackend(kAck, 100, n + other));
+    ExpectFromClient(conn, conn.FromClient(kAck, 100, other));
+  }
+  for (const uint32_t off : {0U, 20U, 39U, 41U, 99U, 101U, 5000U}) {
+    ExpectFromClient(conn, conn.FromClient(kRst, off, 0));
+    const Segment rst = conn.FromBackend(kRst, off, 0);
+    ExpectSent(rst, conn.ToClient(rst, 0));
+    EXPECT_TRUE(IsLive(conn)) << off;
+  }
+  ExpectFromClient(conn, conn.FromClient(kRst, 40, 0));
+  EXPECT_FALSE(IsLive(conn));
+}
+
 TEST_P(PacketResetTest, ARstSaysNothingOfTheHeader) {
   const Conn conn = Greeted(v6());
   ExpectFromBackend(conn, conn.FromBackend(kRst | kAck, 9999, conn.header()));

@@ -112,8 +112,8 @@ void PacketSpeedTest::Put(uint32_t number, const Conn& c) {
   flow.state = HG_FLOW_ESTABLISHED;
   flow.flags = HG_FLOW_HEADER_SENT | HG_FLOW_HEADER_ACKED;
   flow.isn = c.isn;
-  flow.next_in = c.isn + 1;
-  flow.next_out = c.server_isn + 1;
+  flow.next_in = flow.acked_in = c.isn + 1;
+  flow.next_out = flow.acked_out = c.server_isn + 1;
   ASSERT_EQ(bpf_map_update_elem(flows, &number, &flow, BPF_ANY), 0);
   close(flows);
   for (const uint32_t side : {HG_FROM_CLIENT, HG_FROM_BACKEND}) {

@@ -233,6 +233,20 @@ TEST_P(PacketStreamTest, B13_AFinThatIsNotNextEndsNothing) {
   EXPECT_TRUE(IsLive(conn));
 }
 
+// Whatever the edge saw besides, the other end has taken the nearest one.
+TEST_P(PacketStreamTest, AnEndBehindJunkIsAnEnd) {
+  const Conn conn = Established(v6());
+  const uint32_t n = conn.header();
+  ExpectFromClient(conn, conn.FromClient(kAck, 1 << 29, 0, Text("x")));
+  ExpectFromClient(conn, conn.FromClient(kFin | kAck, 1000, 0));
+  ExpectFromClient(conn, conn.FromClient(kFin | kAck, 0, 0));
+  ExpectFromBackend(conn, conn.FromBackend(kFin | kAck, 50, n + 1));
+  ExpectFromBackend(conn, conn.FromBackend(kFin | kAck, 0, n + 1));
+  EXPECT_TRUE(IsLive(conn));
+  ExpectFromClient(conn, conn.FromClient(kAck, 1, 1));
+  EXPECT_FALSE(IsLive(conn));
+}
+
 TEST_P(PacketStreamTest, B13_AResetPassesInEveryState) {
   const auto from_client = [&](const Conn& conn, uint32_t seq, uint32_t shift) {
     for (const uint8_t flags : {uint8_t{kRst}, uint8_t{kRst | kAck}}) {
