@@ -309,7 +309,9 @@ static __noinline int from_backend(frame_t *frame, struct packet *p,
 	struct rewrite to = {};
 	int exit, verdict, another;
 
-	touch(flow);
+	/* It sends its SYN-ACK again to who was never there, too. */
+	if (flow->state > HG_FLOW_SYN_RECEIVED)
+		touch(flow);
 	if (flow->state == HG_FLOW_SYN_SENT && (p->flags & TCP_RST)) {
 		exit = refusal(flow, p, s);
 		if (exit)

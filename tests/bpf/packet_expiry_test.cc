@@ -64,6 +64,18 @@ TEST_P(PacketExpiryTest, AHandshakeThatDoesNotEndIsForgotten) {
   EXPECT_EQ(Active(), 0U);
 }
 
+// Who was never there does not answer the backend, which asks for a minute.
+TEST_P(PacketExpiryTest, AHandshakeLivesByWhatItsClientSends) {
+  const Conn silent = Answered(v6()), waiting = Answered(v6());
+  Age(silent, 21);
+  ExpectSent(silent.SynAck(), silent.ToClient(silent.SynAck(), 0));
+  Age(waiting, 21);
+  ExpectSent(waiting.Syn(), waiting.ToBackend(waiting.Syn(), 0));
+  Sweep();
+  EXPECT_FALSE(IsLive(silent));
+  EXPECT_TRUE(IsLive(waiting));
+}
+
 // Anybody can send the last ACK of a handshake blindly, in anybody's name.
 TEST_P(PacketExpiryTest, AConnectionThatTheBackendDoesNotKnowIsForgotten) {
   const Conn conn = Answered(v6());
