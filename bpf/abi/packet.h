@@ -212,7 +212,8 @@ struct hg_flow {
 		};
 	};
 	__u32 asked; /* ms: the backend, by its first SYN */
-	__u8 _room[4];
+	/* The interface that the client's SYN came by; 0: it left there, too. */
+	__u32 client_side;
 };
 #pragma GCC diagnostic pop
 HG_ABI_ASSERT(sizeof(struct hg_flow) == 128);

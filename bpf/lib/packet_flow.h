@@ -84,7 +84,9 @@ static __always_inline int ends_handshake(const struct hg_flow *flow,
 
 static __always_inline int acks_header(const struct hg_flow *flow, __u32 ack)
 {
-	return !before(ack, flow->isn + 1 + flow->header);
+	__u32 first = flow->isn + 1;
+
+	return ack - (first + flow->header) <= flow->next_in - first;
 }
 
 static __always_inline __u32 segment_end(const struct packet *p)

@@ -188,6 +188,16 @@ static __always_inline int refuse_client(struct hg_flow *flow, __u32 how,
 	return 0;
 }
 
+/* Of a SYN that was sent on. */
+static __always_inline void note_client_side(const frame_t *frame,
+					     const struct packet *p,
+					     struct hg_flow *flow)
+{
+	__u32 interface = arrived_at(frame);
+
+	flow->client_side = p->left_by == interface ? 0 : interface;
+}
+
 /* The backend has not answered, or refused: the client's next SYN fits another
  * as well, for no number has been agreed on yet.
  */
@@ -295,6 +305,7 @@ static __noinline int open_flow(frame_t *frame, struct packet *p,
 	exit = to_backend(p, flow, p->seq, &to);
 	if (!exit)
 		exit = forward_syn(frame, p, &to, s);
+	note_client_side(frame, p, flow);
 	if (exit > 0)
 		close_flow(flow, number);
 	return sent(exit, HG_PACKET_FORWARDED);

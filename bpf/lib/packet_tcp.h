@@ -137,8 +137,11 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 				  p->seq == flow->isn ? p->seq
 						      : seq_to_backend(flow, p),
 				  &to);
-		return sent(exit ? exit : forward_syn(frame, p, &to, s),
-			    HG_PACKET_FORWARDED);
+		if (!exit)
+			exit = forward_syn(frame, p, &to, s);
+		if (flow->state == HG_FLOW_SYN_SENT)
+			note_client_side(frame, p, flow);
+		return sent(exit, HG_PACKET_FORWARDED);
 	}
 	if (flow->state == HG_FLOW_SYN_SENT && !(p->flags & TCP_RST))
 		return drop(HG_PACKET_EARLY);
@@ -226,9 +229,13 @@ static __noinline int count_early_end(const struct hg_flow *flow, __u32 flags)
 	return 0;
 }
 
+/* `interface`: it came by. Who is a client as well may claim to be the backend,
+ * to have the header left out: where its SYN came by, nobody is believed that.
+ */
 static __always_inline void note_from_backend(struct hg_flow *flow,
 					      __u32 number,
-					      const struct packet *p, __u32 ack)
+					      const struct packet *p, __u32 ack,
+					      __u32 interface)
 {
 	__u32 new_bytes;
 
@@ -269,7 +276,8 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 			 flow->acked_out, segment_end(p));
 	}
 	if (p->flags & TCP_ACK) {
-		if (acks_header(flow, p->ack))
+		if (!(flow->flags & HG_FLOW_HEADER_ACKED) &&
+		    acks_header(flow, p->ack) && interface != flow->client_side)
 			set_flags(flow, HG_FLOW_HEADER_ACKED);
 		note_ack(&flow->acked_in, flow->next_in, ack);
 		if ((flow->flags & HG_FLOW_FIN_IN) && ack == flow->fin_in)
@@ -343,7 +351,7 @@ static __noinline int from_backend(frame_t *frame, struct packet *p,
 	to.ttl = p->ttl - 1;
 	if (!to.source)
 		return drop(HG_PACKET_FAILED);
-	note_from_backend(flow, number, p, to.ack);
+	note_from_backend(flow, number, p, to.ack, arrived_at(frame));
 	if (p->flags & TCP_SYN)
 		return sent(forward_syn(frame, p, &to, s), HG_PACKET_FORWARDED);
 	if (flow->header && p->options && !only_timestamps(frame, p)) {

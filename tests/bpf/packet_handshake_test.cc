@@ -97,5 +97,34 @@ TEST_P(PacketHandshakeTest, TheSameSynAtOnceGoesToTheSameBackend) {
   ExpectSynAck(conn);
 }
 
+// ---- who says that the header has arrived -----------------------------------
+
+// Who is a client could send it as well, and then a header of its own.
+TEST_P(PacketHandshakeTest, NobodyOnTheClientsSideAcknowledgesTheHeader) {
+  const Conn conn = Answered(v6());
+  const uint32_t n = conn.header();
+  Segment forged = conn.FromBackend(kAck, 0, n);
+  forged.to = kIn0;
+  ExpectSent(forged, conn.ToClient(forged, n));
+  const Segment ack = conn.FromClient(kAck, 0, 0);
+  ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+  ExpectDropped(conn.FromClient(kAck, -int64_t{n}, 0, conn.Header()),
+                HG_PACKET_MALFORMED);
+  ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n));
+  ExpectFromClient(conn, ack);
+}
+
+TEST_P(PacketHandshakeTest, NorDoesWhoAcknowledgesWhatWasNeverSent) {
+  const Conn conn = Greeted(v6());
+  const uint32_t n = conn.header();
+  const Segment ack = conn.FromClient(kAck, 0, 0);
+  for (const uint32_t beyond : {1U, 5000U, 1U << 30}) {
+    ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n + beyond));
+    ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+  }
+  ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n));
+  ExpectFromClient(conn, ack);
+}
+
 }  // namespace
 }  // namespace headgate::datapath

@@ -382,9 +382,9 @@ class PacketModel {
     if (ahead != 0 && ahead <= 1U << 30) flow.next_out = End(s);
     if (s.flags & kFin) NoteFin(&flow.fin_out, flow.acked_out, End(s));
     if (s.flags & kAck) {
-      if (!Less(s.ack, flow.conn.isn + 1 + flow.conn.header())) {
-        flow.acked = true;
-      }
+      const uint32_t first = flow.conn.isn + 1, n = flow.conn.header();
+      // From the header's end to that of what the client has sent.
+      if (s.ack - first - n <= flow.next_in - first) flow.acked = true;
       NoteAck(&flow.acked_in, flow.next_in, ack);
       if (flow.fin_in == ack) flow.fin_in_acked = true;
     }
