@@ -22,6 +22,11 @@ uint32_t Peek(const __u32& field) {
   return __atomic_load_n(&field, __ATOMIC_RELAXED);
 }
 
+// Seconds; below 0: the program has seen a packet since `now`.
+int64_t IdleFor(const hg_flow& flow, uint32_t now) {
+  return static_cast<int32_t>(now - Peek(flow.last_seen));
+}
+
 uint64_t ClosedAt(const hg_flow& flow) {
   return __atomic_load_n(&flow.since, __ATOMIC_RELAXED) / 1'000'000'000;
 }
@@ -122,12 +127,10 @@ void PacketPath::ForgetUnanswered() {
 bool PacketPath::IsOver(
     const hg_flow& flow, uint32_t now,
     const std::function<uint32_t(uint32_t)>& idle_seconds) const {
-  const uint32_t idle = now - Peek(flow.last_seen);
-  // The program may have seen a packet since `now`.
-  if (idle > 1U << 31) return false;
+  const int64_t idle = IdleFor(flow, now);
   const uint32_t flags = Peek(flow.flags);
-  // A header that the backend does not acknowledge may have come with an ACK
-  // that it does not believe, by who has not seen its SYN-ACK.
+  // A header that the backend does not acknowledge may have got lost, and the
+  // client's ACK with it.
   const bool is_believed =
       flow.header == 0 || (flags & HG_FLOW_HEADER_ACKED) != 0;
   if (Peek(flow.state) != HG_FLOW_ESTABLISHED || !is_believed) {
@@ -153,7 +156,7 @@ void PacketPath::FreeClosed(uint32_t now) {
     // The program may have taken that one meanwhile: then another comes.
     if (bpf_map_lookup_and_delete_elem(closed, nullptr, &number) != 0) return;
     if (Peek(flows_[number].state) == HG_FLOW_CLOSED &&
-        now - Peek(flows_[number].last_seen) < kTimeWaitSeconds) {
+        IdleFor(flows_[number], now) < kTimeWaitSeconds) {
       flows_[number].since = uint64_t{now} * 1'000'000'000;
       bpf_map_update_elem(closed, nullptr, &number, BPF_ANY);
       continue;
