@@ -124,7 +124,6 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 				  struct packet_scratch *s)
 {
 	struct rewrite to = {};
-	__u32 seq;
 	int exit, verdict, alone, due, behind = is_behind_header(frame);
 
 	touch(flow);
@@ -159,19 +158,20 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 			return drop(exit);
 	}
 	if (!due) {
-		seq = seq_to_backend(flow, p);
-		note_from_client(flow, number, p);
-		exit = to_backend(p, flow, seq, &to);
-		if (!exit)
+		exit = to_backend(p, flow, seq_to_backend(flow, p), &to);
+		if (!exit) {
+			note_from_client(flow, number, p);
 			exit = rewrite(frame, p, &to);
+		}
 		return sent(exit ? exit : forward(frame, p, &to),
 			    HG_PACKET_FORWARDED);
 	}
 	if (!alone && behind) {
-		note_from_client(flow, number, p);
 		exit = to_backend(p, flow, p->seq + flow->header, &to);
-		if (!exit)
+		if (!exit) {
+			note_from_client(flow, number, p);
 			exit = rewrite(frame, p, &to);
+		}
 		return sent(exit ? exit : forward(frame, p, &to),
 			    HG_PACKET_FORWARDED);
 	}

@@ -269,16 +269,17 @@ class PacketModel {
       ++connections_;
     }
     if (s.seq != first || flow.acked || (s.flags & kRst)) {
+      if (s.ttl <= 1) return TooFar(s);
       const uint32_t shift = ShiftOf(flow, s);
       NoteClient(flow, s);
-      return Forward(flow, s, shift);
+      return Send(flow.conn.ToBackend(s, shift));
     }
     const bool alone = s.payload.empty() && !(s.flags & kFin);
     flow.sent = true;
     if (alone && s.ttl <= 1) return TooFar(s);
     if (alone) return Send(flow.conn.HeaderFor(s), "header");
-    NoteClient(flow, s);
     if (s.ttl <= 1) return TooFar(s, 2);
+    NoteClient(flow, s);
     Prediction ahead = Send(flow.conn.HeaderFor(s), "header_ahead");
     ahead.exits["forwarded"] = 1;
     ahead.behind = flow.conn.ToBackend(s, n);
@@ -304,10 +305,6 @@ class PacketModel {
     if (!fin->has_value() || !Less(una, **fin) || ahead < **fin - una) {
       *fin = end;
     }
-  }
-  static Prediction Forward(Flow& flow, const Segment& s, uint32_t shift) {
-    if (s.ttl <= 1) return TooFar(s);
-    return Send(flow.conn.ToBackend(s, shift));
   }
   static void NoteClient(Flow& flow, const Segment& s) {
     if (s.flags & kRst) {
