@@ -211,7 +211,11 @@ struct hg_flow {
 			__u32 fin_out;
 		};
 	};
-	__u32 asked; /* ms: the backend, by its first SYN */
+	union {
+		__u32 asked; /* ms: the backend, by its first SYN */
+		/* Once it has answered: the interface that came by. */
+		__u32 backend_side;
+	};
 	/* The interface that the client's SYN came by; 0: it left there, too. */
 	__u32 client_side;
 };

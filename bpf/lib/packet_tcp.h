@@ -229,9 +229,31 @@ static __noinline int count_early_end(const struct hg_flow *flow, __u32 flags)
 	return 0;
 }
 
-/* `interface`: it came by. Who is a client as well may claim to be the backend,
- * to have the header left out: where its SYN came by, nobody is believed that.
+/* Who is a client as well may claim to be the backend, to have the header left
+ * out: where its SYN came by, nobody is believed that. Unless the first answer
+ * with the number that the client has proved to know came there, too, as over
+ * links that all carry both sides: that is a guess among 2^32 for who cannot
+ * see the backend's.
  */
+static __always_inline int is_believed(const struct hg_flow *flow,
+				       __u32 interface)
+{
+	return interface != flow->client_side ||
+	       interface == flow->backend_side;
+}
+
+static __always_inline void note_answer(struct hg_flow *flow,
+					const struct packet *p,
+					__u32 interface)
+{
+	if (flow->state == HG_FLOW_SYN_SENT || p->seq + 1 != flow->next_out)
+		flow->backend_side = interface;
+	flow->next_out = p->seq + 1;
+	flow->acked_out = p->seq + 1;
+	flow->acked_in = flow->isn + 1;
+}
+
+/* `interface`: it came by. */
 static __always_inline void note_from_backend(struct hg_flow *flow,
 					      __u32 number,
 					      const struct packet *p, __u32 ack,
@@ -252,11 +274,8 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 		 * backend may have forgotten its first answer.
 		 */
 		if (flow->state <= HG_FLOW_SYN_RECEIVED &&
-		    answers_syn(flow, p)) {
-			flow->next_out = p->seq + 1;
-			flow->acked_out = p->seq + 1;
-			flow->acked_in = flow->isn + 1;
-		}
+		    answers_syn(flow, p))
+			note_answer(flow, p, interface);
 		move_state(flow, HG_FLOW_SYN_SENT, HG_FLOW_SYN_RECEIVED);
 		return;
 	}
@@ -277,7 +296,7 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 	}
 	if (p->flags & TCP_ACK) {
 		if (!(flow->flags & HG_FLOW_HEADER_ACKED) &&
-		    acks_header(flow, p->ack) && interface != flow->client_side)
+		    acks_header(flow, p->ack) && is_believed(flow, interface))
 			set_flags(flow, HG_FLOW_HEADER_ACKED);
 		note_ack(&flow->acked_in, flow->next_in, ack);
 		if ((flow->flags & HG_FLOW_FIN_IN) && ack == flow->fin_in)

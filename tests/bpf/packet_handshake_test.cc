@@ -114,6 +114,45 @@ TEST_P(PacketHandshakeTest, NobodyOnTheClientsSideAcknowledgesTheHeader) {
   ExpectFromClient(conn, ack);
 }
 
+// An answer of one's own does not help: the client has to know the backend's.
+TEST_P(PacketHandshakeTest, NorDoesWhoAnswersTheSynThere) {
+  Conn conn = NewConn(v6());
+  Open(&conn);
+  const uint32_t n = conn.header();
+  Segment forged = conn.SynAck();
+  forged.seq += 4711;
+  forged.to = kIn0;
+  ExpectSent(forged, conn.ToClient(forged, 0));
+  ExpectSynAck(conn);
+  Segment again = conn.SynAck();
+  again.to = kIn0;
+  ExpectSent(again, conn.ToClient(again, 0));
+  const Segment ack = conn.FromClient(kAck, 0, 0);
+  ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+  forged = conn.FromBackend(kAck, 0, n);
+  forged.to = kIn0;
+  ExpectSent(forged, conn.ToClient(forged, n));
+  ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+  ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n));
+  ExpectFromClient(conn, ack);
+}
+
+// Two links that both carry both sides.
+TEST_P(PacketHandshakeTest, ABackendMayAnswerOnTheClientsSide) {
+  Conn conn = NewConn(v6());
+  Open(&conn);
+  const uint32_t n = conn.header();
+  Segment answer = conn.SynAck();
+  answer.to = kIn0;
+  ExpectSent(answer, conn.ToClient(answer, 0));
+  const Segment ack = conn.FromClient(kAck, 0, 0);
+  ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+  answer = conn.FromBackend(kAck, 0, n);
+  answer.to = kIn0;
+  ExpectSent(answer, conn.ToClient(answer, n));
+  ExpectFromClient(conn, ack);
+}
+
 TEST_P(PacketHandshakeTest, NorDoesWhoAcknowledgesWhatWasNeverSent) {
   const Conn conn = Greeted(v6());
   const uint32_t n = conn.header();
