@@ -13,6 +13,14 @@ class PacketHandshakeTest : public PacketFamilyTest {
   static void ExpectSynAck(const Conn& conn) {
     ExpectSent(conn.SynAck(), conn.ToClient(conn.SynAck(), 0));
   }
+  // As from the backend, but by the interface that the client's SYN came by.
+  static void ExpectFromClientsSide(const Conn& conn, Segment s, uint32_t n) {
+    s.to = kIn0;
+    ExpectSent(s, conn.ToClient(s, n));
+  }
+  static void ExpectHeaderWith(const Conn& conn, const Segment& ack) {
+    ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+  }
 };
 
 INSTANTIATE_TEST_SUITE_P(Both, PacketHandshakeTest, ::testing::Bool(),
@@ -103,11 +111,9 @@ TEST_P(PacketHandshakeTest, TheSameSynAtOnceGoesToTheSameBackend) {
 TEST_P(PacketHandshakeTest, NobodyOnTheClientsSideAcknowledgesTheHeader) {
   const Conn conn = Answered(v6());
   const uint32_t n = conn.header();
-  Segment forged = conn.FromBackend(kAck, 0, n);
-  forged.to = kIn0;
-  ExpectSent(forged, conn.ToClient(forged, n));
+  ExpectFromClientsSide(conn, conn.FromBackend(kAck, 0, n), n);
   const Segment ack = conn.FromClient(kAck, 0, 0);
-  ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+  ExpectHeaderWith(conn, ack);
   ExpectDropped(conn.FromClient(kAck, -int64_t{n}, 0, conn.Header()),
                 HG_PACKET_MALFORMED);
   ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n));
@@ -121,18 +127,13 @@ TEST_P(PacketHandshakeTest, NorDoesWhoAnswersTheSynThere) {
   const uint32_t n = conn.header();
   Segment forged = conn.SynAck();
   forged.seq += 4711;
-  forged.to = kIn0;
-  ExpectSent(forged, conn.ToClient(forged, 0));
+  ExpectFromClientsSide(conn, forged, 0);
   ExpectSynAck(conn);
-  Segment again = conn.SynAck();
-  again.to = kIn0;
-  ExpectSent(again, conn.ToClient(again, 0));
+  ExpectFromClientsSide(conn, conn.SynAck(), 0);
   const Segment ack = conn.FromClient(kAck, 0, 0);
-  ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
-  forged = conn.FromBackend(kAck, 0, n);
-  forged.to = kIn0;
-  ExpectSent(forged, conn.ToClient(forged, n));
-  ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+  ExpectHeaderWith(conn, ack);
+  ExpectFromClientsSide(conn, conn.FromBackend(kAck, 0, n), n);
+  ExpectHeaderWith(conn, ack);
   ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n));
   ExpectFromClient(conn, ack);
 }
@@ -142,14 +143,10 @@ TEST_P(PacketHandshakeTest, ABackendMayAnswerOnTheClientsSide) {
   Conn conn = NewConn(v6());
   Open(&conn);
   const uint32_t n = conn.header();
-  Segment answer = conn.SynAck();
-  answer.to = kIn0;
-  ExpectSent(answer, conn.ToClient(answer, 0));
+  ExpectFromClientsSide(conn, conn.SynAck(), 0);
   const Segment ack = conn.FromClient(kAck, 0, 0);
-  ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
-  answer = conn.FromBackend(kAck, 0, n);
-  answer.to = kIn0;
-  ExpectSent(answer, conn.ToClient(answer, n));
+  ExpectHeaderWith(conn, ack);
+  ExpectFromClientsSide(conn, conn.FromBackend(kAck, 0, n), n);
   ExpectFromClient(conn, ack);
 }
 
