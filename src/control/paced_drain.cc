@@ -39,29 +39,30 @@ uint64_t PacedDrain::Left() const {
 }
 
 void PacedDrain::Tick() {
-  const bool behind = !Close(pacer_.Due(MonotonicNs(), Left()));
+  const bool nobody = !Close(pacer_.Due(MonotonicNs(), Left()));
   const int64_t now = MonotonicNs();
   const uint64_t left = Left();
   over_ = left == 0 && now >= pacer_.end_ns();
   if (over_) return;
   // Those who are due and cannot be found yet are not looked for all the time.
-  timer_.Set(behind ? kLongest
+  timer_.Set(nobody ? kLongest
                     : std::clamp(absl::Nanoseconds(pacer_.NextNs(left) - now),
                                  kShortest, kLongest));
 }
 
-// False: there were fewer.
+// False: nobody could be found.
 bool PacedDrain::Close(size_t count) {
   if (count == 0) return true;
   const bool outdated = order_ == Pace::Order::kIdle &&
                         MonotonicNs() - found_ns_ > kIdleOrderHoldsNs;
   if (victims_.empty() || outdated) FindVictims();
+  const bool found = !victims_.empty();
   while (count > 0 && !victims_.empty()) {
     const uint64_t id = victims_.back();
     victims_.pop_back();
     if (Kill(id)) --count;
   }
-  return count == 0;
+  return found;
 }
 
 // It may be gone, or have failed to connect and be with another backend.

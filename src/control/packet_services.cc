@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 #include <set>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -319,7 +320,17 @@ void PacketServices::ResetBackend(uint32_t backend) {
   EndByAndBy({had_it, backend});
 }
 
+// One that has not begun yet gives its place to its like: a backend that goes
+// up and down faster than a table is looked through has one in the queue.
 void PacketServices::EndByAndBy(Ending ending) {
+  const auto queued =
+      std::find_if(endings_.begin(), endings_.end(), [&](const Ending& other) {
+        return other.next == 0 && other.backend == ending.backend;
+      });
+  if (queued != endings_.end()) {
+    *queued = std::move(ending);
+    return;
+  }
   endings_.push_back(std::move(ending));
   endings_timer_.Set(absl::ZeroDuration());
 }
