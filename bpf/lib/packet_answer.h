@@ -135,6 +135,8 @@ static __noinline int carry_header(frame_t *frame, struct packet *p,
 	__u32 header = flow->header & 63;
 	__u8 flags = (p->flags & (TCP_ECE | TCP_CWR)) | TCP_ACK | TCP_PSH;
 
+	/* The verifier must see the bounds of this very register. */
+	asm volatile("" : "+r"(header));
 	if (!listen || header < 28)
 		return HG_PACKET_FAILED;
 	p->end = at + header;

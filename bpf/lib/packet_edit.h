@@ -180,13 +180,15 @@ static long sum_chunk(__u64 step __attribute__((unused)), struct sum_walk *walk)
 {
 	__u32 length = walk->end - walk->at;
 
-	/* The verifier must see that this very register is not 0. */
-	asm volatile("" : "+r"(length));
 	if (!length)
 		return 1;
 	if (length >= SUM_CHUNK) {
 		length = SUM_CHUNK;
 	} else {
+		/* So that verifiers before 6.8 see that it is not 0, too. */
+		length--;
+		asm volatile("%0 &= %1" : "+r"(length) : "i"(SUM_CHUNK - 1));
+		length++;
 		/* Odd bytes at the end are summed with zeros behind them. */
 		*(__u32 *)(walk->chunk + (length & (SUM_CHUNK - 4))) = 0;
 	}

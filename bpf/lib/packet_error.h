@@ -121,13 +121,16 @@ static __noinline int tell_sender(frame_t *frame, const struct packet *p,
 				  __u32 exit, struct icmp_error *e)
 {
 	__u32 quoted = (p->l4 & 0xff) - ETH_HLEN + QUOTED_TCP;
-	__u32 length = sizeof(e->icmp) + quoted;
 	__u32 head = p->v6 ? sizeof(e->v6) : sizeof(e->v4);
+	__u32 length;
 	__u64 sum = 0;
 
+	/* The verifier must see the bounds of this very register. */
+	asm volatile("" : "+r"(quoted));
 	if (quoted < sizeof(e->v4) + QUOTED_TCP || quoted > sizeof(e->quoted) ||
 	    quote(frame, p, e->quoted, quoted))
 		return HG_PACKET_FAILED;
+	length = sizeof(e->icmp) + quoted;
 	write_reason(p, exit, &e->icmp);
 	if (p->v6) {
 		write_v6_head(p, e, length);

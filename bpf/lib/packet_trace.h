@@ -43,7 +43,7 @@ static __always_inline __u32 copy_frame(frame_t *frame, __u8 *to)
 	if (copied > HG_TRACE_BYTES)
 		copied = HG_TRACE_BYTES;
 	asm volatile("" : "+r"(copied));
-	if (!copied || load(frame, 0, to, copied))
+	if (copied < ETH_HLEN || load(frame, 0, to, copied))
 		return 0;
 	return size;
 }

@@ -57,10 +57,13 @@ enum {
 	NO_SLOT = HG_MAX_SERVICE_BACKENDS,
 };
 
+/* Small, as is what follows: verifiers before 6.8 round up the stack of each
+ * function to 32 bytes, and packet_generic's deepest calls take 512.
+ */
 struct tier {
 	__u32 weight; /* sum */
-	__u32 heaviest;
-	__u32 first; /* slot */
+	__u16 heaviest;
+	__u16 first; /* slot */
 };
 
 struct select_walk {
@@ -71,8 +74,8 @@ struct select_walk {
 	__u32 count;
 	__u32 ready; /* primaries, up and down */
 	__u32 up;
-	__u32 used; /* tiers, as bits */
-	__u32 full; /* tiers that have backends without room, as bits */
+	__u16 used; /* tiers, as bits */
+	__u16 full; /* tiers that have backends without room, as bits */
 	struct tier tiers[TIERS];
 	struct tier all; /* the used ones together */
 	__u32 draw;	 /* the weights before the one to find */
