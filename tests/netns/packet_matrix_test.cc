@@ -64,12 +64,24 @@ class PacketMatrixTest : public PacketLab {
                                         {kEdge, "e1", true},
                                         {kBackend, "b0", false}};
 
+  // Who completes the checksums of what is sent, for others leave it to their
+  // devices.
+  struct Completed {
+    const char* by;
+    bool ends_leave;
+    bool edge_leaves;
+  };
+  static constexpr Completed kCompleted[] = {{"nobody", true, true},
+                                             {"the ends", false, false},
+                                             {"the edge", true, false}};
+
   // Ends do not merge what arrives, so that it is seen as it was sent.
-  static void Prepare(bool leave_checksums, bool merge, int mtu) {
+  static void Prepare(const Completed& completed, bool merge, int mtu) {
     for (const Device& device : kDevices) {
-      SetOffload(device.netns, device.name, ETHTOOL_STXCSUM, leave_checksums);
-      SetOffload(device.netns, device.name, ETHTOOL_STSO,
-                 merge && leave_checksums);
+      const bool leaves =
+          device.is_edge ? completed.edge_leaves : completed.ends_leave;
+      SetOffload(device.netns, device.name, ETHTOOL_STXCSUM, leaves);
+      SetOffload(device.netns, device.name, ETHTOOL_STSO, merge && leaves);
       SetOffload(device.netns, device.name, ETHTOOL_SGSO, merge);
       SetOffload(device.netns, device.name, ETHTOOL_SGRO,
                  merge && device.is_edge);
@@ -77,12 +89,12 @@ class PacketMatrixTest : public PacketLab {
                          " mtu ", mtu));
     }
   }
-  void ExpectRight(bool leave_checksums) const {
+  void ExpectRight(const Completed& completed) const {
     Arrivals at_client(kClient, "c0"), at_backend(kBackend, "b0");
     ExpectStreams(10, 1 << 20);
     for (Arrivals* arrivals : {&at_client, &at_backend}) {
       const Arrivals::Counts counts = arrivals->Stop();
-      if (leave_checksums) {
+      if (completed.edge_leaves) {
         EXPECT_GT(counts.wrong, 0u) << "tcpdump does not look";
         continue;
       }
@@ -97,17 +109,20 @@ class PacketMatrixTest : public PacketLab {
 TEST_F(PacketMatrixTest, B1_B4_B11_OffloadsAndSizesOfFrames) {
   Start({.health = "{type: none}"});
   for (const int mtu : {1500, 1492, 1280, 9000}) {
-    for (const bool leave_checksums : {true, false}) {
+    for (const Completed& completed : kCompleted) {
       for (const bool merge : {true, false}) {
-        SCOPED_TRACE(absl::StrCat("mtu ", mtu, ", transmit checksums ",
-                                  leave_checksums ? "on" : "off",
-                                  ", GSO and GRO ", merge ? "on" : "off"));
-        Prepare(leave_checksums, merge, mtu);
-        ExpectRight(leave_checksums);
+        SCOPED_TRACE(absl::StrCat("mtu ", mtu, ", checksums completed by ",
+                                  completed.by, ", GSO and GRO ",
+                                  merge ? "on" : "off"));
+        Prepare(completed, merge, mtu);
+        ExpectRight(completed);
       }
     }
   }
   EXPECT_EQ(Drops("too_big"), 0);
+  // Each stream's ACK has grown.
+  EXPECT_GE(Metric(R"(headgate_packets_forwarded_total{as="header"})"),
+            4 * 3 * 2 * 20);
 }
 
 }  // namespace
