@@ -11,6 +11,12 @@
 
 struct sk_buff {
 	char cb[48];
+	unsigned char *head;
+	unsigned int end; /* from the head: where skb_shared_info is */
+} HG_CORE;
+
+struct skb_shared_info {
+	unsigned int gso_type;
 } HG_CORE;
 
 struct tcp_skb_cb {

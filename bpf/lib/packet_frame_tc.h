@@ -11,6 +11,9 @@
 #include <bpf/bpf_helpers.h>
 
 #include "bpf/abi/packet.h"
+#include "bpf/lib/kernel.h"
+
+extern int LINUX_KERNEL_VERSION __kconfig;
 
 typedef struct __sk_buff frame_t;
 
@@ -72,6 +75,38 @@ static __always_inline long store(frame_t *frame, __u32 at, const void *from,
 static __always_inline long pull(frame_t *frame, __u32 length)
 {
 	return bpf_skb_pull_data(frame, length);
+}
+
+/* Whether GRO has kept the segments as the frames that they were, in a list
+ * behind the first (rx-gro-list, for TCP since Linux 6.10).
+ */
+static __always_inline int keeps_frames(frame_t *frame)
+{
+	enum { SKB_GSO_FRAGLIST = 1 << 18 };
+	struct skb_shared_info *info;
+	struct sk_buff *skb;
+
+	if (LINUX_KERNEL_VERSION < KERNEL_VERSION(6, 10, 0) ||
+	    !segment_size(frame))
+		return 0;
+	skb = bpf_cast_to_kern_ctx(frame);
+	info = bpf_rdonly_cast(skb->head + skb->end,
+			       bpf_core_type_id_kernel(struct skb_shared_info));
+	return (info->gso_type & SKB_GSO_FRAGLIST) != 0;
+}
+
+/* Of those, the kernel changes addresses and ports as the first one's were, and
+ * nothing else: the data would arrive at the numbers that they came with. In one
+ * piece, they are cut anew, each with the first one's header. Linux 6.10 and
+ * 6.11 may fall over such a frame.
+ */
+static __always_inline long join_frames(frame_t *frame)
+{
+	if (!keeps_frames(frame))
+		return 0;
+	return LINUX_KERNEL_VERSION < KERNEL_VERSION(6, 12, 0)
+		   ? -1
+		   : pull(frame, frame_length(frame));
 }
 
 /* Cuts the frame off, or adds zeros. One of many segments becomes one. */

@@ -93,6 +93,12 @@ static __always_inline long pull(frame_t *frame __attribute__((unused)),
 	return -1;
 }
 
+/* A frame is one of its own. */
+static __always_inline long join_frames(frame_t *frame __attribute__((unused)))
+{
+	return 0;
+}
+
 /* Cuts the frame off, or adds zeros. Not in generic XDP: there, the kernel then
  * has the skb end behind its bytes, by the length of the Ethernet header.
  */

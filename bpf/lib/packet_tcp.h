@@ -453,6 +453,8 @@ static __always_inline int handle_tcp(frame_t *frame, struct packet *p,
 	}
 	if (left_as_it_came(frame, p))
 		return VERDICT_NOT_OURS;
+	if (join_frames(frame))
+		return drop(HG_PACKET_FAILED);
 	if (p->fragment)
 		return drop(HG_PACKET_FRAGMENT);
 	if (p->extended)

@@ -168,6 +168,10 @@ ip -n client route add 2001:db8:1::1 via 2001:db8:4::1)");
     return Metric(
         absl::StrCat("headgate_drops_total{reason=\"", reason, "\"}"));
   }
+  double PacketsAt(const std::string& hook) const {
+    return Metric(absl::StrCat("headgate_packet_hook_packets_total{hook=\"",
+                               hook, "\"}"));
+  }
   bool OnPacketPath() const {
     return daemon_->Json({"status"})["datapaths"]["packet"].get<bool>();
   }

@@ -15,6 +15,7 @@ class PacketStreamTest : public PacketLab {
  protected:
   // The streams' listeners come and go.
   void Start() { PacketLab::Start({.health = "{type: none}"}); }
+  void ExpectDataInThePlaceOfTheHandshakesAck() const;
   static bool Soak() { return std::getenv("HG_SOAK") != nullptr; }
   void ExpectNoChecksumErrors() const {
     EXPECT_EQ(ChecksumErrors(kClient), 0);
@@ -64,6 +65,37 @@ TEST_F(PacketStreamTest, B5_ClientsBehindATunnel) {
   daemon_ = std::make_unique<Daemon>(
       ByTunnel(PacketConfig({.health = "{type: none}"})));
   ExpectStreams(20);
+  ExpectNoChecksumErrors();
+  EXPECT_EQ(Drops("malformed"), 0);
+}
+
+// What GRO has put into a list of frames (rx-gro-list) is sent as frames again,
+// each of which must have its number.
+TEST_F(PacketStreamTest, B14_FramesThatGroKeepsInAList) {
+  for (const auto& [netns, device] :
+       {std::pair(kClient, "c0"), std::pair(kBackend, "b0")}) {
+    SetOffload(netns, device, ETHTOOL_STSO, false);
+    SetOffload(netns, device, ETHTOOL_SGSO, false);
+  }
+  for (const char* device : {"e0", "e1"}) {
+    Shell(absl::Substitute(
+        R"(ip netns exec edge ethtool -K $0 gro on rx-gro-list on \
+             tx-gso-list off
+           # Waits so long for more, in ns.
+           ip netns exec edge sh -c \
+             'echo 1000000 > /sys/class/net/$0/gro_flush_timeout')",
+        device));
+  }
+  Start();
+  for (const bool complete : {false, true}) {
+    SetOffload(kClient, "c0", ETHTOOL_STXCSUM, !complete);
+    SetOffload(kBackend, "b0", ETHTOOL_STXCSUM, !complete);
+    ExpectStreams(10, 5 << 20);
+  }
+  EXPECT_GT(Counter(kClient, "TcpInSegs") + Counter(kBackend, "TcpInSegs"),
+            2 * PacketsAt("tc"))
+      << "GRO does not put them together";
+  ExpectDataInThePlaceOfTheHandshakesAck();
   ExpectNoChecksumErrors();
   EXPECT_EQ(Drops("malformed"), 0);
 }
@@ -156,9 +188,8 @@ TEST_F(PacketStreamTest, B2_B10_WhateverTheEndsAgreeOn) {
 
 // Then the client's first data come in the place of the handshake's ACK, and
 // their header ahead of them.
-TEST_F(PacketStreamTest, B6_DataInThePlaceOfTheHandshakesAck) {
+void PacketStreamTest::ExpectDataInThePlaceOfTheHandshakesAck() const {
   const UniqueFd listener = ListenAt("198.18.2.11:25");
-  Start();
   Shell(R"(ip netns exec client nft 'table ip lose {
              set once { type inet_service; flags dynamic; size 9999; }
              chain out { type filter hook output priority 0
@@ -176,6 +207,11 @@ TEST_F(PacketStreamTest, B6_DataInThePlaceOfTheHandshakesAck) {
     EXPECT_EQ(session.client.Receive(6), "answer");
   }
   EXPECT_GE(Metric("headgate_packets_forwarded_total{as=\"header_ahead\"}"), 3);
+}
+
+TEST_F(PacketStreamTest, B6_DataInThePlaceOfTheHandshakesAck) {
+  Start();
+  ExpectDataInThePlaceOfTheHandshakesAck();
 }
 
 // ---- ICMP

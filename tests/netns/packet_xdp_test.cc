@@ -53,10 +53,6 @@ class PacketXdpTest : public PacketLab {
                "headgate_packet_hook_info{hook=\"xdp\",interface=\"", device,
                "\",mode=\"", mode, "\",reason=\"\"}")) == 1;
   }
-  double PacketsAt(const std::string& hook) const {
-    return Metric(absl::StrCat("headgate_packet_hook_packets_total{hook=\"",
-                               hook, "\"}"));
-  }
   double LeftToTc(const std::string& device, const std::string& reason) const {
     return Metric(absl::StrCat("headgate_packet_left_to_tc_total{interface=\"",
                                device, "\",reason=\"", reason, "\"}"));
