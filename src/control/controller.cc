@@ -186,6 +186,8 @@ absl::StatusOr<Controller::Applied> Controller::Apply(config::Config next,
                                   " takes effect at the next start"));
     if (on_applied_) on_applied_();
     NoteReady();
+  } else {
+    ApplyPacket();  // What it has given up is tried again.
   }
   last_reload_ok_ = true;
   last_reload_time_ = absl::Now();

@@ -1,7 +1,6 @@
 #include "control/packet_services.h"
 
 #include <algorithm>
-#include <numeric>
 #include <set>
 #include <utility>
 
@@ -20,7 +19,6 @@ constexpr uint64_t kFlowIds = uint64_t{1} << 52;
 constexpr int kIsnBits = 28;
 constexpr uint64_t kIsnMask = (uint64_t{1} << kIsnBits) - 1;
 constexpr absl::Duration kSweepInterval = absl::Seconds(1);
-constexpr int kSweepsToTell = 60;  // Of what was seen.
 constexpr uint32_t kEndsAtOnce = 256;
 
 bool IsPacket(const config::Service& service) {
@@ -194,9 +192,6 @@ void PacketServices::Sweep() {
 }
 
 void PacketServices::NoteAll(std::vector<std::string> problems) {
-  for (std::string& problem : WatchChecksums()) {
-    problems.push_back(std::move(problem));
-  }
   for (std::string& problem : ListenersInRange()) {
     problems.push_back(std::move(problem));
   }
@@ -207,29 +202,6 @@ void PacketServices::NoteAll(std::vector<std::string> problems) {
         "packet path"));
   }
   Note(problems);
-}
-
-// Some look incomplete by chance.
-std::vector<std::string> PacketServices::WatchChecksums() {
-  const datapath::PacketPath& path = *datapath_->packet();
-  const std::vector<uint64_t> exits = path.ExitsOf(HG_HOOK_XDP);
-  const uint64_t packets = std::accumulate(exits.begin(), exits.end(), 0UL);
-  const uint64_t chance = 8 + (packets - xdp_packets_) / 1000;
-  xdp_packets_ = packets;
-  std::vector<std::string> problems;
-  for (const auto& [name, left] : path.LeftToTc()) {
-    Incomplete& seen = incomplete_[name];
-    const uint64_t count = left[HG_LEFT_INCOMPLETE];
-    if (seen.told_for > 0) --seen.told_for;
-    if (count > seen.count + chance) seen.told_for = kSweepsToTell;
-    seen.count = count;
-    if (seen.told_for == 0) continue;
-    problems.push_back(absl::StrCat(
-        name,
-        ": frames come with incomplete checksums, which XDP leaves to tc; at "
-        "the sender: ethtool -K DEVICE tx off"));
-  }
-  return problems;
 }
 
 void PacketServices::Note(const std::vector<std::string>& problems) {

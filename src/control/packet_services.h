@@ -97,21 +97,13 @@ class PacketServices {
   std::vector<std::string> ListenersInRange() const;
   // What attaching says, and what is seen besides.
   void NoteAll(std::vector<std::string> problems);
-  std::vector<std::string> WatchChecksums();
   void Note(const std::vector<std::string>& problems);
 
-  // Of one interface's frames that XDP leaves to tc.
-  struct Incomplete {
-    uint64_t count = 0;
-    int told_for = 0;  // Sweeps.
-  };
   datapath::Datapath* datapath_;
   std::string problem_;
   config::Packet settings_;
   std::set<Endpoint> listen_;                  // Of its services.
   std::map<uint32_t, uint32_t> idle_seconds_;  // By service id.
-  std::map<std::string, Incomplete> incomplete_;
-  uint64_t xdp_packets_ = 0;
   Timer timer_;
   std::deque<Ending> endings_;
   Timer endings_timer_;

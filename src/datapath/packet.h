@@ -90,7 +90,8 @@ class PacketPath {
   // Runs at tc on these interfaces, and on no other; with `xdp`, there ahead of
   // it, too. Says for each of those where it cannot why not, as "eth0: ...".
   // While one of them cannot carry packets from tc, whose answers could miss
-  // their way, new connections are left to the listeners' sockets.
+  // their way, new connections are left to the listeners' sockets. XDP is taken
+  // off where most frames come with incomplete checksums, until the next call.
   std::vector<std::string> Attach(const std::set<std::string>& interfaces,
                                   bool xdp = false);
   // Once more, on those that came back or could not be attached to.
@@ -106,7 +107,7 @@ class PacketPath {
     std::string reason;  // Why it does not do what is wanted of it; else empty.
   };
   std::vector<Hook> Hooks() const;
-  // What XDP has left to tc since it was attached, by interface.
+  // What XDP has left to tc, by interface.
   using LeftCounts = std::array<uint64_t, HG_LEFT_COUNT>;
   std::map<std::string, LeftCounts> LeftToTc() const;
 
@@ -160,6 +161,10 @@ class PacketPath {
     std::string pin;
     // Or why it is not attached, if it is wanted.
     absl::StatusOr<XdpMode> xdp = absl::UnavailableError("");
+    // See IsMostlyIncomplete(): when it was last judged.
+    uint64_t incomplete = 0;
+    uint64_t received = 0;
+    bool mostly_incomplete = false;
   };
 
   PacketPath() = default;
@@ -181,6 +186,8 @@ class PacketPath {
                            uint32_t ifindex);
   absl::Status PutMac(const std::string& name, uint32_t ifindex);
   void PutLeftCounters(uint32_t ifindex);
+  uint64_t Left(uint32_t ifindex, uint32_t reason) const;
+  bool IsMostlyIncomplete(const std::string& name, Link& link) const;
   std::vector<std::string> WithoutTransmitter() const;
   void PutDevices(const XdpDevices& devices);
   static bool IsV4(const PacketAddress& address);

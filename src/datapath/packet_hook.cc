@@ -123,6 +123,16 @@ absl::StatusOr<std::array<uint8_t, 6>> MacOf(const std::string& name) {
   return mac;
 }
 
+uint64_t ReceivedBy(const std::string& name) {
+  std::ifstream devices("/proc/net/dev");
+  std::string word;
+  while (devices >> word) {
+    uint64_t bytes = 0, frames = 0;
+    if (word == name + ":" && devices >> bytes >> frames) return frames;
+  }
+  return 0;
+}
+
 bool HasVlan(std::istream& config, const std::string& name) {
   std::string line;
   while (std::getline(config, line)) {

@@ -22,6 +22,8 @@ namespace headgate::datapath {
 absl::Status CheckPacketInterface(const std::string& name, bool v4, bool v6);
 
 absl::StatusOr<std::array<uint8_t, 6>> MacOf(const std::string& name);
+// Frames that have come in, as the kernel counts them; 0: no such interface.
+uint64_t ReceivedBy(const std::string& name);
 
 // FailedPrecondition: XDP would not see the tags of the interface's VLANs, for
 // the hardware takes them off; or what is below the interface may, ahead of

@@ -19,6 +19,9 @@
 namespace headgate::datapath {
 namespace {
 
+// By so many frames an interface is judged: a few may be forged.
+constexpr uint64_t kIncompleteToJudge = 1000;
+
 absl::Status CheckNativeXdp(const absl::StatusOr<XdpDevices>& devices,
                             uint32_t ifindex) {
   if (!devices.ok()) return devices.status();
@@ -39,6 +42,11 @@ std::vector<std::string> PacketPath::Attach(
     if (!interfaces.contains(name)) gone.push_back(name);
   }
   for (const std::string& name : gone) Detach(name);
+  for (auto& [name, link] : links_) {
+    link.mostly_incomplete = false;
+    link.incomplete = Left(link.ifindex, HG_LEFT_INCOMPLETE);
+    link.received = ReceivedBy(name);
+  }
   std::vector<std::string> problems = Reattach();
   DetachStrays();
   return problems;
@@ -148,7 +156,12 @@ std::vector<std::string> PacketPath::ReattachXdp() {
   if (devices.ok()) PutDevices(*devices);
   std::vector<std::string> problems;
   for (auto& [name, link] : links_) {
-    link.xdp = AttachXdpTo(name, link, devices);
+    link.xdp = IsMostlyIncomplete(name, link)
+                   ? absl::FailedPreconditionError(
+                         "most frames come with incomplete checksums (at the "
+                         "sender: ethtool -K DEVICE tx off); tried again at "
+                         "the next reload")
+                   : AttachXdpTo(name, link, devices);
     if (link.xdp.ok()) continue;
     DetachXdp(link.ifindex, table_id_);
     problems.push_back(
@@ -222,6 +235,28 @@ void PacketPath::PutLeftCounters(uint32_t ifindex) {
   }
 }
 
+uint64_t PacketPath::Left(uint32_t ifindex, uint32_t reason) const {
+  const hg_packet_left_key key{ifindex, reason};
+  hg_counter counter{};
+  bpf_map__lookup_elem(skeleton_->maps.packet_left, &key, sizeof key, &counter,
+                       sizeof counter, 0);
+  return counter.count;
+}
+
+// Whether most of what has come in lately is left to tc for its checksum: then
+// XDP is in the way only. Without it nobody counts, so it is not looked for any
+// more.
+bool PacketPath::IsMostlyIncomplete(const std::string& name, Link& link) const {
+  const uint64_t incomplete = Left(link.ifindex, HG_LEFT_INCOMPLETE);
+  const uint64_t more = incomplete - link.incomplete;
+  if (more < kIncompleteToJudge) return link.mostly_incomplete;
+  const uint64_t received = ReceivedBy(name);
+  link.mostly_incomplete = more > (received - link.received) / 2;
+  link.incomplete = incomplete;
+  link.received = received;
+  return link.mostly_incomplete;
+}
+
 // Where native XDP cannot send frames out.
 std::vector<std::string> PacketPath::WithoutTransmitter() const {
   const bool native =
@@ -282,14 +317,10 @@ std::vector<PacketPath::Hook> PacketPath::Hooks() const {
 std::map<std::string, PacketPath::LeftCounts> PacketPath::LeftToTc() const {
   std::map<std::string, LeftCounts> all;
   for (const auto& [name, link] : links_) {
-    if (!xdp_ || !link.xdp.ok()) continue;
+    if (!xdp_) continue;
     LeftCounts& counts = all[name];
     for (uint32_t reason = 0; reason < HG_LEFT_COUNT; ++reason) {
-      const hg_packet_left_key key{link.ifindex, reason};
-      hg_counter counter{};
-      bpf_map__lookup_elem(skeleton_->maps.packet_left, &key, sizeof key,
-                           &counter, sizeof counter, 0);
-      counts[reason] = counter.count;
+      counts[reason] = Left(link.ifindex, reason);
     }
   }
   return all;
