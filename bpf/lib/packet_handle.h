@@ -49,6 +49,12 @@ static __always_inline int handle(frame_t *frame)
 	local = find_address(&p->destination);
 	if (!local)
 		return VERDICT_NOT_OURS;
+	/* Behind the first fragment, nothing says which port it is for: it may
+	 * be the host's, to whom it goes. One of ours comes to nothing there,
+	 * for its first, which had the ports, was dropped and counted.
+	 */
+	if (p->later)
+		return VERDICT_NOT_OURS;
 	if (p->protocol == IPPROTO_TCP)
 		return explain(frame, p, handle_tcp(frame, p, local, s), s);
 	if (p->protocol == IPPROTO_ICMP || p->protocol == IPPROTO_ICMPV6)

@@ -39,6 +39,7 @@ struct packet {
 	__u32 end;	/* of the IP packet; Ethernet may pad. A length of 0
 			 * means BIG TCP: the frame's */
 	__u32 fragment; /* 1: is one */
+	__u32 later;	/* 1: and not the first: has no ports */
 	__u32 extended; /* 1: IPv6 extension headers before TCP */
 	__u32 ttl;
 	/* TCP */
@@ -103,6 +104,7 @@ static __always_inline int parse_v4(frame_t *frame, struct packet *p)
 	p->end = ip->tot_len ? ETH_HLEN + bpf_ntohs(ip->tot_len)
 			     : frame_length(frame);
 	p->fragment = (ip->frag_off & bpf_htons(0x3fff)) != 0;
+	p->later = (ip->frag_off & bpf_htons(0x1fff)) != 0;
 	p->extended = 0;
 	p->ttl = ip->ttl;
 	map_v4(&p->source, ip->saddr);
@@ -131,18 +133,24 @@ static __always_inline int parse_v6(frame_t *frame, struct packet *p)
 	p->end = ip->payload_len ? p->l4 + bpf_ntohs(ip->payload_len)
 				 : frame_length(frame);
 	p->fragment = 0;
+	p->later = 0;
 	p->extended = 0;
 	p->ttl = ip->hop_limit;
 	__builtin_memcpy(&p->source, &ip->saddr, 16);
 	__builtin_memcpy(&p->destination, &ip->daddr, 16);
 	next = ip->nexthdr;
-	for (int i = 0; i < 6 && is_extension(next); i++) {
-		__u8 head[2]; /* next header, length beyond the first 8 */
+	for (int i = 0; i < 6 && !p->later && is_extension(next); i++) {
+		/* Next header, length beyond the first 8; of a fragment, the
+		 * offset is in the upper 13 bits of the last two.
+		 */
+		__u8 head[4];
 
 		if (load(frame, p->l4, head, sizeof(head)))
 			return -1;
-		if (next == IPPROTO_FRAGMENT)
+		if (next == IPPROTO_FRAGMENT) {
 			p->fragment = 1;
+			p->later = (head[2] | head[3] >> 3) != 0;
+		}
 		p->extended = 1;
 		p->l4 += next == IPPROTO_FRAGMENT ? 8 : 8 + head[1] * 8;
 		next = head[0];
