@@ -11,6 +11,7 @@
 #include "base/status.h"
 #include "netns/splice_traps.h"
 #include "support/edge.h"
+#include "support/median.h"
 
 namespace headgate::testing {
 namespace {
@@ -117,11 +118,6 @@ class SlowReaders : public SpliceTraps {
 
   std::vector<SlowReader> readers_;
 };
-
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 // Bytes a second, one way.
 double Rate(Session& session, absl::Duration duration) {
