@@ -247,17 +247,22 @@ void AddBackendAnswers(const control::Controller& controller, Families& out) {
   out.push_back(ejections.Take());
 }
 
-void AddPacketHooks(const datapath::PacketPath& path, Families& out) {
+void AddPacketHooks(const std::vector<datapath::PacketPath::Hook>& all,
+                    Families& out) {
   Family hooks = Gauge("headgate_packet_hook_info",
                        "Where the packet path is attached; 0: it should be, "
                        "and is not.");
-  for (const datapath::PacketPath::Hook& hook : path.Hooks()) {
+  for (const datapath::PacketPath::Hook& hook : all) {
     hooks.Add({{"interface", hook.interface},
                {"hook", hook.hook},
                {"mode", hook.mode},
                {"reason", hook.reason}},
               hook.reason.empty() ? 1 : 0);
   }
+  out.push_back(hooks.Take());
+}
+
+void AddByHook(const datapath::PacketPath& path, Families& out) {
   Family packets = Counter("headgate_packet_hook_packets_total",
                            "Packets of the packet path, sent on or dropped, by "
                            "the hook that did it.");
@@ -277,7 +282,6 @@ void AddPacketHooks(const datapath::PacketPath& path, Families& out) {
                counts[i]);
     }
   }
-  out.push_back(hooks.Take());
   out.push_back(packets.Take());
   out.push_back(left.Take());
 }
@@ -323,7 +327,7 @@ void AddPacketPath(const datapath::PacketPath* path, Families& out) {
       }
     }
     AddFlows(*path, out);
-    AddPacketHooks(*path, out);
+    AddByHook(*path, out);
   }
   out.push_back(drops.Take());
   out.push_back(forwarded.Take());
@@ -362,8 +366,8 @@ void AddDatapath(const control::Controller& controller, Families& out) {
   AddPacketPath(datapath.packet(), out);
 }
 
-void AddProcess(const control::Controller& controller, Families& out) {
-  const control::StatusRow status = controller.Status();
+void AddProcess(const control::Controller& controller,
+                const control::StatusRow& status, Families& out) {
   out.push_back(Gauge("headgate_build_info", "1; the labels say which build.")
                     .Add({{"version", HG_VERSION}}, 1)
                     .Take());
@@ -395,12 +399,14 @@ void AddProcess(const control::Controller& controller, Families& out) {
 }  // namespace
 
 std::string MetricsText(const control::Controller& controller) {
+  const control::StatusRow status = controller.Status();
   Families families;
   AddServices(controller, families);
   AddBackends(controller, families);
   AddBackendAnswers(controller, families);
   AddDatapath(controller, families);
-  AddProcess(controller, families);
+  AddPacketHooks(status.packet_hooks, families);
+  AddProcess(controller, status, families);
   return prometheus::TextSerializer().Serialize(families);
 }
 

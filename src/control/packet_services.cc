@@ -94,12 +94,18 @@ std::vector<datapath::PacketPath::Listener> PacketServices::Listeners(
 
 void PacketServices::Apply(const config::Config& config,
                            const std::map<std::string, uint32_t>& ids) {
+  unattached_.clear();
   if (!Needed(config)) {
     Stop();
     return;
   }
   const absl::Status started = Start(config, ids);
-  if (!started.ok()) Note({std::string(started.message())});
+  if (started.ok()) return;
+  const std::string reason(started.message());
+  Note({reason});
+  for (const std::string& interface : config.packet->interfaces) {
+    unattached_.push_back({interface, "tc", "", reason});
+  }
 }
 
 absl::Status PacketServices::Open(const config::Packet& packet) {
@@ -172,12 +178,12 @@ std::vector<std::string> PacketServices::ListenersInRange() const {
 }
 
 void PacketServices::Stop() {
+  problem_.clear();
   if (datapath_->packet() == nullptr) return;
   datapath_->packet()->EndAll();
   datapath_->ClosePacket();
   timer_.Cancel();
   endings_.clear();
-  problem_.clear();
   log::Info("the packet path is closed: no service uses it");
 }
 
@@ -251,8 +257,9 @@ absl::StatusOr<std::shared_ptr<datapath::PacketTrace>> PacketServices::Trace(
 }
 
 std::vector<datapath::PacketPath::Hook> PacketServices::Hooks() const {
-  if (datapath_->packet() == nullptr) return {};
-  return datapath_->packet()->Hooks();
+  if (datapath_->packet() == nullptr) return unattached_;
+  const auto hooks = datapath_->packet()->Hooks();
+  return hooks.empty() ? unattached_ : hooks;
 }
 
 void PacketServices::AddBytes(uint32_t service, hg_service_stats& stats) const {

@@ -61,6 +61,7 @@ class PacketServices {
   // FailedPrecondition: see Controller::Trace().
   absl::StatusOr<std::shared_ptr<datapath::PacketTrace>> Trace(
       const datapath::PacketTrace::Filter& filter);
+  // Of a path that could not be started, too.
   std::vector<datapath::PacketPath::Hook> Hooks() const;
   // Adds what the path has moved.
   void AddBytes(uint32_t service, hg_service_stats& stats) const;
@@ -101,6 +102,7 @@ class PacketServices {
 
   datapath::Datapath* datapath_;
   std::string problem_;
+  std::vector<datapath::PacketPath::Hook> unattached_;  // The start failed.
   config::Packet settings_;
   std::set<Endpoint> listen_;                  // Of its services.
   std::map<uint32_t, uint32_t> idle_seconds_;  // By service id.

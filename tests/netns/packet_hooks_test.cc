@@ -11,6 +11,7 @@
 namespace headgate::testing {
 namespace {
 
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
@@ -268,6 +269,43 @@ TEST_F(PacketPinsTest, WhoIsKilledWhileItStartsLeavesATableThatIsWhole) {
     ++count;
   }
   EXPECT_EQ(count, 1048576u);
+}
+
+class PacketLoadTest : public PacketLab {};
+
+TEST_F(PacketLoadTest, WhatCannotBeLoadedIsSplicedAndSaysWhy) {
+  const auto server = Node();
+  daemon_ = std::make_unique<Daemon>(
+      PacketConfig(),
+      DaemonOptions{.wrapper = {"env", absl::StrCat("LD_PRELOAD=",
+                                                    HG_NO_PACKET_LIBRARY)}});
+  EXPECT_EQ(Load(5).ok, 5u);
+  TcpSocket held = TcpSocket::Connect(kClient, vip_);
+  ASSERT_EQ(held.Receive(11), kGreeting);
+  EXPECT_NE(daemon_->Json({"conn", "list"}).at("connections")[0]["datapath"],
+            "packet");
+  const std::string reason =
+      "load the packet program: Permission denied (EACCES)";
+  const auto told = [&] {
+    return daemon_->Json({"status"})["packet_reason"].get<std::string>();
+  };
+  EXPECT_THAT(told(), HasSubstr(reason));
+  EXPECT_TRUE(daemon_->LogHas(reason));
+  const auto hook = [&](const char* interface) {
+    return Metric(absl::StrCat("headgate_packet_hook_info{hook=\"tc\",",
+                               "interface=\"", interface,
+                               "\",mode=\"\",reason=\"", reason, "\"}"));
+  };
+  EXPECT_EQ(hook("e0"), 0);
+  EXPECT_EQ(hook("e1"), 0);
+  // And only while somebody wants it.
+  daemon_->Reload(absl::StrReplaceAll(
+      PacketConfig(), {{"datapath: packet", "datapath: splice"}}));
+  EXPECT_TRUE(WaitUntil(absl::Seconds(5), [&] {
+    return told() == "no service has datapath: packet";
+  })) << told();
+  EXPECT_EQ(hook("e0"), -1);
+  EXPECT_EQ(Load(5).ok, 5u);
 }
 
 }  // namespace
