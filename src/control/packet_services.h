@@ -103,6 +103,8 @@ class PacketServices {
   datapath::Datapath* datapath_;
   std::string problem_;
   std::vector<datapath::PacketPath::Hook> unattached_;  // The start failed.
+  std::vector<std::string> listeners_in_range_;         // As last seen.
+  uint32_t sweeps_ = 0;
   config::Packet settings_;
   std::set<Endpoint> listen_;                  // Of its services.
   std::map<uint32_t, uint32_t> idle_seconds_;  // By service id.

@@ -11,6 +11,9 @@ namespace {
 
 class PacketReloadTest : public PacketLab {
  protected:
+  // It looks for listeners every ten seconds.
+  static constexpr absl::Duration kLookTimeout = absl::Seconds(30);
+
   int Generation() const {
     return daemon_->Json({"status"})["generation"].get<int>();
   }
@@ -103,10 +106,10 @@ TEST_F(PacketReloadTest, AListenerAmongItsPortsIsAProblem) {
   EXPECT_TRUE(OnPacketPath());
   EXPECT_EQ(Load(5).ok, 5u);
   other.reset();
-  EXPECT_TRUE(WaitUntil(kTcpTimeout, [&] { return !HasProblem("20025"); }));
+  EXPECT_TRUE(WaitUntil(kLookTimeout, [&] { return !HasProblem("20025"); }));
   const UniqueFd later =
       RunIn(kEdge, [] { return Listen(At("198.18.2.1:20027")); });
-  EXPECT_TRUE(WaitUntil(kTcpTimeout, [&] { return HasProblem("20027"); }));
+  EXPECT_TRUE(WaitUntil(kLookTimeout, [&] { return HasProblem("20027"); }));
 }
 
 TEST_F(PacketReloadTest, AServiceOfOursAmongItsPortsIsAProblem) {
@@ -116,7 +119,7 @@ TEST_F(PacketReloadTest, AServiceOfOursAmongItsPortsIsAProblem) {
     pool: nodes
     health: {type: none}
 )"));
-  EXPECT_TRUE(WaitUntil(kTcpTimeout, [&] {
+  EXPECT_TRUE(WaitUntil(kLookTimeout, [&] {
     return HasProblem("a socket listens at 0.0.0.0:20025");
   }));
 }
