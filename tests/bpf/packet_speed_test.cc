@@ -1,5 +1,6 @@
 // What a packet costs, and a flow. A time fails no test, for it depends on who
-// else uses the machine. HG_SOAK=1 fills a table with a million flows.
+// else uses the machine. HG_SOAK=1 fills a table with a million flows. What is
+// recorded, tools/bench reads.
 #include <cstdlib>
 #include <fstream>
 
@@ -65,6 +66,9 @@ class PacketSpeedTest : public PacketProgramTest {
   static Segment WithTimestamps(Segment s) {
     s.options = Timestamps();
     return s;
+  }
+  static void Record(const char* name, double value) {
+    RecordProperty(name, absl::StrCat(value));
   }
   static void ExpectLittleMemory();
   static void Measure(uint32_t flows);
@@ -199,6 +203,8 @@ void PacketSpeedTest::MeasureWarm(uint32_t flows, PacketPath::Setup setup) {
             "ip route add 198.18.3.1 via 198.18.0.10"));
   const double in = Repeat(conn.FromClient(kAck, 0, 0), "in0");
   const double out = Repeat(conn.FromBackend(kAck, 0, 28), "out0");
+  Record("data_in_ns", in);
+  Record("data_out_ns", out);
   const auto others = packet().Trace({.client = Parse("198.19.255.255")});
   ASSERT_TRUE(others.ok()) << others.status();
   const double traced = Repeat(conn.FromClient(kAck, 0, 0), "in0");
@@ -282,6 +288,9 @@ void PacketSpeedTest::MeasureInOrder(uint32_t first) {
     }
   }
   ASSERT_GE(in.size(), kSample * 99 / 100);
+  Record("syn_ns", Median(syn));
+  Record("syn_ack_ns", Median(syn_ack));
+  Record("header_ns", Median(ack));
   std::cout << "ns each, in order, medians of " << in.size() << ": SYN "
             << Median(syn) << ", SYN-ACK " << Median(syn_ack)
             << ", ACK with header " << Median(ack) << ", first data out "
@@ -320,6 +329,7 @@ TEST_F(PacketSpeedTest, EachKindOfPacketInALargeTable) {
 
 TEST_F(PacketSpeedTest, TheProgramIsWithinWhatTheVerifierTakes) {
   const bpf_prog_info info = Info();
+  Record("instructions", info.xlated_prog_len / sizeof(bpf_insn));
   std::cout << info.xlated_prog_len / sizeof(bpf_insn) << " instructions, "
             << info.verified_insns << " verified, " << info.jited_prog_len
             << " bytes of machine code\n";

@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import machine
-from subjects import Failure
+from subjects import Failure, run
 
 _PATIENCE_SECONDS = 40
 _SAMPLE_SECONDS = 0.05
@@ -36,6 +36,12 @@ CPU_10K = Metric("cpu_per_10k", "CPU s/10,000, machine", "less", 2)
 OWN_CPU_10K = Metric("own_cpu_per_10k", "CPU s/10,000, own", "less", 2)
 BUFFERS = Metric("buffers_mb", "socket buffers at most, MB", "less", 1)
 USER_BYTES = Metric("user_bytes", "user memory, B/connection", "less")
+SYN = Metric("syn_ns", "SYN, ns", "less")
+SYN_ACK = Metric("syn_ack_ns", "SYN-ACK, ns", "less")
+HEADER = Metric("header_ns", "ACK with header, ns", "less")
+DATA_IN = Metric("data_in_ns", "data in, caches warm, ns", "less")
+DATA_OUT = Metric("data_out_ns", "data out, caches warm, ns", "less")
+INSTRUCTIONS = Metric("instructions", "BPF instructions, all in all", "less")
 KERNEL_BYTES = Metric("kernel_bytes", "kernel memory, B/connection", "less")
 
 
@@ -43,7 +49,7 @@ KERNEL_BYTES = Metric("kernel_bytes", "kernel memory, B/connection", "less")
 class Case:
     name: str
     title: str
-    mode: str  # Of the load.
+    mode: str  # Of the load; "program": without one.
     metrics: tuple
     connections: int
     size: int = 64
@@ -88,6 +94,9 @@ ALL = (
          (P50, P99), 1),
     Case("idle", "5,000 idle connections", "idle",
          (USER_BYTES, KERNEL_BYTES), 5000, fresh=True),
+    Case("program", "a packet by BPF_PROG_RUN", "program",
+         (DATA_IN, DATA_OUT, SYN, SYN_ACK, HEADER, INSTRUCTIONS), 1,
+         quick=False),
 )
 
 
@@ -162,8 +171,22 @@ def _wait_for_kernel():
             least, quiet_since = used, now
 
 
+def _measure_program(case, subject, options):
+    """What the program's own test finds, in a network of its own."""
+    path = f"{options.work}/program.json"
+    run("env", f"HG_PACKET_HOOK={subject.hook}", "unshare", "--net", "--",
+        f"{options.bin}/packet_program_test", f"--gtest_output=json:{path}",
+        "--gtest_filter=PacketSpeedTest.*Small*:PacketSpeedTest.*Verifier*")
+    with open(path, encoding="utf-8") as file:
+        tests = json.load(file)["testsuites"][0]["testsuite"]
+    found = {name: value for test in tests for name, value in test.items()}
+    return {metric.name: float(found[metric.name]) for metric in case.metrics}
+
+
 def measure(case, subject, options, slow_rate):
     """One measurement: {metric name: number}. Raises Failure."""
+    if case.mode == "program":
+        return _measure_program(case, subject, options)
     if case.fresh:
         subject.stop()
     subject.start()

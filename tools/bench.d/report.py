@@ -1,5 +1,6 @@
 """What the rounds say: a table, the marks, a plot."""
 
+import operator
 import re
 import statistics
 import subprocess
@@ -35,7 +36,11 @@ _MARKS = (
     ("packet", "haproxy", r"bulk-.*", "gbps", ">= 1.50"),
     ("packet", "haproxy", r"bulk-.*", "cpu_per_gb", "<= 0.50"),
     ("packet", "haproxy", r"connect", "rate", ">= 1.50"),
+    ("packet", "", r"program", r"data_(in|out)_ns", "< 150 ns"),
+    ("packet-xdp", "", r"program", r"data_(in|out)_ns", "< 150 ns"),
 )
+
+_COMPARE = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 
 _PLOTTED = (
     *((f"bulk-{direction}-{n}", "gbps") for direction in ("down", "up")
@@ -189,7 +194,7 @@ def _line(results, key, reference, wanted, title):
             f" over {_TITLES[reference]}"
     plus = "+" if limit.startswith("+") else ""
     median = round(statistics.median(found), digits)
-    met = median >= float(limit) if sign == ">=" else median <= float(limit)
+    met = _COMPARE[sign](median, float(limit))
     spread = f"{min(found):.{digits}f}..{max(found):.{digits}f}"
     floor = numbers(_FLOOR)
     without = f"{statistics.median(floor):{plus}.{digits}f}" if floor else ""

@@ -55,6 +55,7 @@ class Subject:
     name = "routing"
     title = "plain routing"
     header = False  # Whether the server gets a PROXY header.
+    hook = None     # Of the packet path, whose program is measured alone, too.
 
     def __init__(self, number, options):
         self.options = options
@@ -203,6 +204,7 @@ class Packet(Splice):
     title = "Headgate (packet)"
     datapath = "packet"
     attach = "tc"
+    hook = "tc"
 
     def lay_network(self):
         super().lay_network()
@@ -224,6 +226,7 @@ class PacketXdp(Packet):
     name = "packet-xdp"
     title = "Headgate (packet, XDP)"
     attach = "xdp"
+    hook = "xdp"
 
     def lay_network(self):
         super().lay_network()
@@ -236,6 +239,7 @@ class PacketXdp(Packet):
 class PacketGeneric(PacketXdp):
     name = "packet-generic"
     title = "Headgate (packet, generic XDP)"
+    hook = None
 
     def lay_network(self):
         super().lay_network()
