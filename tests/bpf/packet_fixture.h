@@ -173,30 +173,47 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
     return v6 ? Parse(absl::StrCat("2001:db8:2::", 10 + n))
               : Parse(absl::StrCat("198.18.2.", 10 + n));
   }
-  // `max_connections` of each; 0: no limit. Slots before the first are
-  // nobody's.
+  static uint32_t BackendId(uint32_t service, uint32_t n) {
+    return service * 10 + n;
+  }
+  static hg_backend BackendOf(uint32_t service, uint32_t n) {
+    hg_backend backend{};
+    backend.service = service;
+    backend.weight = 1;
+    backend.health = HG_HEALTH_UP;
+    backend.port = 30125;
+    const PacketAddress address = BackendAddress(n, service == kService6);
+    std::copy(address.begin(), address.end(), backend.address);
+    return backend;
+  }
+  // Slots before the first are nobody's.
+  static hg_service ServiceOf(uint32_t service,
+                              const std::vector<uint32_t>& backends,
+                              uint32_t first_slot = 0) {
+    hg_service value{};
+    std::strcpy(value.name, absl::StrCat("service", service).c_str());
+    value.balance = HG_BALANCE_ROUND_ROBIN;
+    value.backend_count = first_slot;
+    for (const uint32_t n : backends) {
+      value.backends[value.backend_count++] = BackendId(service, n);
+    }
+    return value;
+  }
+  // `max_connections` of each; 0: no limit.
   static void Serve(const std::vector<uint32_t>& backends,
                     uint32_t max_connections = 0, uint32_t first_slot = 0) {
     for (const uint32_t service : {kService4, kService6, kPlain}) {
-      hg_service value{};
-      std::strcpy(value.name, absl::StrCat("service", service).c_str());
-      value.balance = HG_BALANCE_ROUND_ROBIN;
-      value.backend_count = first_slot;
       for (const uint32_t n : backends) {
-        const uint32_t id = service * 10 + n;
-        value.backends[value.backend_count++] = id;
-        hg_backend backend{};
-        backend.service = service;
-        backend.weight = 1;
-        backend.health = HG_HEALTH_UP;
-        backend.port = 30125;
+        hg_backend backend = BackendOf(service, n);
         backend.max_connections = max_connections;
-        const PacketAddress address = BackendAddress(n, service == kService6);
-        std::copy(address.begin(), address.end(), backend.address);
-        ASSERT_TRUE(datapath_->PutBackend(id, backend).ok());
+        Put(service, n, backend);
       }
+      const hg_service value = ServiceOf(service, backends, first_slot);
       ASSERT_TRUE(datapath_->PutService(service, value).ok());
     }
+  }
+  static void Put(uint32_t service, uint32_t n, const hg_backend& backend) {
+    ASSERT_TRUE(datapath_->PutBackend(BackendId(service, n), backend).ok());
   }
   static PacketPath::Setup DefaultSetup(uint32_t max_connections = 0) {
     PacketPath::Setup setup;
