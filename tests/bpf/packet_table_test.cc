@@ -38,6 +38,12 @@ class PacketTableTest : public PacketProgramTest {
     const Segment rst = conn.FromClient(kRst, 0, 0);
     ExpectSent(rst, conn.ToBackend(rst, conn.header()));
   }
+  static void CloseInOrder(const Conn& conn) {
+    ExpectFromClient(conn, conn.FromClient(kFin | kAck, 0, 0));
+    ExpectFromBackend(conn,
+                      conn.FromBackend(kFin | kAck, 0, conn.header() + 1));
+    ExpectFromClient(conn, conn.FromClient(kAck, 1, 1));
+  }
 };
 
 TEST_F(PacketTableTest, AFullTableRefusesAndCounts) {
@@ -86,9 +92,7 @@ TEST_F(PacketTableTest, ASynThatGoesNowhereHoldsNoPlace) {
 TEST_F(PacketTableTest, B16_APortIsUsedAgainAtOnce) {
   for (const bool v6 : {false, true}) {
     const Conn old = Established(v6);
-    ExpectFromClient(old, old.FromClient(kFin | kAck, 0, 0));
-    ExpectFromBackend(old, old.FromBackend(kFin | kAck, 0, old.header() + 1));
-    ExpectFromClient(old, old.FromClient(kAck, 1, 1));
+    CloseInOrder(old);
     Conn again = old;
     again.isn += 1000000;
     Open(&again);
@@ -99,6 +103,30 @@ TEST_F(PacketTableTest, B16_APortIsUsedAgainAtOnce) {
     ExpectSent(again.SynAck(), again.ToClient(again.SynAck(), 0));
     const Segment ack = again.FromClient(kAck, 0, 0);
     ExpectSent(ack, again.HeaderFor(ack), HG_PACKET_HEADER);
+  }
+}
+
+// It goes where new ones go: not to the old backend when that drains, nor when
+// it is gone.
+TEST_F(PacketTableTest, B16_APortThatIsUsedAgainIsNotTheOldBackends) {
+  for (const bool v6 : {false, true}) {
+    const uint32_t service = v6 ? kService6 : kService4;
+    for (const bool gone : {false, true}) {
+      Serve({1, 2});
+      Conn again = Established(v6);
+      const uint32_t had = again.backend == BackendAddress(1, v6) ? 1 : 2;
+      CloseInOrder(again);
+      if (gone) {
+        Serve({3 - had});
+      } else {
+        hg_backend draining = BackendOf(service, had);
+        draining.admin = HG_ADMIN_DRAIN;
+        Put(service, had, draining);
+      }
+      again.isn += 1000000;
+      Open(&again);
+      EXPECT_EQ(again.backend, BackendAddress(3 - had, v6));
+    }
   }
 }
 
