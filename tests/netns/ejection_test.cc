@@ -3,6 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/substitute.h"
+#include "packet_fixture.h"
 #include "support/bpf_map.h"
 #include "support/daemon.h"
 #include "support/lab.h"
@@ -263,6 +264,43 @@ TEST_F(EjectionTest, WithoutItNobodyIsEjectedAndItCanBeSwitchedOff) {
   daemon_->Reload(absl::Substitute(kConfig, "", kCheckPort, ""));
   EXPECT_TRUE(WaitEjected("one", false));
   EXPECT_EQ(daemon_->Backend("mail", "one")["state"], "up");
+}
+
+// ---- on the packet path ----
+
+using PacketEjectionTest = PacketLab;
+
+TEST_F(PacketEjectionTest, OneThatRefusesIsOutForItsTime) {
+  const auto two = Node("198.18.2.12");
+  const UniqueFd check_one = ListenAt("198.18.2.11:30145");
+  const UniqueFd check_two = ListenAt("198.18.2.12:30145");
+  Start({.service = "    ejection: {time: 5s}",
+         .backends = R"(      - {name: one, address: "198.18.2.11:25"}
+      - {name: two, address: "198.18.2.12:25"})",
+         .health = "{type: tcp, port: 30145, interval: 1h}"});
+  for (const char* name : {"one", "two"}) {
+    ASSERT_TRUE(daemon_->WaitBackendState("mail", name, "up"));
+  }
+  const auto ejected = [this] {
+    return daemon_->Backend("mail", "one")["ejected"].is_object();
+  };
+  EXPECT_TRUE(WaitUntil(kTcpTimeout, [&] {
+    EXPECT_EQ(Load(20, 20).ok, 20u);
+    return ejected();
+  })) << daemon_->Log();
+  const nlohmann::json backend = daemon_->Backend("mail", "one");
+  EXPECT_EQ(backend["state"], "down");
+  EXPECT_EQ(backend["ejected"]["reason"], "refused") << backend;
+  EXPECT_EQ(backend["last_check"]["result"], "passed") << backend;
+  // Nobody asks it any more, and waits for his SYN's retransmission.
+  const LoadReport report = Load(20);
+  EXPECT_EQ(report.ok, 20u) << report.ToString();
+  EXPECT_LT(report.Percentile(1), absl::Milliseconds(900));
+  const auto one = Node();
+  EXPECT_TRUE(WaitUntil(kTcpTimeout, [&] { return !ejected(); }));
+  EXPECT_EQ(daemon_->Backend("mail", "one")["state"], "up");
+  EXPECT_EQ(Load(20).ok, 20u);
+  EXPECT_EQ(one->accepted(), 10u);
 }
 
 }  // namespace
