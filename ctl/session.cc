@@ -41,7 +41,7 @@ std::string PacketPathsLeft() {
     if (!std::filesystem::exists(pins.path() / "packet_flows", ignored)) {
       continue;
     }
-    absl::StrAppend(&left, "\nthe packet path of ", pins.path().string(),
+    absl::StrAppend(&left, "; the packet path of ", pins.path().string(),
                     " goes on without its daemon; backends that go down now "
                     "are not noticed");
   }

@@ -417,54 +417,6 @@ TEST_F(PacketTest, AnInterfaceMayGoAndComeBack) {
   EXPECT_EQ(daemon_->Service("mail")["connections_active"], 2);
 }
 
-// ---- without a daemon
-// ------------------------------------------------------------
-
-class PacketOutliveTest : public PacketTest {
- protected:
-  // A daemon has ended by `signal`, with `status`.
-  void ExpectAdoption(int signal, int status) {
-    const auto server = Node();
-    Start();
-    std::vector<TcpSocket> held;
-    for (int i = 0; i < 20; ++i) {
-      held.push_back(TcpSocket::Connect(kClient, vip_));
-      ASSERT_EQ(held.back().Receive(11), kGreeting);
-    }
-    ::kill(daemon_->pid(), signal);
-    EXPECT_EQ(daemon_->WaitExit(), status) << daemon_->Log();
-    for (TcpSocket& socket : held) {
-      EXPECT_TRUE(socket.Send("x") && socket.Receive(1) == "x");
-    }
-    EXPECT_EQ(Load(20).ok, 20u) << "new ones, without a daemon";
-    const std::string frozen =
-        absl::StrCat("the packet path of ", daemon_->pin_dir(), " goes on");
-    const ProcessResult frozen_status = daemon_->Ctl({"status"});
-    EXPECT_EQ(frozen_status.exit_code, 3);
-    EXPECT_NE(frozen_status.err.find(frozen), std::string::npos)
-        << frozen_status.err;
-    daemon_ = std::make_unique<Daemon>(PacketConfig(),
-                                       DaemonOptions{.keep_state = true});
-    EXPECT_TRUE(daemon_->LogHas("goes on with 20 connections"));
-    EXPECT_TRUE(WaitActive(20));
-    for (TcpSocket& socket : held) {
-      EXPECT_TRUE(socket.Send("y") && socket.Receive(1) == "y");
-    }
-    EXPECT_EQ(daemon_->Backend("mail", "one")["connections_active"], 20);
-    held.clear();
-    EXPECT_TRUE(WaitActive(0));
-    EXPECT_EQ(Load(20).ok, 20u);
-  }
-};
-
-TEST_F(PacketOutliveTest, TheNextDaemonAdoptsWhatAKilledOneLeft) {
-  ExpectAdoption(SIGKILL, 128 + SIGKILL);
-}
-
-TEST_F(PacketOutliveTest, TheNextDaemonAdoptsWhatIsHandedOver) {
-  ExpectAdoption(SIGUSR2, 0);
-}
-
 // Before Linux 6.6.
 TEST_F(PacketTest, WithoutTcxAFilterDoesTheSame) {
   const DaemonOptions without_tcx = {.wrapper = WithoutTcx(),
