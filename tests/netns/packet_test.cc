@@ -16,14 +16,19 @@ using ::testing::IsEmpty;
 
 class PacketTest : public PacketLab {};
 
+// At once: a header that waited for the backend's SYN-ACK to come again would
+// take a second, and one that waited for a delayed acknowledgment 40 ms.
 TEST_F(PacketTest, ASilentClientIsGreeted) {
   const auto server = Node();
   const auto server6 = Node("[2001:db8:2::11]");
   Start();
   ASSERT_TRUE(OnPacketPath());
   for (const Endpoint& vip : {vip_, vip6_}) {
-    TcpSocket client = TcpSocket::Connect(kClient, vip);
-    EXPECT_EQ(client.Receive(11), kGreeting) << vip.ToString();
+    const LoadReport report = RunLoad(
+        {.target = vip, .total = 10, .concurrency = 1, .expect = kGreeting});
+    EXPECT_EQ(report.ok, 10u) << vip.ToString() << report.ToString();
+    EXPECT_LT(report.Percentile(0.1), absl::Milliseconds(30));
+    EXPECT_LT(report.Percentile(1), absl::Milliseconds(900));
   }
 }
 
@@ -61,14 +66,20 @@ TEST_F(PacketTest, ConnectionsAreSeen) {
 
 TEST_F(PacketTest, KilledConnectionsAreResetAtBothEnds) {
   const UniqueFd listener = ListenAt("198.18.2.11:25");
+  const UniqueFd listener6 = ListenAt("[2001:db8:2::11]:25");
   Start();
-  Session session = OpenSession(vip_, listener);
-  ASSERT_TRUE(session.Exchange(1000));
+  Session sessions[] = {OpenSession(vip_, listener),
+                        OpenSession(vip6_, listener6)};
+  for (Session& session : sessions) ASSERT_TRUE(session.Exchange(1000));
   const nlohmann::json list = daemon_->Json({"conn", "list"}).at("connections");
-  ASSERT_EQ(list.size(), 1u) << list;
-  EXPECT_EQ(daemon_->Ctl({"conn", "kill", list[0]["id"].dump()}).exit_code, 0);
-  EXPECT_TRUE(session.client.ReceivesReset());
-  EXPECT_TRUE(session.backend.ReceivesReset());
+  ASSERT_EQ(list.size(), 2u) << list;
+  for (const auto& row : list) {
+    EXPECT_EQ(daemon_->Ctl({"conn", "kill", row["id"].dump()}).exit_code, 0);
+  }
+  for (Session& session : sessions) {
+    EXPECT_TRUE(session.client.ReceivesReset());
+    EXPECT_TRUE(session.backend.ReceivesReset());
+  }
   EXPECT_TRUE(WaitActive(0));
 }
 
@@ -109,15 +120,22 @@ TEST_F(PacketTest, AnIdIsOfOneConnectionOnly) {
 
 TEST_F(PacketTest, ABackendThatGoesDownResetsItsConnections) {
   UniqueFd listener = ListenAt("198.18.2.11:25");
+  UniqueFd listener6 = ListenAt("[2001:db8:2::11]:25");
   Start({.service = "    on_backend_down: reset"});
-  Session session = OpenSession(vip_, listener);
-  ASSERT_TRUE(session.Exchange(1000));
+  Session sessions[] = {OpenSession(vip_, listener),
+                        OpenSession(vip6_, listener6)};
+  for (Session& session : sessions) ASSERT_TRUE(session.Exchange(1000));
   listener.reset();
-  EXPECT_TRUE(session.client.ReceivesReset());
-  EXPECT_TRUE(session.backend.ReceivesReset());
-  EXPECT_EQ(Metric(R"(headgate_backend_down_resets_total{backend="one",)"
-                   R"(service="mail"})"),
-            1);
+  listener6.reset();
+  for (Session& session : sessions) {
+    EXPECT_TRUE(session.client.ReceivesReset());
+    EXPECT_TRUE(session.backend.ReceivesReset());
+  }
+  for (const char* of : {R"({backend="one",service="mail"})",
+                         R"({backend="six",service="mail6"})"}) {
+    EXPECT_EQ(Metric(absl::StrCat("headgate_backend_down_resets_total", of)), 1)
+        << of;
+  }
 }
 
 TEST_F(PacketTest, FiguresAreThoseOfItsTableAndItsPorts) {
