@@ -1,0 +1,125 @@
+// How the control thread ends flows: those of a backend that goes down, a part
+// of the table each round of its loop, and those of a paced drain.
+#include "control/packet_services.h"
+
+#include "control/paced_drain.h"
+#include "net/event_loop.h"
+#include "packet_fixture.h"
+
+namespace headgate::datapath {
+namespace {
+
+using control::PacedDrain;
+using control::PacketServices;
+
+class PacketServicesTest : public PacketProgramTest {
+ protected:
+  PacketServicesTest() {
+    loop_->Stop();  // Run() is one round from now on.
+    loop_->Run();
+  }
+  void TearDown() override {
+    PacketProgramTest::TearDown();
+    for (const uint32_t n : {1U, 2U}) Clear(stats(n));
+  }
+  static hg_backend_stats& stats(uint32_t n) {
+    return datapath_->backend_stats(BackendId(kService4, n));
+  }
+  void GoDown(uint32_t n) { services_.ResetBackend(BackendId(kService4, n)); }
+  // Rounds until it has ended; `before` each of them.
+  size_t RoundsToEnd(const Conn& conn, const std::function<void()>& before) {
+    size_t rounds = 0;
+    while (IsLive(conn) && rounds < 1000) {
+      before();
+      loop_->Post([] {});  // It waits for nothing.
+      loop_->Run();
+      ++rounds;
+    }
+    return rounds;
+  }
+  void ExpectEnds(const Conn& conn) {
+    EXPECT_LT(RoundsToEnd(conn, [] {}), 100U);
+  }
+
+  const std::unique_ptr<EventLoop> loop_ = *EventLoop::Make();
+  PacketServices services_{loop_.get(), datapath_.get()};
+};
+
+// ---- a backend that goes down -----------------------------------------------
+
+TEST_F(PacketServicesTest, WhoCameBetweenTwoFallsEndsToo) {
+  const Conn before = Established(false);
+  GoDown(1);
+  const Conn between = Established(false);
+  GoDown(1);
+  const Conn after = Established(false);
+  ExpectEnds(before);
+  ExpectEnds(between);
+  EXPECT_EQ(Read(stats(1).down_resets), 2U);
+  EXPECT_TRUE(IsLive(after));
+}
+
+TEST_F(PacketServicesTest, WhoFallsOftenHoldsNobodyElseUp) {
+  Serve({1, 2});
+  const Conn one = Established(false), other = Established(false);
+  const uint32_t n = one.backend == BackendAddress(1, false) ? 1 : 2;
+  for (int i = 0; i < 50; ++i) GoDown(n);
+  GoDown(3 - n);
+  ExpectEnds(other);
+  EXPECT_FALSE(IsLive(one));
+}
+
+TEST_F(PacketServicesTest, WhoFallsEachRoundDoesNotBeginAgainForEver) {
+  // It is not in the first part of the table.
+  for (int i = 0; i < 300; ++i) {
+    Conn conn = NewConn(false);
+    Open(&conn);
+  }
+  const Conn conn = Established(false);
+  EXPECT_LT(RoundsToEnd(conn, [this] { GoDown(1); }), 100U);
+}
+
+// ---- a paced drain ----------------------------------------------------------
+
+class PacketDrainTest : public PacketServicesTest {
+ protected:
+  void Drain(absl::Duration over) {
+    start_ = absl::Now();
+    drain_.emplace(loop_.get(), &nobody_, &services_, datapath_.get(),
+                   BackendId(kService4, 1), control::Pace{.over = over});
+  }
+  bool draining() const { return drain_->progress().has_value(); }
+  absl::Duration TimeToEnd() {
+    while (draining()) loop_->Run();
+    return absl::Now() - start_;
+  }
+
+  absl::Time start_;
+  const PacedDrain::Workers nobody_{};
+  std::optional<PacedDrain> drain_;
+};
+
+// One that counts and has no flow, as while it connects.
+TEST_F(PacketDrainTest, WhoCannotBeFoundIsNotLookedForAllTheTime) {
+  stats(1).connections_active = 1;
+  Drain(absl::ZeroDuration());
+  loop_->Run();
+  stats(1).connections_active = 0;
+  EXPECT_TRUE(draining());
+  EXPECT_GE(TimeToEnd(), absl::Seconds(1));
+}
+
+TEST_F(PacketDrainTest, WhoWentMeanwhileLetsNobodyWait) {
+  const Conn first = Established(false), second = Established(false);
+  Drain(absl::Milliseconds(100));
+  while (IsLive(first)) loop_->Run();
+  // It was to be the next.
+  ASSERT_TRUE(IsLive(second));
+  ExpectFromClient(second, second.FromClient(kRst, 0, 0));
+  const Conn third = Established(false);
+  EXPECT_LT(TimeToEnd(), absl::Milliseconds(900));
+  EXPECT_FALSE(IsLive(third));
+}
+
+}  // namespace
+}  // namespace headgate::datapath
