@@ -3,6 +3,10 @@
 
 #include <gtest/gtest.h>
 #include <linux/ethtool.h>
+#include <linux/if_packet.h>
+#include <net/ethernet.h>
+#include <net/if.h>
+#include <sys/socket.h>
 
 #include <memory>
 #include <string>
@@ -61,6 +65,21 @@ $1
 )",
                           options.packet, options.service, options.backends,
                           options.health);
+}
+
+// What passes a device: frames of SOCK_RAW, IP packets of SOCK_DGRAM.
+inline UniqueFd OpenCapture(const std::string& netns, const char* device,
+                            int type) {
+  return RunIn(netns, [&] {
+    UniqueFd fd(::socket(AF_PACKET, type | SOCK_NONBLOCK | SOCK_CLOEXEC,
+                         htons(ETH_P_ALL)));
+    sockaddr_ll at{};
+    at.sll_family = AF_PACKET;
+    at.sll_protocol = htons(ETH_P_ALL);
+    at.sll_ifindex = static_cast<int>(if_nametoindex(device));
+    EXPECT_EQ(::bind(fd.get(), reinterpret_cast<sockaddr*>(&at), sizeof at), 0);
+    return fd;
+  });
 }
 
 class PacketLab : public ::testing::Test {

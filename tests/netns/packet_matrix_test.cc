@@ -1,8 +1,11 @@
 // Streams over every combination of what devices leave to each other: TCP's
 // checksum, segments of many frames, and how large a frame may be.
 
+#include <linux/if_packet.h>
 #include <signal.h>
+#include <sys/socket.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "absl/strings/match.h"
@@ -89,6 +92,19 @@ class PacketMatrixTest : public PacketLab {
                          " mtu ", mtu));
     }
   }
+  // Of the IP packets that have come in.
+  static ssize_t Largest(const UniqueFd& capture) {
+    ssize_t largest = 0;
+    char byte = 0;
+    sockaddr_ll from{};
+    socklen_t size = sizeof from;
+    for (ssize_t n = 0;
+         (n = ::recvfrom(capture.get(), &byte, 1, MSG_TRUNC,
+                         reinterpret_cast<sockaddr*>(&from), &size)) > 0;) {
+      if (from.sll_pkttype != PACKET_OUTGOING) largest = std::max(largest, n);
+    }
+    return largest;
+  }
   void ExpectRight(const Completed& completed) const {
     Arrivals at_client(kClient, "c0"), at_backend(kBackend, "b0");
     ExpectStreams(10, 1 << 20);
@@ -123,6 +139,36 @@ TEST_F(PacketMatrixTest, B1_B4_B11_OffloadsAndSizesOfFrames) {
   // Each stream's ACK has grown.
   EXPECT_GE(Metric(R"(headgate_packets_forwarded_total{as="header"})"),
             4 * 3 * 2 * 20);
+}
+
+// A route so small that a ClientHello takes two segments or three, which
+// offloads leave in one frame.
+TEST_F(PacketMatrixTest, B1_AClientHelloOfManySegments) {
+  const std::string hello(500, 'h');
+  const auto server = Node("198.18.2.11", {.echo = true});
+  const auto server6 = Node("[2001:db8:2::11]", {.echo = true});
+  Start({.health = "{type: none}"});
+  for (const bool small : {false, true}) {
+    if (small) {
+      Shell(R"(ip -n client route add 198.18.1.1 via 198.18.0.1 mtu 320
+ip -n client route add 2001:db8:1::1 via 2001:db8::1 mtu 320)");
+    }
+    for (const Endpoint& vip : {vip_, vip6_}) {
+      for (const bool merge : {true, false}) {
+        SCOPED_TRACE(absl::StrCat(vip.ToString(), small ? ", small" : "",
+                                  merge ? ", merged" : ""));
+        Prepare(kCompleted[merge ? 0 : 1], merge, 1500);
+        const UniqueFd at_edge = OpenCapture(kEdge, "e0", SOCK_DGRAM);
+        const LoadReport report = RunLoad({.target = vip,
+                                           .total = 20,
+                                           .concurrency = 4,
+                                           .send = hello,
+                                           .expect = hello});
+        EXPECT_EQ(report.ok, 20u) << report.ToString();
+        EXPECT_EQ(Largest(at_edge) > 320, merge || !small);
+      }
+    }
+  }
 }
 
 }  // namespace

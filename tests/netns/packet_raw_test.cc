@@ -23,18 +23,8 @@ using namespace headgate::datapath;  // NOLINT(google-build-using-namespace)
 class RawEnd {
  public:
   RawEnd(const std::string& netns, const char* device, const char* edge_device)
-      : edge_(MacOf(kEdge, edge_device)) {
-    RunIn(netns, [&] {
-      fd_.reset(::socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC,
-                         htons(ETH_P_ALL)));
-      sockaddr_ll at{};
-      at.sll_family = AF_PACKET;
-      at.sll_protocol = htons(ETH_P_ALL);
-      at.sll_ifindex = static_cast<int>(if_nametoindex(device));
-      EXPECT_EQ(::bind(fd_.get(), reinterpret_cast<sockaddr*>(&at), sizeof at),
-                0);
-    });
-  }
+      : edge_(MacOf(kEdge, edge_device)),
+        fd_(OpenCapture(netns, device, SOCK_RAW)) {}
   void Send(const Segment& segment) const { SendTo(edge_, segment); }
   void SendTo(const Mac& mac, Segment segment) const {
     segment.to = mac;
