@@ -118,20 +118,31 @@ static __always_inline void mark_tried(struct hg_flow *flow,
 	flow->tried[1] = s->tried[1];
 }
 
-/* Makes s->flow the flow with a backend that it has not tried; 0: there is
- * none.
- */
-static __noinline int choose_another(const struct hg_flow *flow,
+/* Makes s->flow the flow without a backend: those in s->tried have had it. */
+static __noinline void leave_backend(const struct hg_flow *flow,
 				     struct packet_scratch *s)
 {
-	struct hg_flow *next = &s->flow;
-
 	__builtin_memset(s->tried, 0, sizeof(s->tried));
 	s->tried[0] = flow->tried[0];
 	s->tried[1] = flow->tried[1];
-	*next = *flow;
-	mark_tried(next, s);
-	return choose_backend(next, s);
+	s->flow = *flow;
+	mark_tried(&s->flow, s);
+}
+
+/* Makes s->flow the flow with a backend that it has not tried; 0: there is
+ * none.
+ */
+static __always_inline int choose_another(const struct hg_flow *flow,
+					  struct packet_scratch *s)
+{
+	leave_backend(flow, s);
+	return choose_backend(&s->flow, s);
+}
+
+/* Whether there is one for s->flow. */
+__weak __noinline int another_is_left(struct packet_scratch *s)
+{
+	return s && somebody_is_left(s->flow.service, s->tried);
 }
 
 /* Claims a port for the flow towards the backend of s->flow, or else chooses
@@ -179,7 +190,8 @@ static __always_inline int refuse_client(struct hg_flow *flow, __u32 how,
 	struct hg_service_stats *stats;
 
 	set_flags(flow, how);
-	if (choose_another(flow, s))
+	leave_backend(flow, s);
+	if (another_is_left(s))
 		return HG_PACKET_REFUSED;
 	count_failed_connect(flow);
 	stats = stats_of(flow);

@@ -226,6 +226,7 @@ static __always_inline int some_are_full(const struct select_walk *walk)
 
 static __always_inline void use_tiers(struct select_walk *walk)
 {
+	bpf_loop(walk->count, weigh_slot, walk, 0);
 	walk->used = tiers_to_use(walk);
 	for (int i = 0; i < TIERS; i++) {
 		struct tier *tier = &walk->tiers[i];
@@ -365,7 +366,6 @@ static __always_inline void pick_slot(struct select_walk *walk)
 
 	if (hashed && is_at_home(walk))
 		return;
-	bpf_loop(walk->count, weigh_slot, walk, 0);
 	use_tiers(walk);
 	if (!walk->all.weight)
 		return;
@@ -380,32 +380,51 @@ static __always_inline void pick_slot(struct select_walk *walk)
 		walk->slot = walk->all.first;
 }
 
+/* Before anybody is weighed; 0: there is no such service. */
+static __always_inline int begin_walk(struct select_walk *walk, __u32 service,
+				      const __u64 *tried)
+{
+	walk->service = bpf_map_lookup_elem(&services, &service);
+	walk->stats = bpf_map_lookup_elem(&service_stats, &service);
+	if (!walk->service || !walk->stats)
+		return 0;
+	walk->tried = tried;
+	walk->count = walk->service->backend_count;
+	if (walk->count > HG_MAX_SERVICE_BACKENDS)
+		walk->count = HG_MAX_SERVICE_BACKENDS;
+	walk->ready = walk->up = walk->full = zero;
+	for (int i = 0; i < TIERS; i++) {
+		walk->tiers[i].weight = zero;
+		walk->tiers[i].heaviest = zero;
+		walk->tiers[i].first = zero;
+	}
+	walk->besides = NO_SLOT;
+	walk->slot = NO_SLOT;
+	return 1;
+}
+
+/* Whether select_backend_for() would find one. To ask takes nobody's turn. */
+static __always_inline int somebody_is_left(__u32 service, const __u64 *tried)
+{
+	struct select_walk walk = {};
+
+	if (!begin_walk(&walk, service, tried))
+		return 0;
+	use_tiers(&walk);
+	return walk.all.weight != 0;
+}
+
 /* Fills the out fields of `request`; backend is 0 when none is eligible. */
 static __always_inline void select_backend_for(struct hg_select *request,
 					       const __u64 *tried)
 {
 	struct select_walk walk = {};
 	struct hg_backend *backend;
-	__u32 id = request->service;
 
 	request->backend = 0;
 	request->full = 0;
-	walk.service = bpf_map_lookup_elem(&services, &id);
-	walk.stats = bpf_map_lookup_elem(&service_stats, &id);
-	if (!walk.service || !walk.stats)
+	if (!begin_walk(&walk, request->service, tried))
 		return;
-	walk.tried = tried;
-	walk.count = walk.service->backend_count;
-	if (walk.count > HG_MAX_SERVICE_BACKENDS)
-		walk.count = HG_MAX_SERVICE_BACKENDS;
-	walk.ready = walk.up = walk.full = zero;
-	for (int i = 0; i < TIERS; i++) {
-		walk.tiers[i].weight = zero;
-		walk.tiers[i].heaviest = zero;
-		walk.tiers[i].first = zero;
-	}
-	walk.besides = NO_SLOT;
-	walk.slot = NO_SLOT;
 	walk.hash = walk.service->balance == HG_BALANCE_MAGLEV
 			? hg_hash_client(request->client, request->client_port)
 			: hg_hash_source(request->client);

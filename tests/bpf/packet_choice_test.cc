@@ -129,6 +129,21 @@ TEST_P(PacketChoiceTest, SharesAreTheWeights) {
   }
 }
 
+// Whether another may do better is asked, and nobody's turn is taken by that:
+// else all would go to the one that refuses, whenever there are two.
+TEST_P(PacketChoiceTest, OneThatRefusesGetsItsShareOnly) {
+  ServeBy(HG_BALANCE_ROUND_ROBIN, 1, 1);
+  Counts counts;
+  for (uint32_t i = 0; i < 20; ++i) {
+    Conn conn = ClientOf(i);
+    Open(&conn);
+    ++counts[TakenBy(conn)];
+    if (TakenBy(conn) == 2) continue;
+    ExpectDropped(conn.FromBackend(kRst | kAck, -1, 0), HG_PACKET_REFUSED);
+  }
+  EXPECT_EQ(counts, (Counts{{1, 10}, {2, 10}}));
+}
+
 TEST_P(PacketChoiceTest, LeastConnectionsFollowsWhatIsOpen) {
   ServeBy(HG_BALANCE_LEAST_CONNECTIONS, 1, 3);
   std::vector<Conn> open;
