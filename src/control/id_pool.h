@@ -2,6 +2,7 @@
 // back is not used again at once, when somebody may still have it in mind.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -25,6 +26,7 @@ class IdPool {
   bool TakeThis(uint32_t id) {
     if (id == 0 || id >= used_.size() || used_[id]) return false;
     used_[id] = true;
+    last_ = std::max(last_, id);
     return true;
   }
   void Return(uint32_t id) { used_[id] = false; }

@@ -158,6 +158,17 @@ TEST_P(PacketRestartTest, AServiceThatIsGoneEndsItsConnections) {
   ExpectNewOnesWork({vip_});
 }
 
+// Its id is not the next service's while they end.
+TEST_P(PacketRestartTest, AServiceThatGoesLaterEndsItsConnections) {
+  HoldAndEnd(ConfigOf(kOne));
+  StartAgain(ConfigOf(kOne));
+  daemon_->Reload(Replaced(ConfigOf(kOne), "  mail:", "  post:"));
+  for (TcpSocket& socket : held_) EXPECT_TRUE(socket.ReceivesReset());
+  EXPECT_EQ(ActiveOf("post"), 0);
+  ExpectNoneIsLeft();
+  ExpectNewOnesWork({vip_});
+}
+
 TEST_P(PacketRestartTest, AnotherTableEndsTheConnectionsOfTheLast) {
   HoldAndEnd(ConfigOf(kOne));
   StartAgain(ConfigOf(kOne, "  max_flows: 2048"));
