@@ -297,10 +297,15 @@ void Controller::PutService(const config::Service& config,
 uint32_t Controller::TakeServiceId(const std::string& name) {
   if (const auto known = adopted_services_.extract(name)) return known.mapped();
   const uint32_t id = service_ids_.Take().value();  // The parser counted them.
-  datapath::Clear(options_.datapath->service_stats(id));
-  if (options_.datapath->packet() != nullptr) {
-    options_.datapath->packet()->ClearBytes(id);
+  hg_service_stats& stats = options_.datapath->service_stats(id);
+  if (datapath::PacketPath* path = options_.datapath->packet()) {
+    // Who had it last may have connections that have yet to end.
+    if (datapath::Read(stats.connections_active) > 0) {
+      path->KillIf([id](const hg_flow& flow) { return flow.service == id; });
+    }
+    path->ClearBytes(id);
   }
+  datapath::Clear(stats);
   return id;
 }
 

@@ -82,6 +82,32 @@ TEST_F(PacketReloadTest, ItsEndUnderLoadLeavesNoConnectionBehind) {
   EXPECT_EQ(Load(5).ok, 5u);
 }
 
+// There are 255 ids: with so many services at once, theirs are used again.
+TEST_F(PacketReloadTest, AnIdThatIsUsedAgainBringsNoConnection) {
+  const auto config_of = [](absl::string_view prefix) {
+    std::string config =
+        absl::StrReplaceAll(PacketConfig({.health = "{type: none}"}),
+                            {{"  mail", absl::StrCat("  ", prefix, "mail")}});
+    for (int i = 0; i < 200; ++i) {
+      absl::StrAppend(&config, "  ", prefix, "other", i,
+                      ": {listen: [198.18.1.1:", 3000 + i,
+                      "], pool: nodes, health: {type: none}}\n");
+    }
+    return config;
+  };
+  const auto server = Node();
+  daemon_ = std::make_unique<Daemon>(config_of("a"));
+  TcpSocket held = TcpSocket::Connect(kClient, vip_);
+  ASSERT_EQ(held.Receive(11), kGreeting);
+  Reload(config_of("b"));
+  EXPECT_TRUE(held.ReceivesReset());
+  for (const nlohmann::json& row :
+       daemon_->Json({"service", "list"})["services"]) {
+    EXPECT_EQ(row["connections_active"], 0) << row;
+  }
+  EXPECT_EQ(Load(5).ok, 5u);
+}
+
 TEST_F(PacketReloadTest, ATableOfAnotherSizeTakesARestart) {
   const std::string problem =
       "packet.max_flows: 1024 takes effect at the next start, which ends the "
