@@ -201,12 +201,16 @@ void PacketPath::Reset(uint32_t number) {
                 flow.next_out});
 }
 
+// A packet may move it on meanwhile.
 bool PacketPath::Kill(uint32_t number) {
   if (number >= max_flows_) return false;
-  const uint32_t state = Peek(flows_[number].state);
-  if (state == HG_FLOW_FREE || state == HG_FLOW_CLOSED) return false;
-  Reset(number);
-  return End(number, state);
+  uint32_t state = HG_FLOW_FREE;
+  do {
+    state = Peek(flows_[number].state);
+    if (state == HG_FLOW_FREE || state == HG_FLOW_CLOSED) return false;
+    Reset(number);
+  } while (!End(number, state));
+  return true;
 }
 
 size_t PacketPath::KillIf(const std::function<bool(const hg_flow&)>& which,

@@ -1,12 +1,34 @@
 // Every CPU at once, and what a kernel has to be able to load.
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <set>
 #include <thread>
+#include <utility>
 
 #include "packet_fixture.h"
+
+namespace headgate::datapath {
+namespace {
+
+// Once; what another CPU does while the daemon sends a RST.
+std::function<void()> while_sending;
+
+}  // namespace
+}  // namespace headgate::datapath
+
+// In the place of the C library's.
+extern "C" ssize_t sendto(int fd, const void* data, size_t size, int flags,
+                          const sockaddr* to, socklen_t to_size) {
+  if (const auto run = std::exchange(headgate::datapath::while_sending, {})) {
+    run();
+  }
+  return syscall(SYS_sendto, fd, data, size, flags, to, to_size);
+}
 
 namespace headgate::datapath {
 namespace {
@@ -90,6 +112,19 @@ TEST_F(PacketCpusTest, B19_NoCountIsLostAndTurnsAreFair) {
                             taken[n]),
         share, share / 100);
   }
+}
+
+TEST_F(PacketCpusTest, WhatIsToEndEndsThoughItsHandshakeDoes) {
+  const Conn conn = Answered(false);
+  while_sending = [&] {
+    const Segment ack = conn.FromClient(kAck, 0, 0);
+    ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+    EXPECT_EQ(packet().Established(), 1U);
+  };
+  EXPECT_EQ(packet().KillIf([](const hg_flow&) { return true; }), 1U);
+  EXPECT_FALSE(while_sending);
+  EXPECT_FALSE(IsLive(conn));
+  EXPECT_EQ(Read(datapath_->service_stats(kService4).connections_active), 0U);
 }
 
 // Of the million that every kernel's verifier looks at, whatever it knows of
