@@ -122,6 +122,7 @@ void PacketServices::Adopt(const config::Config& config,
   // Apply() tells what is wrong.
   if (!Needed(config) || !Open(*config.packet).ok()) return;
   datapath::PacketPath& path = *datapath_->packet();
+  path.KeepListeners(kept);
   path.KillIf(
       [&](const hg_flow& flow) { return !kept.contains(flow.service); });
   if (!path.adopted()) return;

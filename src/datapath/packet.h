@@ -86,6 +86,8 @@ class PacketPath {
   };
   // ResourceExhausted: more than 255 addresses.
   absl::Status Configure(const Setup& setup);
+  // Until then: no service but these takes new connections.
+  void KeepListeners(const std::set<uint32_t>& services);
 
   // Runs at tc on these interfaces, and on no other; with `xdp`, there ahead of
   // it, too. Says for each of those where it cannot why not, as "eth0: ...".

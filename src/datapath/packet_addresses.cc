@@ -108,8 +108,15 @@ absl::Status PacketPath::Configure(const Setup& setup) {
   for (const Listener& listener : setup.listeners) {
     listeners_[{ids.at(listener.address), listener.port}] = listener.value;
   }
-  EraseListeners([this](const auto& key) { return listeners_.contains(key); });
+  EraseListeners(
+      [this](const auto& at, const auto&) { return listeners_.contains(at); });
   return serves_ ? PutListeners() : absl::OkStatus();
+}
+
+void PacketPath::KeepListeners(const std::set<uint32_t>& services) {
+  EraseListeners([&](const auto&, const hg_packet_listener& listener) {
+    return services.contains(listener.service);
+  });
 }
 
 // Where the address is; where it may be put, if it is nowhere.
@@ -152,7 +159,7 @@ absl::Status PacketPath::PutAddress(const PacketAddress& address, uint32_t id,
 
 absl::Status PacketPath::SetServes(bool serves) {
   if (!serves) {
-    EraseListeners([](const auto&) { return false; });
+    EraseListeners([](const auto&, const auto&) { return false; });
     if (serves_) ForgetUnanswered();
   } else if (!serves_) {
     RETURN_IF_ERROR(PutListeners());
@@ -179,7 +186,9 @@ void PacketPath::EraseListeners(const Keep& keep) {
   std::vector<hg_packet_listener_key> gone;
   hg_packet_listener_key at{}, *before = nullptr;
   while (bpf_map__get_next_key(map, before, &at, sizeof at) == 0) {
-    if (!keep(std::pair(at.address, at.port))) gone.push_back(at);
+    hg_packet_listener value{};
+    bpf_map__lookup_elem(map, &at, sizeof at, &value, sizeof value, 0);
+    if (!keep(std::pair(at.address, at.port), value)) gone.push_back(at);
     before = &at;
   }
   for (const hg_packet_listener_key& key : gone) {

@@ -59,6 +59,15 @@ TEST_F(PacketTableTest, AFullTableRefusesAndCounts) {
   }
 }
 
+TEST_F(PacketTableTest, OnlyServicesThatAreKeptTakeNewConnections) {
+  Conn plain = NewConn(false);
+  plain.vip_port = 26;
+  packet().KeepListeners({kService4, kService6});
+  ExpectNotOurs(Build(plain.Syn()));
+  Established(false);
+  Established(true);
+}
+
 TEST_F(PacketTableTest, InAFullTableTheOneClosedFirstGives) {
   OpenSmallTable(3);
   const Conn first = Established(false), second = Established(false),
