@@ -187,10 +187,21 @@ void PacketServices::Stop() {
   problem_.clear();
   if (datapath_->packet() == nullptr) return;
   datapath_->packet()->EndAll();
+  KeepBytes();
   datapath_->ClosePacket();
   timer_.Cancel();
   endings_.clear();
   log::Info("the packet path is closed: no service uses it");
+}
+
+// What it has moved goes with its maps.
+void PacketServices::KeepBytes() {
+  for (const auto& [service, seconds] : idle_seconds_) {
+    const hg_packet_bytes bytes = datapath_->packet()->Bytes(service);
+    hg_service_stats& stats = datapath_->service_stats(service);
+    datapath::Add(stats.bytes_in, bytes.in);
+    datapath::Add(stats.bytes_out, bytes.out);
+  }
 }
 
 void PacketServices::Sweep() {

@@ -92,6 +92,7 @@ class PacketServices {
   absl::Status Start(const config::Config& config,
                      const std::map<std::string, uint32_t>& ids);
   void Stop();
+  void KeepBytes();
   void EndByAndBy(Ending ending);
   void EndSome();
   void Sweep();

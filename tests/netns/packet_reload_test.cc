@@ -108,6 +108,29 @@ TEST_F(PacketReloadTest, AnIdThatIsUsedAgainBringsNoConnection) {
   EXPECT_EQ(Load(5).ok, 5u);
 }
 
+TEST_F(PacketReloadTest, WhatItHasMovedStaysCounted) {
+  const auto server = Node();
+  const std::string config = PacketConfig({.health = "{type: none}"});
+  const auto bytes = [this](const char* direction) {
+    return Metric(absl::StrCat("headgate_bytes_total{direction=\"", direction,
+                               "\",service=\"mail\"}"));
+  };
+  daemon_ = std::make_unique<Daemon>(config);
+  EXPECT_EQ(Load(5).ok, 5u);
+  EXPECT_TRUE(WaitActive(0));
+  EXPECT_EQ(bytes("in"), 20);
+  EXPECT_EQ(bytes("out"), 75);
+  Reload(
+      absl::StrReplaceAll(config, {{"datapath: packet", "datapath: splice"}}));
+  EXPECT_EQ(bytes("in"), 20);
+  EXPECT_EQ(bytes("out"), 75);
+  Reload(config);
+  EXPECT_EQ(Load(5).ok, 5u);
+  EXPECT_TRUE(WaitActive(0));
+  EXPECT_EQ(bytes("in"), 40);
+  EXPECT_EQ(bytes("out"), 150);
+}
+
 TEST_F(PacketReloadTest, ATableOfAnotherSizeTakesARestart) {
   const std::string problem =
       "packet.max_flows: 1024 takes effect at the next start, which ends the "
