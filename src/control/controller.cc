@@ -499,6 +499,7 @@ void Controller::SampleSourcePorts() {
     sample.packet_ports =
         config_.packet->last_port - config_.packet->first_port + 1U;
   }
+  if (generation_ == 0) source_ports_.Adopt(sampled);
   source_ports_.Sample(absl::FromUnixNanos(MonotonicNs()), CountSourcePorts(),
                        sampled);
   for (const auto& [id, backend] : backends_.all()) {

@@ -34,6 +34,14 @@ std::string Remedy(const SourcePorts::Backend& backend) {
 
 }  // namespace
 
+void SourcePorts::Adopt(const std::vector<Backend>& backends) {
+  for (const Backend& backend : backends) {
+    History& history = histories_[backend.id];
+    history.ended.fill(Ended(backend.stats));
+    history.failures = backend.stats.connect_no_source_port;
+  }
+}
+
 void SourcePorts::Sample(absl::Time now, uint64_t ports_per_source,
                          const std::vector<Backend>& backends) {
   std::map<uint32_t, History> kept;

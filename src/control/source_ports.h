@@ -42,6 +42,10 @@ class SourcePorts {
     bool crowded() const { return ports != 0 && forecast > ports * 2 / 5; }
   };
 
+  // Once, before all else: what these have counted is of the last run, which
+  // held its ports by itself.
+  void Adopt(const std::vector<Backend>& backends);
+
   // To be called every kInterval, and whenever `backends` are others. `now` is
   // of a clock that nobody sets; `ports_per_source` as CountSourcePorts() has
   // it. Logs what is new.

@@ -73,6 +73,22 @@ TEST_F(SourcePortsTest, ASteadyRateIsForecastWithinAStep) {
   EXPECT_LE(forecast(), 132u);
 }
 
+TEST_F(SourcePortsTest, WhatTheLastRunCountedIsOld) {
+  stats().connections_total = 1'000'000;
+  stats().connections_active = 3;
+  stats().connect_no_source_port = 5;
+  ports_.Adopt(backends_);
+  Sample();
+  EXPECT_EQ(forecast(), 3u);
+  EXPECT_THAT(ports_.Problems(), IsEmpty());
+  Serve(7);
+  ++stats().connect_no_source_port;
+  Sample();
+  EXPECT_EQ(forecast(), 10u);
+  EXPECT_THAT(ports_.Problems(),
+              ElementsAre(HasSubstr("no source port is left")));
+}
+
 TEST_F(SourcePortsTest, WarnsAboveFourFifths) {
   Serve(80);
   Sample();
