@@ -68,7 +68,7 @@ std::vector<IpAddress> OfFamily(const std::vector<IpAddress>& addresses,
 uint32_t BackendTable::Put(const config::Service& service, uint32_t service_id,
                            Backend* known, const config::Backend& config,
                            const std::vector<IpAddress>& pool_sources,
-                           health::State remembered) {
+                           const Start& start) {
   const Endpoint address = AddressOf(service, config);
   Backend* backend = known;
   if (backend != nullptr && backend->row.address != address) {
@@ -83,9 +83,10 @@ uint32_t BackendTable::Put(const config::Service& service, uint32_t service_id,
     backend->row.service = service.name;
     backend->row.name = config.name;
     backend->row.address = address;
-    backend->row.weight = config.weight;
-    backend->row.health = remembered;
-    backend->remembered = remembered != health::State::kStarting;
+    backend->row.weight = start.weight.value_or(config.weight);
+    backend->row.admin = start.admin;
+    backend->row.health = start.health;
+    backend->remembered = start.health != health::State::kStarting;
     backend->service_id = service_id;
     members_[service_id].ids.insert(id);
   } else if (backend->config.weight != config.weight) {
@@ -98,7 +99,7 @@ uint32_t BackendTable::Put(const config::Service& service, uint32_t service_id,
   backend->sources = OfFamily(pool_sources, config.address.is_v4());
   backend->slow_start = service.slow_start;
   if (!backend->slow_start.has_value()) EndWarming(*backend);
-  Watch(*backend, service, remembered);
+  Watch(*backend, service, start.health);
   if (service.health.type == config::HealthType::kNone) {
     backend->row.health = health::State::kUp;
     backend->remembered = false;

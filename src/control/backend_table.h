@@ -71,14 +71,19 @@ class BackendTable {
   // Erases the others from the maps.
   void EraseUnadopted();
 
+  // What a new backend begins with, from before a restart.
+  struct Start {
+    health::State health = health::State::kStarting;
+    hg_admin admin = HG_ADMIN_READY;
+    std::optional<uint32_t> weight;  // Unless the configuration's.
+  };
   // Adds a backend, or changes the one of the same name, `known` (null: there
   // is none), and returns its id. What operators asked for stays with it, but a
   // weight that changed in the configuration wins. Another address is another
-  // server: `known` is retired. A new one starts with the `remembered` health.
+  // server: `known` is retired.
   uint32_t Put(const config::Service& service, uint32_t service_id,
                Backend* known, const config::Backend& config,
-               const std::vector<IpAddress>& pool_sources,
-               health::State remembered = health::State::kStarting);
+               const std::vector<IpAddress>& pool_sources, const Start& start);
   // From now on it takes no connections; those it has stay. Does nothing for
   // one that is retired already, or forgotten.
   void Retire(uint32_t id);

@@ -270,10 +270,7 @@ void Controller::PutService(const config::Service& config,
   for (const config::Backend& backend : used.backends) {
     backends.push_back(backends_.Put(
         config, service.id, FindBackend(config.name, backend.name), backend,
-        pool.source,
-        RememberedHealth(remembered_, {config.name, backend.name},
-                         AddressOf(config, backend))));
-    ApplyChange(backends.back(), config);
+        pool.source, StartOf(config, backend)));
   }
   for (const uint32_t old : service.backends) {
     if (std::find(backends.begin(), backends.end(), old) == backends.end()) {

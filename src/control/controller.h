@@ -169,7 +169,8 @@ class Controller {
   bool InPanic(const Service& service) const;
   RuntimeChange& ChangeOf(const Backend& backend);
   void Changed();
-  void ApplyChange(uint32_t backend, const config::Service& service);
+  BackendTable::Start StartOf(const config::Service& service,
+                              const config::Backend& backend) const;
   absl::Status CheckNewBackend(const std::string& service,
                                const config::Backend& backend);
   void LoadState();

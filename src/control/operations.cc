@@ -202,19 +202,20 @@ bool Controller::KillConnection(uint64_t id) {
   return index < workers_.size() && workers_[index]->Kill(id);
 }
 
-// Brings a backend that was just put in line with what operators want of it.
-void Controller::ApplyChange(uint32_t id, const config::Service& service) {
-  Backend& backend = backends_.at(id);
-  const auto found = changes_.find({backend.row.service, backend.row.name});
-  if (found == changes_.end()) return;
-  const RuntimeChange& change = found->second;
-  if (change.weight.has_value() &&
-      change.weight->weight != backend.row.weight) {
-    backends_.SetWeight(backend, change.weight->weight);
+// The health that it had, and what operators want of it.
+BackendTable::Start Controller::StartOf(const config::Service& service,
+                                        const config::Backend& backend) const {
+  const BackendKey key{service.name, backend.name};
+  BackendTable::Start start;
+  start.health =
+      RememberedHealth(remembered_, key, AddressOf(service, backend));
+  const auto found = changes_.find(key);
+  if (found == changes_.end()) return start;
+  start.admin = found->second.admin;
+  if (found->second.weight.has_value()) {
+    start.weight = found->second.weight->weight;
   }
-  if (change.admin != backend.row.admin) {
-    backends_.SetAdmin(backend, change.admin, service);
-  }
+  return start;
 }
 
 // ---- kept over a restart ---------------------------------------------------
