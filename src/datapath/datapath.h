@@ -5,6 +5,7 @@
 // and the counters may be used by any thread.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdint>
@@ -42,21 +43,24 @@ inline uint64_t Read(const __u64& counter) {
 }
 
 // Of hg_service_stats and hg_backend_stats: a connection that userspace carries
-// begins, or ends. Returns how many were active before.
+// begins, or ends. Returns how many were active before. Who is killed between
+// the two leaves one active too many: one too few would be 2^64 in the end.
 template <typename Stats>
 uint64_t AddOwn(Stats& stats) {
+  const uint64_t before = Add(stats.connections_active, 1);
   Add(stats.own_active, 1);
-  return Add(stats.connections_active, 1);
+  return before;
 }
 template <typename Stats>
 void RemoveOwn(Stats& stats) {
-  Subtract(stats.connections_active, 1);
   Subtract(stats.own_active, 1);
+  Subtract(stats.connections_active, 1);
 }
 // The daemon that had them is gone.
 template <typename Stats>
 void RemoveAllOwn(Stats& stats) {
-  Subtract(stats.connections_active, Read(stats.own_active));
+  Subtract(stats.connections_active,
+           std::min(Read(stats.own_active), Read(stats.connections_active)));
   Set(stats.own_active, 0);
 }
 
