@@ -43,7 +43,10 @@ class PacketProgramTest : public ::testing::Test {
  protected:
   static constexpr char kPins[] = "/sys/fs/bpf/packet_program_test";
   static constexpr uint16_t kFirstPort = 20000, kLastPort = 60999;
-  static constexpr uint32_t kService4 = 1, kService6 = 2, kPlain = 3;
+  static constexpr uint32_t kService4 = 1, kService6 = 2;
+  static constexpr uint32_t kPlain4 = 3, kPlain6 = 4;  // Without header.
+  static constexpr uint32_t kServices[] = {kService4, kService6, kPlain4,
+                                           kPlain6};
 
   static void SetUpTestSuite() {
     static const bool network = MakeNetwork();
@@ -68,7 +71,7 @@ class PacketProgramTest : public ::testing::Test {
   }
   void TearDown() override {
     packet().KillIf([](const hg_flow&) { return true; });
-    for (const uint32_t id : {kService4, kService6, kPlain}) {
+    for (const uint32_t id : kServices) {
       Clear(datapath_->service_stats(id));
     }
   }
@@ -182,7 +185,8 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
     backend.weight = 1;
     backend.health = HG_HEALTH_UP;
     backend.port = 30125;
-    const PacketAddress address = BackendAddress(n, service == kService6);
+    const PacketAddress address =
+        BackendAddress(n, service == kService6 || service == kPlain6);
     std::copy(address.begin(), address.end(), backend.address);
     return backend;
   }
@@ -202,7 +206,7 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
   // `max_connections` of each; 0: no limit.
   static void Serve(const std::vector<uint32_t>& backends,
                     uint32_t max_connections = 0, uint32_t first_slot = 0) {
-    for (const uint32_t service : {kService4, kService6, kPlain}) {
+    for (const uint32_t service : kServices) {
       for (const uint32_t n : backends) {
         hg_backend backend = BackendOf(service, n);
         backend.max_connections = max_connections;
@@ -228,7 +232,10 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
       setup.listeners.push_back(
           {Parse(vip), 25, {kService6, 52, max_connections, 0}});
     }
-    setup.listeners.push_back({Parse("198.18.1.1"), 26, {kPlain, 0, 0, 0}});
+    setup.listeners.push_back(
+        {Parse("198.18.1.1"), kPlainPort, {kPlain4, 0, 0, 0}});
+    setup.listeners.push_back(
+        {Parse("2001:db8:1::1"), kPlainPort, {kPlain6, 0, 0, 0}});
     return setup;
   }
   static void Configure(const PacketPath::Setup& setup = DefaultSetup()) {
@@ -373,6 +380,12 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
     EXPECT_EQ(conn->source, Parse(conn->v6 ? "2001:db8:2::1" : "198.18.2.1"));
     EXPECT_GE(conn->source_port, kFirstPort);
     EXPECT_LE(conn->source_port, kLastPort);
+  }
+  // Of a service without header.
+  static Conn NewPlainConn(bool v6) {
+    Conn conn = NewConn(v6);
+    conn.vip_port = kPlainPort;
+    return conn;
   }
   // Its SYN goes to a backend, unchanged in what is checked here.
   static void Open(Conn* conn) { Open(conn, conn->Syn()); }

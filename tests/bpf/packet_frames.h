@@ -222,6 +222,9 @@ inline constexpr Mac kOut0 = {2, 0, 0, 0, 0, 2};
 inline constexpr Mac kClientMac = {2, 0, 0, 0, 0, 0x0a};
 inline constexpr Mac kBackendMac = {2, 0, 0, 0, 0, 0x0b};
 
+// Of the services without PROXY header.
+inline constexpr uint16_t kPlainPort = 26;
+
 // One connection, in the words of its ends.
 struct Conn {
   bool v6 = false;
@@ -230,7 +233,10 @@ struct Conn {
   uint16_t source_port = 0, backend_port = 30125;
   uint32_t isn = 0x11223344, server_isn = 0x55667788;
 
-  uint32_t header() const { return v6 ? 52 : 28; }
+  uint32_t header() const {
+    if (vip_port == kPlainPort) return 0;
+    return v6 ? 52 : 28;
+  }
 
   // At this distance from the first byte of either stream.
   Segment FromClient(uint8_t flags, int64_t seq, int64_t ack,

@@ -41,10 +41,8 @@ TEST_P(PacketHandshakeTest, AnAckOfWhatWasNeverSentTakesNoPlace) {
 }
 
 TEST_P(PacketHandshakeTest, NorWithoutAHeader) {
-  if (v6()) GTEST_SKIP() << "has none";
-  const auto& stats = datapath_->service_stats(kPlain);
-  Conn conn = NewConn(false);
-  conn.vip_port = 26;
+  const auto& stats = datapath_->service_stats(v6() ? kPlain6 : kPlain4);
+  Conn conn = NewPlainConn(v6());
   Open(&conn);
   ExpectSynAck(conn);
   const Segment blind = conn.FromClient(kAck, 0, 12345);

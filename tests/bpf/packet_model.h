@@ -163,6 +163,7 @@ class PacketModel {
   static std::optional<Bytes> AckOptions(const Flow& flow, const Segment& s) {
     Bytes options = s.options;
     bool is_signed = false;
+    if (flow.conn.header() == 0) return options;  // Nothing moves.
     ForEachOption(options, [&](uint8_t kind, size_t at, size_t size) {
       if (kind == 19 || kind == 29) is_signed = true;
       if (kind != 5) return;
@@ -259,7 +260,8 @@ class PacketModel {
     if (flow.state == kSynSent && !(s.flags & kRst)) {
       return Drop("before_handshake");
     }
-    if (!flow.acked && Less(s.seq, first) && End(s) != s.seq &&
+    const bool owes_header = n != 0 && !flow.acked;
+    if (owes_header && Less(s.seq, first) && End(s) != s.seq &&
         (s.seq != flow.conn.isn || End(s) != first)) {
       return Drop("malformed");
     }
@@ -268,7 +270,7 @@ class PacketModel {
       flow.state = kEstablished;
       ++connections_;
     }
-    if (s.seq != first || flow.acked || (s.flags & kRst)) {
+    if (!owes_header || s.seq != first || (s.flags & kRst)) {
       if (s.ttl <= 1) return TooFar(s);
       const uint32_t shift = ShiftOf(flow, s);
       NoteClient(flow, s);

@@ -187,7 +187,7 @@ TEST_F(PacketTableTest, B19_TwoServicesOfOneClientsPortDoNotMix) {
   second.isn = 0xabcdef01;
   second.server_isn = 0x777;
   Conn plain = first;
-  plain.vip_port = 26;
+  plain.vip_port = kPlainPort;
   Open(&first);
   Open(&second);
   Open(&plain);

@@ -147,9 +147,7 @@ TEST_P(PacketTest, TheHandshakesAckCarriesTheHeader) {
 }
 
 TEST_P(PacketTest, AServiceWithoutHeaderIsPlainTranslation) {
-  if (v6()) GTEST_SKIP() << "the same code";
-  Conn conn = NewConn(false);
-  conn.vip_port = 26;
+  Conn conn = NewPlainConn(v6());
   Open(&conn);
   ExpectSent(conn.SynAck(), conn.ToClient(conn.SynAck(), 0));
   for (const Segment& in :
