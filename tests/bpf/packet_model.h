@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "packet_fixture.h"
+#include "packet_options.h"
 
 namespace headgate::datapath {
 
@@ -125,59 +126,16 @@ class PacketModel {
                                  ((s.flags & kFin) ? 1 : 0));
   }
 
-  // Calls `visit` with each option's kind and bytes, until one is malformed.
-  static void ForEachOption(
-      Bytes& options,
-      const std::function<void(uint8_t, size_t at, size_t size)>& visit) {
-    for (size_t at = 0; at < options.size();) {
-      if (options[at] == 0) return;
-      if (options[at] == 1) {
-        ++at;
-        continue;
-      }
-      if (at + 1 >= options.size()) return;
-      const size_t size = options[at + 1];
-      if (size < 2 || at + size > options.size()) return;
-      visit(options[at], at, size);
-      at += size;
-    }
-  }
-
   // Nothing: it is signed.
-  std::optional<Bytes> SynOptions(const Segment& s) const {
-    Bytes options = s.options;
-    bool is_signed = false;
-    const uint32_t most = mtu_ - (s.v6 ? 60 : 40);
-    ForEachOption(options, [&](uint8_t kind, size_t at, size_t size) {
-      if (kind == 19 || kind == 29) is_signed = true;
-      if (kind == 2 && size == 4 && Get16(options, at + 2) > most) {
-        Set16(options, at + 2, most);
-      }
-      if (kind == 30 || kind == 34 || kind == 254) {
-        std::fill_n(options.begin() + static_cast<long>(at), size, uint8_t{1});
-      }
-    });
-    if (is_signed) return std::nullopt;
-    return options;
+  std::optional<Bytes> SynOptionsOf(const Segment& s) const {
+    if (IsSigned(s.options)) return std::nullopt;
+    return SynOptions(s.options, mtu_ - (s.v6 ? 60 : 40));
   }
-  static std::optional<Bytes> AckOptions(const Flow& flow, const Segment& s) {
-    Bytes options = s.options;
-    bool is_signed = false;
-    if (flow.conn.header() == 0) return options;  // Nothing moves.
-    ForEachOption(options, [&](uint8_t kind, size_t at, size_t size) {
-      if (kind == 19 || kind == 29) is_signed = true;
-      if (kind != 5) return;
-      const size_t end = std::min(size, size_t{2 + 4 * 8});
-      for (size_t i = 2; i + 4 <= end; i += 4) {
-        const uint32_t edge =
-            Get16(options, at + i) << 16 | Get16(options, at + i + 2);
-        const uint32_t moved = AckOf(flow, edge);
-        Set16(options, at + i, moved >> 16);
-        Set16(options, at + i + 2, moved & 0xffff);
-      }
-    });
-    if (is_signed) return std::nullopt;
-    return options;
+  static std::optional<Bytes> AckOptionsOf(const Flow& flow, const Segment& s) {
+    if (flow.conn.header() == 0) return s.options;  // Nothing moves.
+    if (IsSigned(s.options)) return std::nullopt;
+    return MoveEdges(s.options,
+                     [&](uint32_t edge) { return AckOf(flow, edge); });
   }
   static uint32_t AckOf(const Flow& flow, uint32_t ack) {
     const uint32_t first = flow.conn.isn + 1;
@@ -194,7 +152,7 @@ class PacketModel {
         flow.has_leg ? std::optional(flow.conn.backend) : std::nullopt;
     flow.has_leg = flow.refused = flow.silent = false;
     if (s.ttl <= 1) return TooFar(s);
-    const std::optional<Bytes> options = SynOptions(s);
+    const std::optional<Bytes> options = SynOptionsOf(s);
     if (!options) return Drop("tcp_signature");
     Prediction syn{kSent, {{"forwarded", 1}}, {}, {}, {}, {}};
     Segment out = s;
@@ -250,7 +208,7 @@ class PacketModel {
         return SynOf(flow, s, shift);
       }
       if (s.ttl <= 1) return TooFar(s);
-      const std::optional<Bytes> options = SynOptions(s);
+      const std::optional<Bytes> options = SynOptionsOf(s);
       if (!options) return Drop("tcp_signature");
       Segment out = s;
       out.options = *options;
@@ -370,7 +328,7 @@ class PacketModel {
     Segment out = flow.conn.ToClient(s, 0);
     out.ack = ack;
     const std::optional<Bytes> options =
-        (s.flags & kSyn) ? SynOptions(s) : AckOptions(flow, s);
+        (s.flags & kSyn) ? SynOptionsOf(s) : AckOptionsOf(flow, s);
     if (!options) return Drop("tcp_signature");
     out.options = *options;
     if (s.flags & kSyn) out.payload.clear();

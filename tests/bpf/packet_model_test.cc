@@ -1,11 +1,12 @@
 // Random segments into the program, and into a model of its rules: no
 // difference. And frames of random bytes. All hooks together take a minute;
 // HG_SOAK=1 ten times that.
-#include "packet_model.h"
-
 #include <chrono>
 #include <cstdlib>
 #include <random>
+
+#include "packet_model.h"
+#include "packet_random.h"
 
 namespace headgate::datapath {
 namespace {
@@ -23,7 +24,7 @@ class PacketModelTest : public PacketProgramTest {
     const char* seed = std::getenv("HG_SEED");
     seed_ = seed != nullptr ? static_cast<uint32_t>(std::atoi(seed))
                             : std::random_device()();
-    random_.seed(seed_);
+    random_.emplace(seed_);
     RecordProperty("seed", std::to_string(seed_));
     Begin();
   }
@@ -41,193 +42,39 @@ class PacketModelTest : public PacketProgramTest {
     ForgetCaptured();
     model_.emplace(1500, 3);
     counted_ = Counted();
-    old_legs_.clear();
-  }
-
-  uint32_t Below(uint32_t bound) {
-    return std::uniform_int_distribution<uint32_t>(0, bound - 1)(random_);
-  }
-  uint32_t Any() { return static_cast<uint32_t>(random_()); }
-  template <typename T>
-  T OneOf(const std::vector<T>& list) {
-    return list[Below(static_cast<uint32_t>(list.size()))];
-  }
-
-  uint8_t Flags() {
-    if (Below(12) == 0) return static_cast<uint8_t>(Below(256));
-    const auto flags = OneOf<uint8_t>(
-        {kAck, kAck, kAck, kAck | kPsh, kAck | kPsh, kFin | kAck, kSyn,
-         kSyn | kAck, kAck | kUrg, kAck | kEce, kAck | kCwr});
-    return Below(40) == 0 ? static_cast<uint8_t>(flags | kRst) : flags;
-  }
-  Bytes Options() {
-    Bytes options;
-    while (Below(3) != 0) {
-      switch (Below(9)) {
-        case 0:
-          Append(options, Mss(Below(65536)));
-          break;
-        case 1:
-          Append(options, Timestamps(Any(), Any()));
-          break;
-        case 2:
-          Append(options, {30, 4, 0, 1});
-          break;
-        case 3:
-          Append(options, {34, 6, 1, 2, 3, 4});
-          break;
-        case 4:
-          Append(options, {4, 2, 3, 3, 7});
-          break;
-        case 5:
-          Append(options, Bytes(1 + Below(4), 1));
-          break;
-        case 6:
-          Append(options, Sack({{Near(), Near()}, {Near(), Near()}}));
-          break;
-        case 7:
-          if (Below(4) == 0) Append(options, Concat({{19, 18}, Bytes(16, 3)}));
-          break;
-        default:
-          for (uint32_t i = Below(9); i > 0; --i) {
-            options.push_back(static_cast<uint8_t>(Any()));
-          }
-      }
-    }
-    if (options.size() > 40) options.resize(40);
-    while (options.size() % 4 != 0) options.push_back(Below(2) ? 1 : 0);
-    return options;
-  }
-  // A number about where something happens in the flow that is looked at.
-  uint32_t Near() {
-    const uint32_t small = Below(4) == 0 ? Below(3000) : Below(3);
-    const uint32_t base =
-        OneOf<uint32_t>({flow_.conn.isn, flow_.conn.isn + 1,
-                         flow_.conn.isn + 1 + flow_.conn.header(),
-                         flow_.next_in, flow_.next_in + flow_.conn.header(),
-                         flow_.next_out, flow_.conn.server_isn + 1});
-    if (Below(200) == 0) return Any();
-    return Below(2) == 0 ? base + small : base - small;
-  }
-  void Vary(Segment* s) {
-    s->flags = Flags();
-    s->ae = Below(9) == 0;
-    s->window = static_cast<uint16_t>(Below(65536));
-    s->urgent = static_cast<uint16_t>(Below(3));
-    s->ttl = Below(30) == 0 ? static_cast<uint8_t>(Below(3)) : 64;
-    s->tos = static_cast<uint8_t>(Below(256));
-    s->id = static_cast<uint16_t>(Below(65536));
-    s->label = Below(1 << 20);
-    s->options = Options();
-    if (Below(2) == 0) {
-      s->payload =
-          Bytes(Below(Below(4) == 0 ? 1400 : 4), static_cast<uint8_t>(Any()));
-    }
-    if (s->payload.empty() && Below(8) == 0) {
-      s->padding = Bytes(Below(20), 0x33);
-    }
-  }
-
-  // Some clients and services; a few that are known already are looked at most.
-  Conn AnyConn() {
-    Conn conn;
-    conn.v6 = Below(2) == 0;
-    conn.client = Parse(conn.v6 ? "2001:db8::a" : "198.18.0.10");
-    conn.vip = conn.v6 ? Parse(Below(2) == 0 ? "2001:db8:1::1" : "2001:db8:1::")
-                       : Parse(Below(2) == 0 ? "198.18.1.1" : "198.18.1.2");
-    conn.client_port = static_cast<uint16_t>(5000 + Below(3));
-    if (Below(4) == 0) {
-      conn.vip = Parse(conn.v6 ? "2001:db8:1::1" : "198.18.1.1");
-      conn.vip_port = kPlainPort;
-    }
-    return conn;
-  }
-
-  Segment NextFromClient() {
-    const Conn conn = AnyConn();
-    const auto known = model_->flows().find(
-        {conn.client, conn.client_port, conn.vip, conn.vip_port});
-    flow_ =
-        known != model_->flows().end() ? known->second : PacketModel::Flow();
-    Segment s = conn.FromClient(0, 0, 0);
-    Vary(&s);
-    if (known == model_->flows().end() || !flow_.has_leg) {
-      if (Below(4) != 0 || known != model_->flows().end()) s.flags = kSyn;
-      s.seq = Below(3) == 0 ? 0xfffffff0 + Below(32) : Any();
-      return s;
-    }
-    if (flow_.state == PacketModel::kClosed && Below(8) == 0) {
-      s.flags = kSyn;
-      s.seq = Any();
-      return s;
-    }
-    // Beginnings are rare where connections are long.
-    if (s.flags == kSyn && flow_.state != PacketModel::kSynSent &&
-        Below(4) != 0) {
-      s.flags = kAck;
-    }
-    // Dropped, it moves the flow to a backend that the model does not know.
-    if ((s.flags & kSyn) && flow_.state == PacketModel::kSynSent) {
-      s.ttl = 64;
-      s.options = Mss(Below(65536));
-    }
-    if (flow_.state == PacketModel::kSynReceived && Below(2) == 0) {
-      s.flags = kAck;
-      s.seq = flow_.conn.isn + 1;
-    } else {
-      s.seq = Below(3) == 0 ? flow_.next_in : Near();
-    }
-    s.ack = Below(2) == 0 ? flow_.next_out : Near();
-    return s;
-  }
-
-  std::optional<Segment> NextFromBackend() {
-    std::vector<PacketModel::Flow> live;
-    for (const auto& [key, flow] : model_->flows()) {
-      if (flow.has_leg) live.push_back(flow);
-    }
-    if (live.empty()) return std::nullopt;
-    flow_ = OneOf(live);
-    Conn conn = flow_.conn;
-    if (!old_legs_.empty() && Below(20) == 0) conn = OneOf(old_legs_);
-    Segment s = conn.FromBackend(0, 0, 0);
-    Vary(&s);
-    s.seq = Below(3) == 0 ? flow_.next_out : Near();
-    s.ack = Below(3) == 0 ? flow_.next_in + conn.header() : Near();
-    if (flow_.state == PacketModel::kSynSent && Below(2) == 0) {
-      s.flags = OneOf<uint8_t>({kSyn | kAck, kSyn | kAck, kRst | kAck});
-      s.ack = conn.isn + 1;
-    }
-    return s;
+    random_->Forget();
   }
 
   // Whether the backend that was asked has had its time to answer.
-  void SetSilent(bool silent) {
+  void SetSilent(const Conn& conn, bool silent) {
     const auto now = std::chrono::duration_cast<std::chrono::milliseconds>(
         std::chrono::steady_clock::now().time_since_epoch());
-    Change(flow_.conn, [&](hg_flow& flow) {
+    Change(conn, [&](hg_flow& flow) {
       flow.asked = static_cast<uint32_t>(now.count()) - (silent ? 1000 : 100);
     });
-    model_->SetSilent(flow_.conn, silent);
+    model_->SetSilent(conn, silent);
   }
 
-  void RunOneSegment() {
-    const bool client = Below(2) == 0;
-    const std::optional<Segment> s =
-        client ? std::optional(NextFromClient()) : NextFromBackend();
-    if (!s) return;
-    if (flow_.has_leg && Below(50) == 0) old_legs_.push_back(flow_.conn);
-    if (old_legs_.size() > 20) old_legs_.clear();
-    if (client && flow_.has_leg && flow_.state == PacketModel::kSynSent &&
-        (s->flags & kSyn)) {
-      SetSilent(Below(2) == 0);
+  void RunOneFrame() {
+    if (random_->Below(2) == 0) {
+      const std::optional<Segment> s = random_->FromBackend(*model_);
+      if (s) Compare(*s, Build(*s), model_->FromBackend(*s));
+    } else {
+      const Segment s = random_->FromClient(*model_);
+      const PacketModel::Flow& flow = random_->flow();
+      if (flow.has_leg && flow.state == PacketModel::kSynSent &&
+          (s.flags & kSyn)) {
+        SetSilent(flow.conn, random_->Below(2) == 0);
+      }
+      Compare(s, Build(s), model_->FromClient(s));
     }
-    const Prediction wanted =
-        client ? model_->FromClient(*s) : model_->FromBackend(*s);
-    const Bytes frame = Build(*s);
-    const Outcome got = RunOnce(frame, client ? "in0" : "out0");
-    SCOPED_TRACE(absl::StrCat("state ", static_cast<int>(flow_.state),
-                              client ? " client" : " backend", Hex(frame)));
+  }
+  void Compare(const Segment& in, const Bytes& frame,
+               const Prediction& wanted) {
+    const Outcome got = RunOnce(frame, in.to == kIn0 ? "in0" : "out0");
+    SCOPED_TRACE(absl::StrCat("state ", static_cast<int>(random_->flow().state),
+                              in.to == kIn0 ? " by in0" : " by out0",
+                              Hex(frame)));
     const bool told = wanted.told && got.verdict == kSent;
     ASSERT_EQ(got.verdict, told ? kSent : wanted.verdict)
         << ::testing::PrintToString(Since(counted_)) << " wanted "
@@ -297,34 +144,31 @@ class PacketModelTest : public PacketProgramTest {
   }
 
   uint32_t seed_ = 0;
-  std::mt19937 random_;
+  std::optional<RandomFrames> random_;
   std::optional<PacketModel> model_;
-  PacketModel::Flow flow_;  // That is looked at.
   Exits counted_;
   uint64_t told_ = 0;
-  std::vector<Conn> old_legs_;
 };
 
 TEST_F(PacketModelTest, RandomSegmentsDoWhatTheModelSays) {
   const absl::Time deadline = EndOf(absl::Seconds(20));
-  uint64_t segments = 0, connections = 0;
+  uint64_t frames = 0, connections = 0;
   while (absl::Now() < deadline) {
-    for (int i = 0; i < 100; ++i, ++segments) {
-      RunOneSegment();
-      ASSERT_FALSE(HasFailure())
-          << "segment " << segments << ", HG_SEED=" << seed_;
+    for (int i = 0; i < 100; ++i, ++frames) {
+      RunOneFrame();
+      ASSERT_FALSE(HasFailure()) << "frame " << frames << ", HG_SEED=" << seed_;
     }
     CompareTables();
     ASSERT_FALSE(HasFailure()) << "HG_SEED=" << seed_;
     // Before numbers are used again, of which the model knows nothing.
-    if (model_->opened() + 200 < kFlows && Below(20000) != 0) continue;
+    if (model_->opened() + 200 < kFlows && random_->Below(20000) != 0) continue;
     connections += model_->connections();
     Begin();
   }
   connections += model_->connections();
   EXPECT_GT(connections, 0U);
   EXPECT_GT(told_, 0U);
-  std::cout << segments << " segments, " << connections << " connections, "
+  std::cout << frames << " frames, " << connections << " connections, "
             << ::testing::PrintToString(counted_) << "\n";
 }
 
@@ -334,28 +178,29 @@ TEST_F(PacketModelTest, RandomBytesAreCountedOrNotOurs) {
   const Conn four = Established(false), six = Established(true);
   uint64_t frames = 0, ours = 0;
   for (; absl::Now() < deadline; ++frames) {
-    const Conn& conn = Below(2) == 0 ? four : six;
-    flow_.conn = conn;
-    const bool client = Below(2) == 0;
+    const Conn& conn = random_->Below(2) == 0 ? four : six;
+    random_->LookAt(conn);
+    const bool client = random_->Below(2) == 0;
     Segment s = client ? conn.FromClient(0, 0, 0) : conn.FromBackend(0, 0, 0);
-    Vary(&s);
-    if (s.v6 && Below(4) == 0) {
-      s.next_header = OneOf<uint8_t>({0, 43, 44, 60, 51, 6});
-      s.extensions = Bytes(Below(64), static_cast<uint8_t>(Any()));
+    random_->Vary(&s);
+    if (s.v6 && random_->Below(4) == 0) {
+      s.next_header = random_->OneOf<uint8_t>({0, 43, 44, 60, 51, 6});
+      s.extensions =
+          Bytes(random_->Below(64), static_cast<uint8_t>(random_->Any()));
     }
     Bytes frame = Build(s);
-    for (uint32_t i = Below(6); i > 0; --i) {
-      frame[14 + Below(static_cast<uint32_t>(frame.size()) - 14)] =
-          static_cast<uint8_t>(Any());
+    for (uint32_t i = random_->Below(6); i > 0; --i) {
+      frame[14 + random_->Below(static_cast<uint32_t>(frame.size()) - 14)] =
+          static_cast<uint8_t>(random_->Any());
     }
-    if (Below(4) == 0) {
+    if (random_->Below(4) == 0) {
       // Of less than an IPv6 header, BPF_PROG_RUN makes no packet.
-      frame.resize(54 + Below(static_cast<uint32_t>(frame.size())));
+      frame.resize(54 + random_->Below(static_cast<uint32_t>(frame.size())));
     }
-    if (Below(10) == 0) {
+    if (random_->Below(10) == 0) {
       frame.resize(std::max<size_t>(frame.size(), 54));
-      for (uint8_t& byte : frame) byte = static_cast<uint8_t>(Any());
-      Set16(frame, 12, Below(2) == 0 ? 0x0800 : 0x86dd);
+      for (uint8_t& byte : frame) byte = static_cast<uint8_t>(random_->Any());
+      Set16(frame, 12, random_->Below(2) == 0 ? 0x0800 : 0x86dd);
     }
     const Outcome outcome = Run(frame, client ? "in0" : "out0");
     uint64_t counted = 0;

@@ -1,0 +1,197 @@
+// Random frames: of connections that a model knows, or might, so that they mean
+// something to the program.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <random>
+#include <vector>
+
+#include "packet_model.h"
+
+namespace headgate::datapath {
+
+class RandomFrames {
+ public:
+  explicit RandomFrames(uint32_t seed) : random_(seed) {}
+
+  uint32_t Below(uint32_t bound) {
+    return std::uniform_int_distribution<uint32_t>(0, bound - 1)(random_);
+  }
+  uint32_t Any() { return static_cast<uint32_t>(random_()); }
+  template <typename T>
+  T OneOf(const std::vector<T>& list) {
+    return list[Below(static_cast<uint32_t>(list.size()))];
+  }
+  uint8_t Byte() { return static_cast<uint8_t>(Any()); }
+
+  void Forget() { old_legs_.clear(); }
+  // The flow that the last frame is about, as it was then.
+  const PacketModel::Flow& flow() const { return flow_; }
+  void LookAt(const Conn& conn) {
+    flow_ = {};
+    flow_.conn = conn;
+  }
+
+  // Anything that may differ between segments, numbers aside.
+  void Vary(Segment* s) {
+    s->flags = Flags();
+    s->ae = Below(9) == 0;
+    s->window = static_cast<uint16_t>(Below(65536));
+    s->urgent = static_cast<uint16_t>(Below(3));
+    s->ttl = Below(30) == 0 ? static_cast<uint8_t>(Below(3)) : 64;
+    s->tos = static_cast<uint8_t>(Below(256));
+    s->id = static_cast<uint16_t>(Below(65536));
+    s->label = Below(1 << 20);
+    s->options = Options();
+    if (Below(2) == 0) {
+      s->payload = Bytes(Below(Below(4) == 0 ? 1400 : 4), Byte());
+    }
+    if (s->payload.empty() && Below(8) == 0) {
+      s->padding = Bytes(Below(20), 0x33);
+    }
+  }
+
+  Segment FromClient(const PacketModel& model) {
+    const Conn conn = AnyConn();
+    const auto known = model.flows().find(
+        {conn.client, conn.client_port, conn.vip, conn.vip_port});
+    flow_ = known != model.flows().end() ? known->second : PacketModel::Flow();
+    Segment s = conn.FromClient(0, 0, 0);
+    Vary(&s);
+    if (known == model.flows().end() || !flow_.has_leg) {
+      if (Below(4) != 0 || known != model.flows().end()) s.flags = kSyn;
+      s.seq = Below(3) == 0 ? 0xfffffff0 + Below(32) : Any();
+      return s;
+    }
+    if (flow_.state == PacketModel::kClosed && Below(8) == 0) {
+      s.flags = kSyn;
+      s.seq = Any();
+      return s;
+    }
+    // Beginnings are rare where connections are long.
+    if (s.flags == kSyn && flow_.state != PacketModel::kSynSent &&
+        Below(4) != 0) {
+      s.flags = kAck;
+    }
+    // Dropped, it moves the flow to a backend that the model does not know.
+    if ((s.flags & kSyn) && flow_.state == PacketModel::kSynSent) {
+      s.ttl = 64;
+      s.options = Mss(Below(65536));
+    }
+    if (flow_.state == PacketModel::kSynReceived && Below(2) == 0) {
+      s.flags = kAck;
+      s.seq = flow_.conn.isn + 1;
+    } else {
+      s.seq = Below(3) == 0 ? flow_.next_in : Near();
+    }
+    s.ack = Below(2) == 0 ? flow_.next_out : Near();
+    return s;
+  }
+
+  std::optional<Segment> FromBackend(const PacketModel& model) {
+    if (!LookAtAny(model)) return std::nullopt;
+    Conn conn = flow_.conn;
+    if (Below(50) == 0) old_legs_.push_back(conn);
+    if (old_legs_.size() > 20) old_legs_.clear();
+    if (!old_legs_.empty() && Below(20) == 0) conn = OneOf(old_legs_);
+    Segment s = conn.FromBackend(0, 0, 0);
+    Vary(&s);
+    s.seq = Below(3) == 0 ? flow_.next_out : Near();
+    s.ack = Below(3) == 0 ? flow_.next_in + conn.header() : Near();
+    if (flow_.state == PacketModel::kSynSent && Below(2) == 0) {
+      s.flags = OneOf<uint8_t>({kSyn | kAck, kSyn | kAck, kRst | kAck});
+      s.ack = conn.isn + 1;
+    }
+    return s;
+  }
+
+ private:
+  // A flow whose backend is known.
+  bool LookAtAny(const PacketModel& model) {
+    std::vector<PacketModel::Flow> live;
+    for (const auto& [key, flow] : model.flows()) {
+      if (flow.has_leg) live.push_back(flow);
+    }
+    if (live.empty()) return false;
+    flow_ = OneOf(live);
+    return true;
+  }
+
+  uint8_t Flags() {
+    if (Below(12) == 0) return static_cast<uint8_t>(Below(256));
+    const auto flags = OneOf<uint8_t>(
+        {kAck, kAck, kAck, kAck | kPsh, kAck | kPsh, kFin | kAck, kSyn,
+         kSyn | kAck, kAck | kUrg, kAck | kEce, kAck | kCwr});
+    return Below(40) == 0 ? static_cast<uint8_t>(flags | kRst) : flags;
+  }
+  Bytes Options() {
+    Bytes options;
+    while (Below(3) != 0) {
+      switch (Below(9)) {
+        case 0:
+          Append(options, Mss(Below(65536)));
+          break;
+        case 1:
+          Append(options, Timestamps(Any(), Any()));
+          break;
+        case 2:
+          Append(options, {30, 4, 0, 1});
+          break;
+        case 3:
+          Append(options, {34, 6, 1, 2, 3, 4});
+          break;
+        case 4:
+          Append(options, {4, 2, 3, 3, 7});
+          break;
+        case 5:
+          Append(options, Bytes(1 + Below(4), 1));
+          break;
+        case 6:
+          Append(options, Sack({{Near(), Near()}, {Near(), Near()}}));
+          break;
+        case 7:
+          if (Below(4) == 0) Append(options, Concat({{19, 18}, Bytes(16, 3)}));
+          break;
+        default:
+          for (uint32_t i = Below(9); i > 0; --i) {
+            options.push_back(Byte());
+          }
+      }
+    }
+    if (options.size() > 40) options.resize(40);
+    while (options.size() % 4 != 0) options.push_back(Below(2) ? 1 : 0);
+    return options;
+  }
+  // A number about where something happens in the flow that is looked at.
+  uint32_t Near() {
+    const uint32_t small = Below(4) == 0 ? Below(3000) : Below(3);
+    const uint32_t base =
+        OneOf<uint32_t>({flow_.conn.isn, flow_.conn.isn + 1,
+                         flow_.conn.isn + 1 + flow_.conn.header(),
+                         flow_.next_in, flow_.next_in + flow_.conn.header(),
+                         flow_.next_out, flow_.conn.server_isn + 1});
+    if (Below(200) == 0) return Any();
+    return Below(2) == 0 ? base + small : base - small;
+  }
+  // Some clients and services; a few that are known already are looked at most.
+  Conn AnyConn() {
+    Conn conn;
+    conn.v6 = Below(2) == 0;
+    conn.client = Parse(conn.v6 ? "2001:db8::a" : "198.18.0.10");
+    conn.vip = conn.v6 ? Parse(Below(2) == 0 ? "2001:db8:1::1" : "2001:db8:1::")
+                       : Parse(Below(2) == 0 ? "198.18.1.1" : "198.18.1.2");
+    conn.client_port = static_cast<uint16_t>(5000 + Below(3));
+    if (Below(4) == 0) {
+      conn.vip = Parse(conn.v6 ? "2001:db8:1::1" : "198.18.1.1");
+      conn.vip_port = kPlainPort;
+    }
+    return conn;
+  }
+
+  std::mt19937 random_;
+  PacketModel::Flow flow_;
+  std::vector<Conn> old_legs_;  // Of flows that may have moved on.
+};
+
+}  // namespace headgate::datapath
