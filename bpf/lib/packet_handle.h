@@ -16,17 +16,14 @@
 static __always_inline struct hg_packet_address *
 find_address(const struct hg_packet_local *wanted)
 {
-	const __u64 *a = (const __u64 *)wanted->address;
-
 	for (__u32 probe = 0; probe < HG_ADDRESS_PROBES; probe++) {
 		__u32 place = hg_address_place(wanted->address, probe);
 		struct hg_packet_address *found =
 		    bpf_map_lookup_elem(&packet_addresses, &place);
-		const __u64 *b = (const __u64 *)found;
 
 		if (!found || !found->id)
 			return NULL;
-		if (a[0] == b[0] && a[1] == b[1])
+		if (same_address(wanted->address, found->address))
 			return found->id == HG_ADDRESS_GONE ? NULL : found;
 	}
 	return NULL;

@@ -74,7 +74,8 @@ static __always_inline int parse_quoted(frame_t *frame, const struct packet *p,
 	if (at != p->l4 + ICMP_HEAD || need_linear(frame, at + head))
 		return -1;
 	l4 = parse_quoted_ip(frame, p, at, quoted) & 0x1ff;
-	if (!l4 || need_linear(frame, l4 + QUOTED_TCP))
+	if (!l4 || l4 + QUOTED_TCP > p->end ||
+	    need_linear(frame, l4 + QUOTED_TCP))
 		return -1;
 	tcp = (void *)(long)frame->data + l4;
 	if ((void *)(tcp + 2) > (void *)(long)frame->data_end)
@@ -84,7 +85,9 @@ static __always_inline int parse_quoted(frame_t *frame, const struct packet *p,
 	quoted->source_port = bpf_ntohl(tcp[0]) >> 16;
 	quoted->destination_port = bpf_ntohl(tcp[0]) & 0xffff;
 	quoted->seq = bpf_ntohl(tcp[1]);
-	return 0;
+	return same_address(quoted->source.address, p->destination.address)
+		   ? 0
+		   : -1;
 }
 
 static __always_inline int write_quoted(frame_t *frame, const struct packet *p,

@@ -67,6 +67,13 @@ static __always_inline void map_v4(struct hg_packet_local *to, __be32 address)
 	words[3] = address;
 }
 
+static __always_inline int same_address(const __u8 *a, const __u8 *b)
+{
+	const __u64 *halves = (const __u64 *)a, *others = (const __u64 *)b;
+
+	return halves[0] == others[0] && halves[1] == others[1];
+}
+
 static __always_inline int is_mapped(const struct hg_packet_local *a)
 {
 	const __u32 *words = (const __u32 *)a->address;

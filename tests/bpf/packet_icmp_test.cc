@@ -277,6 +277,16 @@ TEST_P(PacketForeignIcmpTest, WhatIsAboutNoConnectionIsTheHosts) {
   // Pings, of which no byte matters.
   hosts.push_back(ByRouter(left, {v6() ? 128 : 8, 0}));
   hosts.push_back(ByRouter(left, {v6() ? 129 : 0, 0}));
+  // Its receiver has not sent what it quotes.
+  other = left;
+  other.source = conn.vip;
+  hosts.push_back(ByRouter(left, reason));
+  hosts.back().quoted = Quote(other);
+  // The last numbers are behind its end.
+  hosts.push_back(ByRouter(left, reason));
+  Bytes& quoted = hosts.back().quoted;
+  hosts.back().ip.padding = Bytes(quoted.end() - 4, quoted.end());
+  quoted.resize(quoted.size() - 4);
   // It quotes a later fragment: its bytes are no ports.
   if (!v6()) {
     other = left;
