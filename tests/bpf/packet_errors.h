@@ -19,13 +19,14 @@ inline Bytes Build(const IcmpError& error) {
   Bytes icmp = {error.type, error.code, 0, 0};
   Put32(icmp, error.rest);
   Append(icmp, error.quoted);
-  Bytes summed = icmp;
+  Bytes summed;
   if (v6) {
     Append(summed, OnTheWire(error.ip.source, true));
     Append(summed, OnTheWire(error.ip.destination, true));
     Put32(summed, static_cast<uint32_t>(icmp.size()));
     Put32(summed, 58);
   }
+  Append(summed, icmp);
   Set16(icmp, 2, InternetChecksum(summed));
   return Framed(error.ip, icmp);
 }

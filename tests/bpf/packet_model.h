@@ -14,16 +14,17 @@
 
 #include "packet_fixture.h"
 #include "packet_options.h"
+#include "packet_quotation.h"
 
 namespace headgate::datapath {
 
 struct Prediction {
   Verdict verdict = kDropped;
   Exits exits;
-  std::optional<Segment> out;     // The frame itself.
-  std::optional<Segment> behind;  // Sent after it.
+  std::optional<Bytes> out;     // The frame itself.
+  std::optional<Bytes> behind;  // Sent after it.
   // Of what is dropped: what its sender is told, as far as its allowance goes.
-  std::optional<IcmpError> told;
+  std::optional<Bytes> told;
   // The program chooses the backend's side: tell it what left.
   std::function<std::string(const Bytes& frame)> learn;
 };
@@ -97,6 +98,27 @@ class PacketModel {
     return Refuse(s, "no_flow");
   }
 
+  // An error that says what became of a segment which left here goes to who has
+  // sent that; all others are this machine's own.
+  Prediction FromAnybody(const IcmpError& error) {
+    const auto about = ReadQuotation(error.ip.v6, error.quoted);
+    if (!SaysWhatBecame(error) || !about ||
+        about->source != error.ip.destination) {
+      return NotOurs();
+    }
+    for (auto& [key, flow] : flows_) {
+      if (!flow.has_leg) continue;
+      const Conn& conn = flow.conn;
+      const Segment to_backend = conn.ToBackend(conn.FromClient(0, 0, 0), 0);
+      const Segment to_client = conn.ToClient(conn.FromBackend(0, 0, 0), 0);
+      if (IsOf(to_backend, *about)) return ErrorToClient(flow, error, *about);
+      if (IsOf(to_client, *about)) {
+        return ErrorToBackend(flow, error, *about);
+      }
+    }
+    return NotOurs();
+  }
+
   const std::map<Key, Flow>& flows() const { return flows_; }
   void SetSilent(const Conn& conn, bool silent) {
     flows_.at({conn.client, conn.client_port, conn.vip, conn.vip_port}).silent =
@@ -109,12 +131,13 @@ class PacketModel {
   static Prediction Drop(const std::string& exit) {
     return {kDropped, {{exit, 1}}, {}, {}, {}, {}};
   }
+  static Prediction NotOurs() { return {kNotOurs, {}, {}, {}, {}, {}}; }
   static Prediction TooFar(const Segment& s, uint64_t times = 1) {
-    return {kDropped, {{"ttl", times}}, {}, {}, TooFarFor(s), {}};
+    return {kDropped, {{"ttl", times}}, {}, {}, Build(TooFarFor(s)), {}};
   }
   static Prediction Send(const Segment& out,
                          const std::string& exit = "forwarded") {
-    return {kSent, {{exit, 1}}, out, {}, {}, {}};
+    return {kSent, {{exit, 1}}, Build(out), {}, {}, {}};
   }
   static Prediction Refuse(const Segment& s, const std::string& exit) {
     if (s.flags & kRst) return Drop("stray_rst");
@@ -242,7 +265,7 @@ class PacketModel {
     NoteClient(flow, s);
     Prediction ahead = Send(flow.conn.HeaderFor(s), "header_ahead");
     ahead.exits["forwarded"] = 1;
-    ahead.behind = flow.conn.ToBackend(s, n);
+    ahead.behind = Build(flow.conn.ToBackend(s, n));
     return ahead;
   }
   static uint32_t ShiftOf(const Flow& flow, const Segment& s) {
@@ -288,15 +311,19 @@ class PacketModel {
     if (flow.fin_in_acked && flow.fin_out_acked) flow.state = kClosed;
   }
 
+  // The backend refuses, or cannot be reached: as long as another may do
+  // better, that is not the client's to know.
+  bool IsKeptFromClient(Flow& flow) const {
+    std::set<PacketAddress> tried = flow.tried;
+    tried.insert(flow.conn.backend);
+    return flow.refused = tried.size() < backends_;
+  }
   Prediction BackendOf(Flow& flow, const Segment& s) {
     if (flow.state == kSynSent && (s.flags & kRst)) {
       if (!(s.flags & kAck) || s.ack != flow.conn.isn + 1) {
         return Drop("stray_rst");
       }
-      std::set<PacketAddress> tried = flow.tried;
-      tried.insert(flow.conn.backend);
-      flow.refused = tried.size() < backends_;
-      if (flow.refused) return Drop("refused");
+      if (IsKeptFromClient(flow)) return Drop("refused");
     }
     const bool answers = (s.flags & (kSyn | kAck)) == (kSyn | kAck) &&
                          s.ack == flow.conn.isn + 1;
@@ -346,6 +373,52 @@ class PacketModel {
       if (flow.fin_in == ack) flow.fin_in_acked = true;
     }
     CloseIfOver(flow);
+  }
+
+  // ---- ICMP errors ----------------------------------------------------------
+
+  // Redirects, pings and so on are between hosts.
+  static bool SaysWhatBecame(const IcmpError& error) {
+    if (error.ip.v6) return error.type >= 1 && error.type <= 4;
+    return error.type == 3 || error.type == 11 || error.type == 12;
+  }
+  static bool IsOf(const Segment& s, const Quotation& about) {
+    return s.source == about.source && s.destination == about.destination &&
+           s.source_port == about.source_port &&
+           s.destination_port == about.destination_port;
+  }
+  // The backend's host, or one on the way there, says that the SYN will not be
+  // answered: it quotes the very number, which others do not know (RFC 5927).
+  static bool SaysUnreachable(const Flow& flow, const IcmpError& error,
+                              const Quotation& about) {
+    const bool unreachable =
+        error.ip.v6 ? error.type == 1 : error.type == 3 && error.code != 4;
+    return unreachable && flow.state == kSynSent && about.seq == flow.conn.isn;
+  }
+  Prediction ErrorToClient(Flow& flow, const IcmpError& error,
+                           const Quotation& about) {
+    if (SaysUnreachable(flow, error, about)) {
+      if (IsKeptFromClient(flow)) return Drop("refused");
+      flow.state = kClosed;
+    }
+    Segment sent = flow.conn.FromClient(0, 0, 0);
+    sent.seq = AckOf(flow, about.seq);
+    return SendError(error, flow.conn.ToClient(error.ip, 0), sent);
+  }
+  static Prediction ErrorToBackend(const Flow& flow, const IcmpError& error,
+                                   const Quotation& about) {
+    Segment sent = flow.conn.FromBackend(0, 0, 0);
+    sent.seq = about.seq;
+    return SendError(error, flow.conn.ToBackend(error.ip, 0), sent);
+  }
+  // About an error, nobody is told (RFC 1122, 3.2.2).
+  static Prediction SendError(const IcmpError& error, const Segment& ip,
+                              const Segment& sent) {
+    if (error.ip.ttl <= 1) return Drop("ttl");
+    IcmpError out = error;
+    out.ip = ip;
+    WriteQuotation(sent, &out.quoted);
+    return {kSent, {{"icmp_error", 1}}, Build(out), {}, {}, {}};
   }
 
   const uint32_t mtu_;

@@ -1,11 +1,12 @@
-// Random segments into the program, and into a model of its rules: no
+// Random frames into the program, and into a model of its rules: no
 // difference. And frames of random bytes. All hooks together take a minute;
 // HG_SOAK=1 ten times that.
+#include "packet_model.h"
+
 #include <chrono>
 #include <cstdlib>
 #include <random>
 
-#include "packet_model.h"
 #include "packet_random.h"
 
 namespace headgate::datapath {
@@ -56,7 +57,11 @@ class PacketModelTest : public PacketProgramTest {
   }
 
   void RunOneFrame() {
-    if (random_->Below(2) == 0) {
+    const uint32_t kind = random_->Below(8);
+    if (kind == 0) {
+      const std::optional<IcmpError> error = random_->Error(*model_);
+      if (error) Compare(error->ip, Build(*error), model_->FromAnybody(*error));
+    } else if (kind % 2 == 0) {
       const std::optional<Segment> s = random_->FromBackend(*model_);
       if (s) Compare(*s, Build(*s), model_->FromBackend(*s));
     } else {
@@ -80,13 +85,16 @@ class PacketModelTest : public PacketProgramTest {
         << ::testing::PrintToString(Since(counted_)) << " wanted "
         << ::testing::PrintToString(wanted.exits);
     if (told) {
-      ASSERT_EQ(got.frame, Build(*wanted.told)) << Hex(got.frame);
+      ASSERT_EQ(got.frame, *wanted.told) << Hex(got.frame);
       ++told_;
+    }
+    if (wanted.verdict == kNotOurs) {
+      ASSERT_EQ(got.frame, frame) << Hex(got.frame);
     }
     if (wanted.behind) {
       const std::optional<Bytes> behind = Captured();
       ASSERT_TRUE(behind.has_value());
-      ASSERT_EQ(*behind, Build(*wanted.behind));
+      ASSERT_EQ(*behind, *wanted.behind);
     }
     // What was sent ahead of another is dropped in its own time.
     Exits exits;
@@ -100,8 +108,8 @@ class PacketModelTest : public PacketProgramTest {
       ASSERT_EQ(problem, "") << Hex(got.frame);
     }
     if (wanted.out) {
-      const Bytes out = Build(*wanted.out);
-      ASSERT_EQ(got.frame, out) << Hex(got.frame) << "\nwanted" << Hex(out);
+      ASSERT_EQ(got.frame, *wanted.out)
+          << Hex(got.frame) << "\nwanted" << Hex(*wanted.out);
     }
   }
 
@@ -150,7 +158,7 @@ class PacketModelTest : public PacketProgramTest {
   uint64_t told_ = 0;
 };
 
-TEST_F(PacketModelTest, RandomSegmentsDoWhatTheModelSays) {
+TEST_F(PacketModelTest, RandomFramesDoWhatTheModelSays) {
   const absl::Time deadline = EndOf(absl::Seconds(20));
   uint64_t frames = 0, connections = 0;
   while (absl::Now() < deadline) {

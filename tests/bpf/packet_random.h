@@ -106,6 +106,27 @@ class RandomFrames {
     return s;
   }
 
+  // About what one end of a flow has sent, or could have; or, if something is
+  // wrong about it, about nothing at all.
+  std::optional<IcmpError> Error(const PacketModel& model) {
+    if (!LookAtAny(model)) return std::nullopt;
+    const Conn& conn = flow_.conn;
+    const bool of_client = Below(2) == 0;
+    Segment sent =
+        of_client ? conn.FromClient(0, 0, 0) : conn.FromBackend(0, 0, 0);
+    Vary(&sent);
+    sent.seq = Below(3) == 0 ? conn.isn : Near();
+    Segment left = of_client ? conn.ToBackend(sent, 0) : conn.ToClient(sent, 0);
+    const bool usual = Below(8) != 0;
+    IcmpError error =
+        ErrorAbout(left, usual ? ErrorType(left.v6) : Byte(),
+                   usual ? static_cast<uint8_t>(Below(6)) : Byte(), Any());
+    VaryAround(&error);
+    if (Below(6) == 0) Misquote(&left);
+    error.quoted = Quote(left, Below(2) == 0 ? 8 : Below(60));
+    return error;
+  }
+
  private:
   // A flow whose backend is known.
   bool LookAtAny(const PacketModel& model) {
@@ -116,6 +137,46 @@ class RandomFrames {
     if (live.empty()) return false;
     flow_ = OneOf(live);
     return true;
+  }
+
+  uint8_t ErrorType(bool v6) {
+    return v6 ? OneOf<uint8_t>({1, 1, 2, 3, 4})
+              : OneOf<uint8_t>({3, 3, 3, 11, 12});
+  }
+  // By whom it comes, and how.
+  void VaryAround(IcmpError* error) {
+    const bool v6 = error->ip.v6;
+    error->ip.ttl = Below(20) == 0 ? static_cast<uint8_t>(Below(3)) : 64;
+    error->ip.tos = Byte();
+    error->ip.id = static_cast<uint16_t>(Any());
+    if (Below(2) == 0) {
+      error->ip.source = Parse(v6 ? "2001:db8:77::7" : "198.18.77.7");
+    }
+    if (Below(20) == 0) {
+      error->ip.destination = Parse(v6 ? "2001:db8:1::" : "198.18.1.2");
+    }
+    if (Below(4) == 0) error->ip.padding = Bytes(Below(20), 0x33);
+  }
+  void Misquote(Segment* left) {
+    switch (Below(6)) {
+      case 0:
+        left->source = Parse(left->v6 ? "2001:db8:2::1" : "198.18.2.1");
+        break;
+      case 1:
+        left->destination = Parse(left->v6 ? "2001:db8:77::8" : "198.18.77.8");
+        break;
+      case 2:
+        left->source_port = static_cast<uint16_t>(100 + Below(900));
+        break;
+      case 3:
+        left->destination_port = static_cast<uint16_t>(100 + Below(900));
+        break;
+      case 4:
+        left->protocol = left->next_header = 17;
+        break;
+      default:
+        left->fragment = static_cast<uint16_t>(1 + Below(0x1fff));
+    }
   }
 
   uint8_t Flags() {
