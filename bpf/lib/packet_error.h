@@ -83,6 +83,16 @@ static __always_inline int quote(frame_t *frame, const struct packet *p,
 	return 0;
 }
 
+/* Nobody is told of a header that came damaged: it may be anybody's (RFC 1812,
+ * 5.2.2). `length`: of the quoted IPv4 header.
+ */
+static __always_inline int is_damaged(const struct packet *p, __u8 *quoted,
+				      __u32 length)
+{
+	return !p->v6 && fold((__u32)bpf_csum_diff(NULL, 0, (__be32 *)quoted,
+						   length & 0x3c, 0)) != 0xffff;
+}
+
 /* `length`: from the ICMP header on. */
 static __always_inline void write_v4_head(const struct packet *p,
 					  struct icmp_error *e, __u32 length)
@@ -128,7 +138,8 @@ static __noinline int tell_sender(frame_t *frame, const struct packet *p,
 	/* The verifier must see the bounds of this very register. */
 	asm volatile("" : "+r"(quoted));
 	if (quoted < sizeof(e->v4) + QUOTED_TCP || quoted > sizeof(e->quoted) ||
-	    quote(frame, p, e->quoted, quoted))
+	    quote(frame, p, e->quoted, quoted) ||
+	    is_damaged(p, e->quoted, quoted - QUOTED_TCP))
 		return HG_PACKET_FAILED;
 	length = sizeof(e->icmp) + quoted;
 	write_reason(p, exit, &e->icmp);

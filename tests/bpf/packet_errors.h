@@ -26,6 +26,7 @@ inline Bytes Build(const IcmpError& error) {
     Put32(summed, static_cast<uint32_t>(icmp.size()));
     Put32(summed, 58);
   }
+  Put16(summed, error.ip.damage);
   Append(summed, icmp);
   Set16(icmp, 2, InternetChecksum(summed));
   return Framed(error.ip, icmp);

@@ -60,6 +60,9 @@ struct Segment {
   uint8_t next_header = 6;             // IPv6
   Bytes extensions;                    // IPv6
   Bytes padding;                       // Behind the IP packet.
+  // By how much the checksums are wrong (in ones' complement: 0xffff is not):
+  // that of what IP carries, and IPv4's own.
+  uint16_t damage = 0, ip_damage = 0;
 };
 
 inline void Put16(Bytes& to, uint32_t value) {
@@ -113,6 +116,7 @@ inline Bytes TcpOf(const Segment& s) {
   Append(summed, OnTheWire(s.destination, s.v6));
   Put32(summed, static_cast<uint32_t>(tcp.size()));
   Put32(summed, 6);
+  Put16(summed, s.damage);
   Append(summed, tcp);
   Set16(tcp, 16, InternetChecksum(summed));
   return tcp;
@@ -142,7 +146,11 @@ inline Bytes Framed(const Segment& s, const Bytes& payload) {
   Append(ip, OnTheWire(s.source, s.v6));
   Append(ip, OnTheWire(s.destination, s.v6));
   Append(ip, s.v6 ? s.extensions : s.ip_options);
-  if (!s.v6) Set16(ip, 10, InternetChecksum(ip));
+  if (!s.v6) {
+    Bytes summed = ip;
+    Put16(summed, s.ip_damage);
+    Set16(ip, 10, InternetChecksum(summed));
+  }
   Append(frame, ip);
   Append(frame, payload);
   Append(frame, s.padding);

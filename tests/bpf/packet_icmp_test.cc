@@ -56,6 +56,21 @@ TEST_P(PacketIcmpTest, B11_TheAnswerQuotesWhatCame) {
   }
 }
 
+// What no router takes is no packet whose sender can be told (RFC 1812, 4.3.2.7
+// and 5.2.2).
+TEST_P(PacketIcmpTest, AHeaderThatCameDamagedIsAnsweredByNobody) {
+  if (v6()) GTEST_SKIP() << "has no checksum";
+  const Conn conn = Established(false);
+  for (const size_t options : {0U, 4U, 40U}) {
+    Segment in = conn.FromClient(kAck, 7, 3, Bytes(100, 1));
+    in.ip_options = Bytes(options, 1);
+    in.ttl = 1;
+    ExpectTooFar(in);
+    in.ip_damage = 0x100;
+    ExpectDropped(in, HG_PACKET_TTL);
+  }
+}
+
 // Of a segment that the header has gone ahead of.
 TEST_P(PacketIcmpTest, B11_DataBehindTheirHeaderAreAnsweredAlike) {
   const Conn conn = Greeted(v6());
