@@ -60,25 +60,35 @@ class PacketModelTest : public PacketProgramTest {
     const uint32_t kind = random_->Below(8);
     if (kind == 0) {
       const std::optional<IcmpError> error = random_->Error(*model_);
-      if (error) Compare(error->ip, Build(*error), model_->FromAnybody(*error));
+      if (!error) return;
+      const Bytes frame = Build(*error);
+      Compare(frame, RunOn(error->ip, frame), model_->FromAnybody(*error));
     } else if (kind % 2 == 0) {
       const std::optional<Segment> s = random_->FromBackend(*model_);
-      if (s) Compare(*s, Build(*s), model_->FromBackend(*s));
+      if (!s) return;
+      const Bytes frame = Build(*s);
+      Compare(frame, RunOn(*s, frame), model_->FromBackend(*s));
     } else {
       const Segment s = random_->FromClient(*model_);
       const PacketModel::Flow& flow = random_->flow();
-      if (flow.has_leg && flow.state == PacketModel::kSynSent &&
-          (s.flags & kSyn)) {
-        SetSilent(flow.conn, random_->Below(2) == 0);
+      const bool again = flow.has_leg && (s.flags & kSyn) &&
+                         flow.state == PacketModel::kSynSent;
+      const absl::Time asked = absl::Now();
+      if (again) SetSilent(flow.conn, random_->Below(2) == 0);
+      const Outcome got = RunOn(s, Build(s));
+      // The machine stood still: who knows which time was over.
+      if (again && absl::Now() - asked > absl::Milliseconds(400)) {
+        return Begin();
       }
-      Compare(s, Build(s), model_->FromClient(s));
+      Compare(Build(s), got, model_->FromClient(s));
     }
   }
-  void Compare(const Segment& in, const Bytes& frame,
+  static Outcome RunOn(const Segment& ip, const Bytes& frame) {
+    return RunOnce(frame, ip.to == kIn0 ? "in0" : "out0");
+  }
+  void Compare(const Bytes& frame, const Outcome& got,
                const Prediction& wanted) {
-    const Outcome got = RunOnce(frame, in.to == kIn0 ? "in0" : "out0");
     SCOPED_TRACE(absl::StrCat("state ", static_cast<int>(random_->flow().state),
-                              in.to == kIn0 ? " by in0" : " by out0",
                               Hex(frame)));
     const bool told = wanted.told && got.verdict == kSent;
     ASSERT_EQ(got.verdict, told ? kSent : wanted.verdict)
