@@ -56,6 +56,7 @@ class PacketModel {
   // tell what becomes of SYNs only.
 
   Prediction FromClient(const Segment& s) {
+    if (const auto odd = Odd(s)) return *odd;
     if ((s.flags & (kSyn | kAck | kRst)) == 0) return Drop("malformed");
     const Key key{s.source, s.source_port, s.destination, s.destination_port};
     const bool opens = (s.flags & (kSyn | kAck | kRst)) == kSyn;
@@ -86,6 +87,7 @@ class PacketModel {
   }
 
   Prediction FromBackend(const Segment& s) {
+    if (const auto odd = Odd(s)) return *odd;
     if ((s.flags & (kSyn | kAck | kRst)) == 0) return Drop("malformed");
     for (auto& [key, flow] : flows_) {
       if (flow.has_leg && flow.conn.backend == s.source &&
@@ -133,7 +135,11 @@ class PacketModel {
   }
   static Prediction NotOurs() { return {kNotOurs, {}, {}, {}, {}, {}}; }
   static Prediction TooFar(const Segment& s, uint64_t times = 1) {
-    return {kDropped, {{"ttl", times}}, {}, {}, Build(TooFarFor(s)), {}};
+    Prediction drop = Drop("ttl");
+    drop.exits["ttl"] = times;
+    // Nobody is told of what no router takes (RFC 1812, 4.3.2.7 and 5.2.2).
+    if (s.v6 || s.ip_damage == 0) drop.told = Build(TooFarFor(s));
+    return drop;
   }
   static Prediction Send(const Segment& out,
                          const std::string& exit = "forwarded") {
@@ -141,7 +147,28 @@ class PacketModel {
   }
   static Prediction Refuse(const Segment& s, const std::string& exit) {
     if (s.flags & kRst) return Drop("stray_rst");
+    if (s.damage != 0) return Drop("malformed");  // It may be anybody's.
     return Send(ResetFor(s), exit);
+  }
+  // What cannot be put together here, or may go another way than it seems to.
+  static std::optional<Prediction> Odd(const Segment& ip) {
+    const std::set<uint8_t> extensions = ExtensionsOf(ip);
+    if (ip.v6 ? extensions.contains(44) : (ip.fragment & 0x3fff) != 0) {
+      return Drop("fragment");
+    }
+    if (!extensions.empty()) return Drop("extension_header");
+    return std::nullopt;
+  }
+  static std::set<uint8_t> ExtensionsOf(const Segment& ip) {
+    std::set<uint8_t> kinds;
+    uint8_t next = ip.next_header;
+    for (size_t at = 0; at < ip.extensions.size();) {
+      kinds.insert(next);
+      const size_t units = next == 44 ? 0 : ip.extensions[at + 1];
+      next = ip.extensions[at];
+      at += 8 + 8 * units;
+    }
+    return kinds;
   }
   static bool Less(uint32_t a, uint32_t b) { return b - a - 1 < 0x7fffffff; }
   static uint32_t End(const Segment& s) {
@@ -149,11 +176,16 @@ class PacketModel {
                                  ((s.flags & kFin) ? 1 : 0));
   }
 
-  // Nothing: it is signed.
-  std::optional<Bytes> SynOptionsOf(const Segment& s) const {
-    if (IsSigned(s.options)) return std::nullopt;
-    return SynOptions(s.options, mtu_ - (s.v6 ? 60 : 40));
+  // A SYN goes on without its data, but what was damaged must not look right by
+  // that. Answers the exit to take.
+  std::string EditSyn(Segment* s) const {
+    if (!s->payload.empty() && s->damage != 0) return "malformed";
+    if (IsSigned(s->options)) return "tcp_signature";
+    s->options = SynOptions(s->options, mtu_ - (s->v6 ? 60 : 40));
+    s->payload.clear();
+    return "";
   }
+  // Nothing: it is signed.
   static std::optional<Bytes> AckOptionsOf(const Flow& flow, const Segment& s) {
     if (flow.conn.header() == 0) return s.options;  // Nothing moves.
     if (IsSigned(s.options)) return std::nullopt;
@@ -175,12 +207,10 @@ class PacketModel {
         flow.has_leg ? std::optional(flow.conn.backend) : std::nullopt;
     flow.has_leg = flow.refused = flow.silent = false;
     if (s.ttl <= 1) return TooFar(s);
-    const std::optional<Bytes> options = SynOptionsOf(s);
-    if (!options) return Drop("tcp_signature");
-    Prediction syn{kSent, {{"forwarded", 1}}, {}, {}, {}, {}};
     Segment out = s;
-    out.options = *options;
-    out.payload.clear();
+    const std::string wrong = EditSyn(&out);
+    if (!wrong.empty()) return Drop(wrong);
+    Prediction syn{kSent, {{"forwarded", 1}}, {}, {}, {}, {}};
     out.seq += shift;
     syn.learn = [this, &flow, out, old](const Bytes& frame) {
       return Learn(flow, out, old, frame);
@@ -191,7 +221,8 @@ class PacketModel {
                     const std::optional<PacketAddress>& old,
                     const Bytes& frame) {
     const size_t size = flow.conn.v6 ? 16 : 4;
-    const size_t at = flow.conn.v6 ? 22 : 26, tcp = at + 2 * size;
+    const size_t at = flow.conn.v6 ? 22 : 26;
+    const size_t tcp = at + 2 * size + out.ip_options.size();
     if (frame.size() < tcp + 20) return "too short";
     Conn leg = flow.conn;
     leg.source = leg.backend = Parse(flow.conn.v6 ? "::" : "0.0.0.0");
@@ -231,12 +262,10 @@ class PacketModel {
         return SynOf(flow, s, shift);
       }
       if (s.ttl <= 1) return TooFar(s);
-      const std::optional<Bytes> options = SynOptionsOf(s);
-      if (!options) return Drop("tcp_signature");
       Segment out = s;
-      out.options = *options;
-      out.payload.clear();
-      return Send(flow.conn.ToBackend(out, shift));
+      const std::string wrong = EditSyn(&out);
+      return wrong.empty() ? Send(flow.conn.ToBackend(out, shift))
+                           : Drop(wrong);
     }
     if (flow.state == kSynSent && !(s.flags & kRst)) {
       return Drop("before_handshake");
@@ -246,12 +275,14 @@ class PacketModel {
         (s.seq != flow.conn.isn || End(s) != first)) {
       return Drop("malformed");
     }
+    const bool due = owes_header && s.seq == first && !(s.flags & kRst);
+    if (due && s.damage != 0) return Drop("malformed");
     if (flow.state == kSynReceived && (s.flags & kAck) && !(s.flags & kRst) &&
         s.ack == flow.next_out) {
       flow.state = kEstablished;
       ++connections_;
     }
-    if (!owes_header || s.seq != first || (s.flags & kRst)) {
+    if (!due) {
       if (s.ttl <= 1) return TooFar(s);
       const uint32_t shift = ShiftOf(flow, s);
       NoteClient(flow, s);
@@ -333,7 +364,7 @@ class PacketModel {
     if (flow.another && flow.state == kEstablished &&
         (s.flags & (kSyn | kAck | kRst)) == (kSyn | kAck) &&
         s.ack != flow.conn.isn + 1) {
-      flow.state = kClosed;
+      if (s.damage == 0) flow.state = kClosed;
       return Refuse(s, "before_handshake");
     }
     if (s.ttl <= 1) return TooFar(s);
@@ -354,11 +385,13 @@ class PacketModel {
     }
     Segment out = flow.conn.ToClient(s, 0);
     out.ack = ack;
-    const std::optional<Bytes> options =
-        (s.flags & kSyn) ? SynOptionsOf(s) : AckOptionsOf(flow, s);
+    if (s.flags & kSyn) {
+      const std::string wrong = EditSyn(&out);
+      return wrong.empty() ? Send(out) : Drop(wrong);
+    }
+    const std::optional<Bytes> options = AckOptionsOf(flow, s);
     if (!options) return Drop("tcp_signature");
     out.options = *options;
-    if (s.flags & kSyn) out.payload.clear();
     return Send(out);
   }
   static void NoteBackend(Flow& flow, const Segment& s, uint32_t ack) {
@@ -397,6 +430,7 @@ class PacketModel {
   }
   Prediction ErrorToClient(Flow& flow, const IcmpError& error,
                            const Quotation& about) {
+    if (const auto odd = Odd(error.ip)) return *odd;
     if (SaysUnreachable(flow, error, about)) {
       if (IsKeptFromClient(flow)) return Drop("refused");
       flow.state = kClosed;
@@ -407,6 +441,7 @@ class PacketModel {
   }
   static Prediction ErrorToBackend(const Flow& flow, const IcmpError& error,
                                    const Quotation& about) {
+    if (const auto odd = Odd(error.ip)) return *odd;
     Segment sent = flow.conn.FromBackend(0, 0, 0);
     sent.seq = about.seq;
     return SendError(error, flow.conn.ToBackend(error.ip, 0), sent);

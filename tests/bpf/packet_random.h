@@ -2,6 +2,7 @@
 // something to the program.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <random>
@@ -35,17 +36,15 @@ class RandomFrames {
 
   // Anything that may differ between segments, numbers aside.
   void Vary(Segment* s) {
+    VaryIp(s);
     s->flags = Flags();
     s->ae = Below(9) == 0;
     s->window = static_cast<uint16_t>(Below(65536));
     s->urgent = static_cast<uint16_t>(Below(3));
-    s->ttl = Below(30) == 0 ? static_cast<uint8_t>(Below(3)) : 64;
-    s->tos = static_cast<uint8_t>(Below(256));
-    s->id = static_cast<uint16_t>(Below(65536));
-    s->label = Below(1 << 20);
     s->options = Options();
     if (Below(2) == 0) {
-      s->payload = Bytes(Below(Below(4) == 0 ? 1400 : 4), Byte());
+      const uint32_t room = 1400 - static_cast<uint32_t>(s->ip_options.size());
+      s->payload = Bytes(Below(Below(4) == 0 ? room : 4), Byte());
     }
     if (s->payload.empty() && Below(8) == 0) {
       s->padding = Bytes(Below(20), 0x33);
@@ -77,6 +76,7 @@ class RandomFrames {
     // Dropped, it moves the flow to a backend that the model does not know.
     if ((s.flags & kSyn) && flow_.state == PacketModel::kSynSent) {
       s.ttl = 64;
+      s.damage = 0;
       s.options = Mss(Below(65536));
     }
     if (flow_.state == PacketModel::kSynReceived && Below(2) == 0) {
@@ -110,13 +110,15 @@ class RandomFrames {
   // wrong about it, about nothing at all.
   std::optional<IcmpError> Error(const PacketModel& model) {
     if (!LookAtAny(model)) return std::nullopt;
+    return Error();
+  }
+  // The same, about the flow that is looked at.
+  IcmpError Error() {
     const Conn& conn = flow_.conn;
-    const bool of_client = Below(2) == 0;
-    Segment sent =
-        of_client ? conn.FromClient(0, 0, 0) : conn.FromBackend(0, 0, 0);
-    Vary(&sent);
+    Segment sent = OfEither();
     sent.seq = Below(3) == 0 ? conn.isn : Near();
-    Segment left = of_client ? conn.ToBackend(sent, 0) : conn.ToClient(sent, 0);
+    Segment left =
+        sent.to == kIn0 ? conn.ToBackend(sent, 0) : conn.ToClient(sent, 0);
     const bool usual = Below(8) != 0;
     IcmpError error =
         ErrorAbout(left, usual ? ErrorType(left.v6) : Byte(),
@@ -128,6 +130,13 @@ class RandomFrames {
   }
 
  private:
+  Segment OfEither() {
+    const Conn& conn = flow_.conn;
+    Segment s =
+        Below(2) == 0 ? conn.FromClient(0, 0, 0) : conn.FromBackend(0, 0, 0);
+    Vary(&s);
+    return s;
+  }
   // A flow whose backend is known.
   bool LookAtAny(const PacketModel& model) {
     std::vector<PacketModel::Flow> live;
@@ -139,6 +148,40 @@ class RandomFrames {
     return true;
   }
 
+  void VaryIp(Segment* s) {
+    s->ttl = Below(30) == 0 ? static_cast<uint8_t>(Below(3)) : 64;
+    s->tos = Byte();
+    s->id = static_cast<uint16_t>(Any());
+    s->label = Below(1 << 20);
+    if (Below(20) == 0) s->damage = static_cast<uint16_t>(1 + Below(0xfffe));
+    if (s->v6) {
+      if (Below(40) == 0) {
+        for (uint32_t i = 1 + Below(4); i > 0; --i) Extend(s);
+      }
+      return;
+    }
+    if (Below(20) == 0) s->ip_damage = static_cast<uint16_t>(1 + Below(0xfffe));
+    if (Below(8) == 0) {
+      s->ip_options.resize(4 * (1 + Below(10)));
+      for (uint8_t& byte : s->ip_options) byte = Byte();
+    }
+    if (Below(40) == 0) s->fragment = 0x2000;  // The first.
+  }
+  // Any header that IPv6 may have before what it has now.
+  void Extend(Segment* s) {
+    const auto kind = OneOf<uint8_t>({0, 43, 44, 60});
+    Bytes header(8 + 8 * Below(4));
+    for (uint8_t& byte : header) byte = Byte();
+    header[0] = s->next_header;
+    header[1] = static_cast<uint8_t>(header.size() / 8 - 1);
+    if (kind == 44) {
+      const uint8_t more = Below(2) == 0 ? 1 : 0;
+      header = {s->next_header, 0, 0, more, 1, 2, 3, 4};
+    }
+    s->next_header = kind;
+    s->extensions = Concat({header, s->extensions});
+  }
+
   uint8_t ErrorType(bool v6) {
     return v6 ? OneOf<uint8_t>({1, 1, 2, 3, 4})
               : OneOf<uint8_t>({3, 3, 3, 11, 12});
@@ -146,9 +189,7 @@ class RandomFrames {
   // By whom it comes, and how.
   void VaryAround(IcmpError* error) {
     const bool v6 = error->ip.v6;
-    error->ip.ttl = Below(20) == 0 ? static_cast<uint8_t>(Below(3)) : 64;
-    error->ip.tos = Byte();
-    error->ip.id = static_cast<uint16_t>(Any());
+    VaryIp(&error->ip);
     if (Below(2) == 0) {
       error->ip.source = Parse(v6 ? "2001:db8:77::7" : "198.18.77.7");
     }
