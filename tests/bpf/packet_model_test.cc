@@ -169,7 +169,7 @@ class PacketModelTest : public PacketProgramTest {
 };
 
 TEST_F(PacketModelTest, RandomFramesDoWhatTheModelSays) {
-  const absl::Time deadline = EndOf(absl::Seconds(20));
+  const absl::Time deadline = EndOf(absl::Seconds(17));
   uint64_t frames = 0, connections = 0;
   while (absl::Now() < deadline) {
     for (int i = 0; i < 100; ++i, ++frames) {
@@ -196,31 +196,10 @@ TEST_F(PacketModelTest, RandomBytesAreCountedOrNotOurs) {
   const Conn four = Established(false), six = Established(true);
   uint64_t frames = 0, ours = 0;
   for (; absl::Now() < deadline; ++frames) {
-    const Conn& conn = random_->Below(2) == 0 ? four : six;
-    random_->LookAt(conn);
-    const bool client = random_->Below(2) == 0;
-    Segment s = client ? conn.FromClient(0, 0, 0) : conn.FromBackend(0, 0, 0);
-    random_->Vary(&s);
-    if (s.v6 && random_->Below(4) == 0) {
-      s.next_header = random_->OneOf<uint8_t>({0, 43, 44, 60, 51, 6});
-      s.extensions =
-          Bytes(random_->Below(64), static_cast<uint8_t>(random_->Any()));
-    }
-    Bytes frame = Build(s);
-    for (uint32_t i = random_->Below(6); i > 0; --i) {
-      frame[14 + random_->Below(static_cast<uint32_t>(frame.size()) - 14)] =
-          static_cast<uint8_t>(random_->Any());
-    }
-    if (random_->Below(4) == 0) {
-      // Of less than an IPv6 header, BPF_PROG_RUN makes no packet.
-      frame.resize(54 + random_->Below(static_cast<uint32_t>(frame.size())));
-    }
-    if (random_->Below(10) == 0) {
-      frame.resize(std::max<size_t>(frame.size(), 54));
-      for (uint8_t& byte : frame) byte = static_cast<uint8_t>(random_->Any());
-      Set16(frame, 12, random_->Below(2) == 0 ? 0x0800 : 0x86dd);
-    }
-    const Outcome outcome = Run(frame, client ? "in0" : "out0");
+    random_->LookAt(random_->Below(2) == 0 ? four : six);
+    const Bytes frame = random_->Garbled();
+    const bool by_in0 = std::equal(kIn0.begin(), kIn0.end(), frame.begin());
+    const Outcome outcome = Run(frame, by_in0 ? "in0" : "out0");
     uint64_t counted = 0;
     for (const auto& [exit, count] : outcome.exits) counted += count;
     if (outcome.verdict == kNotOurs) {
@@ -230,6 +209,7 @@ TEST_F(PacketModelTest, RandomBytesAreCountedOrNotOurs) {
     }
     ASSERT_TRUE(outcome.verdict == kSent || outcome.verdict == kDropped)
         << outcome.verdict << Hex(frame);
+    ASSERT_NE(outcome.xdp, XDP_ABORTED) << Hex(frame);
     ASSERT_GE(counted, 1U) << Hex(frame);
     ++ours;
   }

@@ -129,6 +129,23 @@ class RandomFrames {
     return error;
   }
 
+  // A frame about the flow that is looked at, of which not much is left.
+  Bytes Garbled() {
+    Bytes frame = Below(4) == 0 ? Build(Error()) : Build(OfEither());
+    const auto end = static_cast<uint32_t>(frame.size());
+    for (uint32_t i = Below(6); i > 0; --i) {
+      frame[14 + Below(end - 14)] = Byte();
+    }
+    // Of less than an IPv6 header, BPF_PROG_RUN makes no packet.
+    if (Below(4) == 0) frame.resize(54 + Below(end));
+    if (Below(10) == 0) {
+      const size_t from = OneOf<size_t>({14, 34, 54});
+      frame.resize(std::max<size_t>(frame.size(), 54));
+      for (size_t at = from; at < frame.size(); ++at) frame[at] = Byte();
+    }
+    return frame;
+  }
+
  private:
   Segment OfEither() {
     const Conn& conn = flow_.conn;
