@@ -207,6 +207,7 @@ class RandomFrames {
   void VaryAround(IcmpError* error) {
     const bool v6 = error->ip.v6;
     VaryIp(&error->ip);
+    if (Below(8) == 0) error->ip.to = error->ip.to == kIn0 ? kOut0 : kIn0;
     if (Below(2) == 0) {
       error->ip.source = Parse(v6 ? "2001:db8:77::7" : "198.18.77.7");
     }
