@@ -156,6 +156,7 @@ enum hg_flow_flags {
 	HG_FLOW_QUEUED = 128,  /* is in packet_closed */
 	HG_FLOW_ANOTHER = 512, /* the client has sent the SYN of another one */
 	HG_FLOW_UNREACHABLE = 1024, /* the SYN was answered so, by ICMP */
+	HG_FLOW_LAPPED = 2048, /* numbers near isn are the next lap's */
 };
 
 /* What the fields of a flow mean, where the struct's size does not tell: flows of

@@ -12,10 +12,10 @@
 #include "bpf/abi/packet.h"
 #include "bpf/lib/packet_parse.h"
 
-/* After so many bytes, numbers near isn are the next lap's: no old segment is
- * that late (RFC 9293, 3.4.1: half a lap).
+/* After so many bytes that the backend has acknowledged, numbers near isn are the
+ * next lap's: no old segment is that late (RFC 9293, 3.4.1: half a lap).
  */
-#define FIRST_LAP (1ULL << 30)
+#define FIRST_LAP (1U << 30)
 
 /* Whether a client's segment must bring the header along. */
 static __always_inline int header_is_due(const struct hg_flow *flow,
@@ -50,7 +50,8 @@ static __always_inline __u32 ack_to_client(const struct hg_flow *flow,
 {
 	__u32 first = flow->isn + 1;
 
-	if (flow->bytes_in < FIRST_LAP && before(ack, first + flow->header))
+	if (!(flow->flags & HG_FLOW_LAPPED) &&
+	    before(ack, first + flow->header))
 		return before(ack, first) ? ack : first;
 	return ack - flow->header;
 }
@@ -94,18 +95,30 @@ static __always_inline __u32 segment_end(const struct packet *p)
 	return p->seq + p->payload + ((p->flags & TCP_FIN) != 0);
 }
 
-/* Whether a client claims bytes from before its first one: they would be where
- * the backend expects the header, and taken for it if they came first. All but a
- * keepalive probe's, whose byte stands for the SYN.
+/* Whether a client's segment is from before its first byte, where the backend
+ * expects the header: data would be taken for it, and an ACK would open a
+ * connection there that has none, if the backend has forgotten this one but for
+ * a SYN cookie. All but a keepalive probe, whose byte stands for the SYN.
  */
 static __always_inline int forges_header(const struct hg_flow *flow,
 					 const struct packet *p)
 {
-	__u32 first = flow->isn + 1, end = segment_end(p);
+	__u32 first = flow->flags & HG_FLOW_LAPPED ? flow->acked_in - FIRST_LAP
+						   : flow->isn + 1;
 
-	return flow->header && !(flow->flags & HG_FLOW_HEADER_ACKED) &&
-	       before(p->seq, first) && end != p->seq &&
-	       !(p->seq == flow->isn && end == first);
+	return flow->header && !(p->flags & TCP_RST) && before(p->seq, first) &&
+	       !(p->seq == flow->isn && segment_end(p) - p->seq <= 1);
+}
+
+/* Whether a backend that has the header begins another connection, to which
+ * nobody would send one. Or its SYN was late: then the RST that answers it is too
+ * old to do harm (RFC 9293, 3.10.7.4).
+ */
+static __always_inline int lacks_header(const struct hg_flow *flow,
+					const struct packet *p)
+{
+	return flow->header && (flow->flags & HG_FLOW_HEADER_ACKED) &&
+	       (p->flags & TCP_SYN);
 }
 
 /* Whether a segment's end is news to who has acknowledged so much. */

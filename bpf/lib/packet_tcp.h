@@ -299,6 +299,9 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 		    acks_header(flow, p->ack) && is_believed(flow, interface))
 			set_flags(flow, HG_FLOW_HEADER_ACKED);
 		note_ack(&flow->acked_in, flow->next_in, ack);
+		if (flow->state != HG_FLOW_CLOSED &&
+		    flow->acked_in - flow->isn > FIRST_LAP)
+			set_flags(flow, HG_FLOW_LAPPED);
 		if ((flow->flags & HG_FLOW_FIN_IN) && ack == flow->fin_in)
 			set_flags(flow, HG_FLOW_FIN_IN_ACKED);
 	}
@@ -350,7 +353,7 @@ static __noinline int from_backend(frame_t *frame, struct packet *p,
 	 * flow has no header for it.
 	 */
 	another = is_another(flow, p);
-	if (another ||
+	if (another || lacks_header(flow, p) ||
 	    (flow->state == HG_FLOW_SYN_SENT && !(p->flags & TCP_RST) &&
 	     !answers_syn(flow, p))) {
 		verdict = refuse(frame, p, s, HG_PACKET_EARLY);

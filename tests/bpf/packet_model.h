@@ -45,6 +45,7 @@ class PacketModel {
     uint32_t acked_in = 0, acked_out = 0;     // SND.UNA (RFC 9293, 3.4).
     std::optional<uint32_t> fin_in, fin_out;  // Where they end.
     uint64_t bytes_in = 0;
+    bool lapped = false;  // The backend has had a quarter of all numbers.
     std::set<PacketAddress> tried;  // That did not take it; conn's besides.
   };
   using Key = std::tuple<PacketAddress, uint16_t, PacketAddress, uint16_t>;
@@ -194,7 +195,7 @@ class PacketModel {
   }
   static uint32_t AckOf(const Flow& flow, uint32_t ack) {
     const uint32_t first = flow.conn.isn + 1;
-    if (flow.bytes_in >= 1U << 30) return ack - flow.conn.header();
+    if (flow.lapped) return ack - flow.conn.header();
     if (Less(ack, first)) return ack;
     return Less(ack, first + flow.conn.header()) ? first
                                                  : ack - flow.conn.header();
@@ -270,12 +271,11 @@ class PacketModel {
     if (flow.state == kSynSent && !(s.flags & kRst)) {
       return Drop("before_handshake");
     }
-    const bool owes_header = n != 0 && !flow.acked;
-    if (owes_header && Less(s.seq, first) && End(s) != s.seq &&
-        (s.seq != flow.conn.isn || End(s) != first)) {
+    if (n != 0 && !(s.flags & kRst) && IsFromBefore(flow, s)) {
       return Drop("malformed");
     }
-    const bool due = owes_header && s.seq == first && !(s.flags & kRst);
+    const bool due =
+        n != 0 && !flow.acked && s.seq == first && !(s.flags & kRst);
     if (due && s.damage != 0) return Drop("malformed");
     if (flow.state == kSynReceived && (s.flags & kAck) && !(s.flags & kRst) &&
         s.ack == flow.next_out) {
@@ -298,6 +298,12 @@ class PacketModel {
     ahead.exits["forwarded"] = 1;
     ahead.behind = Build(flow.conn.ToBackend(s, n));
     return ahead;
+  }
+  // Of no stream's bytes; a keepalive's one aside (RFC 1122, 4.2.3.6).
+  static bool IsFromBefore(const Flow& flow, const Segment& s) {
+    const uint32_t isn = flow.conn.isn;
+    if (s.seq == isn && (End(s) == isn || End(s) == isn + 1)) return false;
+    return Less(s.seq, flow.lapped ? flow.acked_in - (1U << 30) : isn + 1);
   }
   static uint32_t ShiftOf(const Flow& flow, const Segment& s) {
     const uint32_t isn = flow.conn.isn;
@@ -367,6 +373,10 @@ class PacketModel {
       if (s.damage == 0) flow.state = kClosed;
       return Refuse(s, "before_handshake");
     }
+    // Once it has the header, it has nothing to begin.
+    if (n != 0 && flow.acked && (s.flags & kSyn)) {
+      return Refuse(s, "before_handshake");
+    }
     if (s.ttl <= 1) return TooFar(s);
     const uint32_t ack = (s.flags & kAck) ? AckOf(flow, s.ack) : s.ack;
     if (s.flags & kRst) {
@@ -403,6 +413,9 @@ class PacketModel {
       // From the header's end to that of what the client has sent.
       if (s.ack - first - n <= flow.next_in - first) flow.acked = true;
       NoteAck(&flow.acked_in, flow.next_in, ack);
+      if (flow.state != kClosed && flow.acked_in - first >= 1U << 30) {
+        flow.lapped = true;
+      }
       if (flow.fin_in == ack) flow.fin_in_acked = true;
     }
     CloseIfOver(flow);

@@ -120,8 +120,32 @@ TEST_P(PacketStreamTest, AForgedHeaderGoesNowhere) {
   ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
   expect_dropped();
   ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n));
-  // Then they are old, and nobody's.
-  ExpectFromClient(conn, conn.FromClient(kAck, -int64_t{n}, 0, forged));
+  expect_dropped();
+}
+
+// By a SYN cookie that it has not forgotten, a backend that has forgotten all
+// else would take it for a handshake's end.
+TEST_P(PacketStreamTest, NorDoesAnAckFromBeforeTheFirstByte) {
+  for (const Conn& conn : {Answered(v6()), Greeted(v6()), Established(v6())}) {
+    for (const uint32_t ahead : {2U, 5U, conn.header(), 1U << 30}) {
+      ExpectDropped(conn.FromClient(kAck, -int64_t{ahead}, 0),
+                    HG_PACKET_MALFORMED);
+    }
+  }
+}
+
+// A lap later, the same numbers are new ones.
+TEST_P(PacketStreamTest, NumbersBeforeTheFirstByteAreUsedInTheNextLap) {
+  const Conn conn = Established(v6());
+  const uint32_t n = conn.header();
+  constexpr int64_t kQuarter = 1 << 30;
+  for (int64_t at = kQuarter; at <= 4 * kQuarter; at += kQuarter) {
+    ExpectFromClient(conn, conn.FromClient(kAck, at - 1, 0, Text("x")));
+    ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n + at));
+    ExpectFromClient(conn, conn.FromClient(kAck, at - n, 0));
+    ExpectDropped(conn.FromClient(kAck, at - kQuarter - 2, 0),
+                  HG_PACKET_MALFORMED);
+  }
 }
 
 // The one byte that a probe may have must not fall into the header.
@@ -225,7 +249,7 @@ TEST_P(PacketStreamTest, B13_BothEndAtOnce) {
 TEST_P(PacketStreamTest, B13_AFinThatIsNotNextEndsNothing) {
   const Conn conn = Established(v6());
   const uint32_t n = conn.header();
-  const int64_t far = 1LL << 31;
+  const int64_t far = (1LL << 31) - 2;
   ExpectFromClient(conn, conn.FromClient(kFin | kAck, far, 0));
   ExpectFromBackend(conn, conn.FromBackend(kFin | kAck, far, n));
   ExpectFromClient(conn, conn.FromClient(kAck, 0, 0));
@@ -294,7 +318,7 @@ TEST_P(PacketStreamTest, BytesAreCountedOnce) {
     ExpectFromClient(conn, conn.FromClient(kAck, 0, 0, Bytes(100, 1)));
     ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n + 100, Bytes(500, 1)));
     // Late, and no beginning any more.
-    ExpectSent(conn.SynAck(), conn.ToClient(conn.SynAck(), 0));
+    ExpectReset(conn.SynAck(), HG_PACKET_EARLY);
   }
   ExpectFromClient(conn, conn.FromClient(kFin | kAck, 100, 500));
   ExpectFromBackend(conn, conn.FromBackend(kFin | kAck, 500, n + 101));

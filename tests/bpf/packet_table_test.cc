@@ -172,6 +172,23 @@ TEST_F(PacketTableTest, B16_ASynThatTheBackendTakesForANewOneBeginsAnew) {
   }
 }
 
+// The backend has forgotten it, and the client opens the same once more: that
+// would lack its header, and the client could send one of its own.
+TEST_F(PacketTableTest, NoSynOpensASecondConnectionWithoutHeader) {
+  for (const bool v6 : {false, true}) {
+    const Conn old = Established(v6);
+    Conn again = old;
+    again.server_isn += 5000;
+    for (const uint32_t shift : {0U, old.header()}) {
+      Segment syn = old.Syn();
+      syn.seq -= shift;
+      ExpectSent(syn, old.ToBackend(syn, shift));
+      ExpectReset(again.SynAck(), HG_PACKET_EARLY);
+      EXPECT_TRUE(IsLive(old)) << "it may be an old one that was late";
+    }
+  }
+}
+
 TEST_F(PacketTableTest, ANewAttemptFromTheSamePortReplacesAnUnfinishedOne) {
   const Conn old = Answered(false);
   Conn again = old;
