@@ -87,7 +87,8 @@ static __always_inline int acks_header(const struct hg_flow *flow, __u32 ack)
 {
 	__u32 first = flow->isn + 1;
 
-	return ack - (first + flow->header) <= flow->next_in - first;
+	return (flow->flags & HG_FLOW_HEADER_SENT) &&
+	       ack - (first + flow->header) <= flow->next_in - first;
 }
 
 static __always_inline __u32 segment_end(const struct packet *p)

@@ -230,10 +230,8 @@ static __noinline int count_early_end(const struct hg_flow *flow, __u32 flags)
 }
 
 /* Who is a client as well may claim to be the backend, to have the header left
- * out: where its SYN came by, nobody is believed that. Unless the first answer
- * with the number that the client has proved to know came there, too, as over
- * links that all carry both sides: that is a guess among 2^32 for who cannot
- * see the backend's.
+ * out: where its SYN came by, nobody is believed that. Unless all that answered
+ * the SYN came there, too, as over links that both carry both sides.
  */
 static __always_inline int is_believed(const struct hg_flow *flow,
 				       __u32 interface)
@@ -242,12 +240,17 @@ static __always_inline int is_believed(const struct hg_flow *flow,
 	       interface == flow->backend_side;
 }
 
+/* A late one is behind what has come since. Until then, the backend may have
+ * forgotten its first answer.
+ */
 static __always_inline void note_answer(struct hg_flow *flow,
 					const struct packet *p,
 					__u32 interface)
 {
-	if (flow->state == HG_FLOW_SYN_SENT || p->seq + 1 != flow->next_out)
+	if (flow->state == HG_FLOW_SYN_SENT || interface != flow->client_side)
 		flow->backend_side = interface;
+	if (flow->state > HG_FLOW_SYN_RECEIVED)
+		return;
 	flow->next_out = p->seq + 1;
 	flow->acked_out = p->seq + 1;
 	flow->acked_in = flow->isn + 1;
@@ -270,11 +273,7 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 		return;
 	}
 	if (p->flags & TCP_SYN) {
-		/* A late one is behind what has come since. Until then, the
-		 * backend may have forgotten its first answer.
-		 */
-		if (flow->state <= HG_FLOW_SYN_RECEIVED &&
-		    answers_syn(flow, p))
+		if (answers_syn(flow, p))
 			note_answer(flow, p, interface);
 		move_state(flow, HG_FLOW_SYN_SENT, HG_FLOW_SYN_RECEIVED);
 		return;

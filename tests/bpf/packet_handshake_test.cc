@@ -21,6 +21,16 @@ class PacketHandshakeTest : public PacketFamilyTest {
   static void ExpectHeaderWith(const Conn& conn, const Segment& ack) {
     ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
   }
+  // Its acknowledgment counts by the backend's side, and by no other.
+  static void ExpectHeaderIsAcked(const Conn& conn) {
+    const uint32_t n = conn.header();
+    const Segment ack = conn.FromClient(kAck, 0, 0);
+    ExpectHeaderWith(conn, ack);
+    ExpectFromClientsSide(conn, conn.FromBackend(kAck, 0, n), n);
+    ExpectHeaderWith(conn, ack);
+    ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n));
+    ExpectFromClient(conn, ack);
+  }
 };
 
 INSTANTIATE_TEST_SUITE_P(Both, PacketHandshakeTest, ::testing::Bool(),
@@ -122,18 +132,39 @@ TEST_P(PacketHandshakeTest, NobodyOnTheClientsSideAcknowledgesTheHeader) {
 TEST_P(PacketHandshakeTest, NorDoesWhoAnswersTheSynThere) {
   Conn conn = NewConn(v6());
   Open(&conn);
-  const uint32_t n = conn.header();
   Segment forged = conn.SynAck();
   forged.seq += 4711;
   ExpectFromClientsSide(conn, forged, 0);
   ExpectSynAck(conn);
   ExpectFromClientsSide(conn, conn.SynAck(), 0);
+  ExpectHeaderIsAcked(conn);
+}
+
+// Nor does it help to answer there again, before the client's ACK or after it.
+TEST_P(PacketHandshakeTest, NorDoesWhoAnswersTheSynThereAgain) {
+  for (const bool ends_first : {false, true}) {
+    Conn conn = NewConn(v6());
+    Open(&conn);
+    Conn liar = conn;
+    liar.server_isn += 4711;
+    ExpectFromClientsSide(liar, liar.SynAck(), 0);
+    if (ends_first) {
+      const Segment ack = liar.FromClient(kAck, 0, 0);
+      ExpectHeaderWith(conn, ack);
+    }
+    ExpectSynAck(conn);
+    ExpectFromClientsSide(liar, liar.SynAck(), 0);
+    ExpectFromClientsSide(conn, conn.SynAck(), 0);
+    ExpectHeaderIsAcked(conn);
+  }
+}
+
+TEST_P(PacketHandshakeTest, NorDoesWhoAcknowledgesAHeaderThatWasNotSent) {
+  const Conn conn = Answered(v6());
+  const uint32_t n = conn.header();
+  ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n));
   const Segment ack = conn.FromClient(kAck, 0, 0);
   ExpectHeaderWith(conn, ack);
-  ExpectFromClientsSide(conn, conn.FromBackend(kAck, 0, n), n);
-  ExpectHeaderWith(conn, ack);
-  ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n));
-  ExpectFromClient(conn, ack);
 }
 
 // Two links that both carry both sides.

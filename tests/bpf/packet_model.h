@@ -411,7 +411,9 @@ class PacketModel {
     if (s.flags & kAck) {
       const uint32_t first = flow.conn.isn + 1, n = flow.conn.header();
       // From the header's end to that of what the client has sent.
-      if (s.ack - first - n <= flow.next_in - first) flow.acked = true;
+      if (flow.sent && s.ack - first - n <= flow.next_in - first) {
+        flow.acked = true;
+      }
       NoteAck(&flow.acked_in, flow.next_in, ack);
       if (flow.state != kClosed && flow.acked_in - first >= 1U << 30) {
         flow.lapped = true;
