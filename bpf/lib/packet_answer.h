@@ -81,8 +81,8 @@ static __noinline int reset_sender(frame_t *frame, struct packet *p,
 	return send_back(frame);
 }
 
-static __always_inline int refuse(frame_t *frame, struct packet *p,
-				  struct packet_scratch *s, __u32 exit)
+static __noinline int refuse(frame_t *frame, struct packet *p,
+			     struct packet_scratch *s, __u32 exit)
 {
 	if (p->flags & TCP_RST)
 		return drop(HG_PACKET_STRAY_RST);

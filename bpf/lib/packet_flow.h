@@ -166,4 +166,16 @@ static __always_inline int both_sides_closed(__u32 flags)
 	return (flags & both) == both;
 }
 
+/* Whether a client would go on with a connection that nobody counts any more:
+ * the backend need not believe what has closed it. If both ends have, the last
+ * of it may come again.
+ */
+static __always_inline int is_over(const struct hg_flow *flow,
+				   const struct packet *p)
+{
+	return flow->state == HG_FLOW_CLOSED && !(p->flags & TCP_RST) &&
+	       (!both_sides_closed(flow->flags) ||
+		is_ahead(segment_end(p), flow->acked_in));
+}
+
 #endif

@@ -472,7 +472,9 @@ static __always_inline int handle_tcp(frame_t *frame, struct packet *p,
 		if (value % 2 == HG_FROM_BACKEND)
 			return from_backend(frame, p, flow, number, s);
 		if (!begins_anew(flow, p))
-			return from_client(frame, p, flow, number, s);
+			return is_over(flow, p)
+				   ? refuse(frame, p, s, HG_PACKET_NO_FLOW)
+				   : from_client(frame, p, flow, number, s);
 		p->flow = 0;
 		forget_flow(flow, number);
 		listener = bpf_map_lookup_elem(&packet_listeners, &at);

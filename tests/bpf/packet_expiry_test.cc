@@ -149,15 +149,14 @@ TEST_P(PacketExpiryTest, AClosedFlowStaysForAMinuteAfterItsLastSegment) {
   const Conn lively = Established(v6()), later = Established(v6()),
              fresh = Established(v6());
   for (const Conn& conn : {lively, later, fresh}) {
-    ExpectFromClient(conn, conn.FromClient(kRst, 0, 0));
+    CloseInOrder(conn);
   }
   Age(lively, 100, -1U);  // In the second after the sweep read the clock.
   Age(later, 90, 90);
   Sweep();
   ExpectReset(later.FromClient(kAck, 0, 0), HG_PACKET_NO_FLOW);
   for (const Conn& conn : {lively, fresh}) {
-    const Segment data = conn.FromClient(kAck, 1, 0);
-    ExpectFromClient(conn, data);
+    ExpectFromClient(conn, conn.FromClient(kAck, 1, 1));
   }
   // In its turn again, behind the others.
   Age(fresh, 70, 70);

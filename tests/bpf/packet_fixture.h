@@ -423,6 +423,13 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
   static void ExpectFromBackend(const Conn& conn, const Segment& in) {
     ExpectSent(in, conn.ToClient(in, conn.header()));
   }
+  // The client first.
+  static void CloseInOrder(const Conn& conn) {
+    ExpectFromClient(conn, conn.FromClient(kFin | kAck, 0, 0));
+    ExpectFromBackend(conn,
+                      conn.FromBackend(kFin | kAck, 0, conn.header() + 1));
+    ExpectFromClient(conn, conn.FromClient(kAck, 1, 1));
+  }
   // One of so many clients, which the source addresses have room for.
   static Conn Client(uint32_t number) {
     Conn conn;

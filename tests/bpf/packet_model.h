@@ -255,6 +255,9 @@ class PacketModel {
   Prediction ClientOf(Flow& flow, const Segment& s) {
     const uint32_t n = flow.conn.header();
     const uint32_t first = flow.conn.isn + 1;
+    if (flow.state == kClosed && !(s.flags & kRst) && !IsLastWord(flow, s)) {
+      return Refuse(s, "no_flow");
+    }
     if (s.flags & kSyn) {
       const uint32_t shift = s.seq == first - 1 ? 0 : ShiftOf(flow, s);
       if (flow.state != kSynSent && s.seq != first - 1) flow.another = true;
@@ -298,6 +301,13 @@ class PacketModel {
     ahead.exits["forwarded"] = 1;
     ahead.behind = Build(flow.conn.ToBackend(s, n));
     return ahead;
+  }
+  // Of a stream that the backend has whole (RFC 9293, 3.6: it may be asked for
+  // its acknowledgment again).
+  static bool IsLastWord(const Flow& flow, const Segment& s) {
+    const uint32_t ahead = End(s) - flow.acked_in;
+    return flow.fin_in_acked && flow.fin_out_acked &&
+           (ahead == 0 || ahead > 1U << 30);
   }
   // Of no stream's bytes; a keepalive's one aside (RFC 1122, 4.2.3.6).
   static bool IsFromBefore(const Flow& flow, const Segment& s) {

@@ -99,6 +99,41 @@ TEST_P(PacketResetTest, ARstBetweenWhatIsAcknowledgedAndNextEndsNothing) {
   EXPECT_FALSE(IsLive(conn));
 }
 
+// What ends it at the edge, its end points need not believe: a RST at junk that
+// the backend did not take, or in the backend's name. Nobody counts it then.
+TEST_P(PacketResetTest, AClosedConnectionIsNotGoneOnWith) {
+  for (const bool by_client : {false, true}) {
+    const Conn conn = Established(v6());
+    const uint32_t n = conn.header();
+    ExpectFromClient(conn, conn.FromClient(kAck, 0, 0, Text("x")));
+    if (by_client) {
+      ExpectFromClient(conn, conn.FromClient(kRst, 1, 0));
+    } else {
+      ExpectFromBackend(conn, conn.FromBackend(kRst | kAck, 0, n));
+    }
+    EXPECT_FALSE(IsLive(conn));
+    for (const Segment& more :
+         {conn.FromClient(kAck, 0, 0, Text("y")), conn.FromClient(kAck, 1, 0),
+          conn.FromClient(kFin | kAck, 1, 0),
+          conn.FromClient(kSyn | kAck, -1, 0)}) {
+      ExpectReset(more, HG_PACKET_NO_FLOW);
+    }
+    // The backend's challenge, and what answers that.
+    ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n));
+    ExpectFromClient(conn, conn.FromClient(kRst, 0, 0));
+  }
+}
+
+// Of what both have ended, the last may come again, and nothing after it.
+TEST_P(PacketResetTest, NorIsOneThatBothHaveEnded) {
+  const Conn conn = Established(v6());
+  CloseInOrder(conn);
+  ExpectFromClient(conn, conn.FromClient(kFin | kAck, 0, 1));
+  ExpectFromClient(conn, conn.FromClient(kAck, 1, 1));
+  ExpectReset(conn.FromClient(kAck, 0, 1, Text("more")), HG_PACKET_NO_FLOW);
+  ExpectReset(conn.FromClient(kAck, 1, 1, Text("x")), HG_PACKET_NO_FLOW);
+}
+
 TEST_P(PacketResetTest, ARstSaysNothingOfTheHeader) {
   const Conn conn = Greeted(v6());
   ExpectFromBackend(conn, conn.FromBackend(kRst | kAck, 9999, conn.header()));

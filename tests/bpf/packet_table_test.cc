@@ -38,12 +38,6 @@ class PacketTableTest : public PacketProgramTest {
     const Segment rst = conn.FromClient(kRst, 0, 0);
     ExpectSent(rst, conn.ToBackend(rst, conn.header()));
   }
-  static void CloseInOrder(const Conn& conn) {
-    ExpectFromClient(conn, conn.FromClient(kFin | kAck, 0, 0));
-    ExpectFromBackend(conn,
-                      conn.FromBackend(kFin | kAck, 0, conn.header() + 1));
-    ExpectFromClient(conn, conn.FromClient(kAck, 1, 1));
-  }
 };
 
 TEST_F(PacketTableTest, AFullTableRefusesAndCounts) {
@@ -72,8 +66,8 @@ TEST_F(PacketTableTest, InAFullTableTheOneClosedFirstGives) {
   OpenSmallTable(3);
   const Conn first = Established(false), second = Established(false),
              third = Established(false);
-  Close(second);
-  Close(first);
+  CloseInOrder(second);
+  CloseInOrder(first);
   const Conn fourth = Established(false);
   ExpectReset(second.FromClient(kAck, 0, 0), HG_PACKET_NO_FLOW);
   ExpectReset(second.FromBackend(kAck, 0, 28), HG_PACKET_NO_FLOW);
