@@ -400,6 +400,13 @@ static __always_inline int is_forged(const struct packet *p)
 	return p->v6 && (is_mapped(&p->source) || is_mapped(&p->destination));
 }
 
+/* Neither begins, nor goes on, nor ends; or begins and ends. */
+static __always_inline int is_senseless(__u32 flags)
+{
+	return !(flags & (TCP_SYN | TCP_ACK | TCP_RST)) ||
+	       ((flags & TCP_SYN) && (flags & (TCP_RST | TCP_FIN)));
+}
+
 /* A connection that was spliced before the hook was attached goes on. */
 static __noinline int has_socket(frame_t *frame, const struct packet *p)
 {
@@ -461,7 +468,7 @@ static __always_inline int handle_tcp(frame_t *frame, struct packet *p,
 		return drop(HG_PACKET_FRAGMENT);
 	if (p->extended)
 		return drop(HG_PACKET_EXTENSION);
-	if (is_forged(p) || !(p->flags & (TCP_SYN | TCP_ACK | TCP_RST)))
+	if (is_forged(p) || is_senseless(p->flags))
 		return drop(HG_PACKET_MALFORMED);
 	if (value != NO_VALUE) {
 		p->flow = value + 1;

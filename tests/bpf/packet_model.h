@@ -58,7 +58,7 @@ class PacketModel {
 
   Prediction FromClient(const Segment& s) {
     if (const auto odd = Odd(s)) return *odd;
-    if ((s.flags & (kSyn | kAck | kRst)) == 0) return Drop("malformed");
+    if (IsSenseless(s)) return Drop("malformed");
     const Key key{s.source, s.source_port, s.destination, s.destination_port};
     const bool opens = (s.flags & (kSyn | kAck | kRst)) == kSyn;
     auto found = flows_.find(key);
@@ -89,7 +89,7 @@ class PacketModel {
 
   Prediction FromBackend(const Segment& s) {
     if (const auto odd = Odd(s)) return *odd;
-    if ((s.flags & (kSyn | kAck | kRst)) == 0) return Drop("malformed");
+    if (IsSenseless(s)) return Drop("malformed");
     for (auto& [key, flow] : flows_) {
       if (flow.has_leg && flow.conn.backend == s.source &&
           flow.conn.backend_port == s.source_port &&
@@ -135,6 +135,10 @@ class PacketModel {
     return {kDropped, {{exit, 1}}, {}, {}, {}, {}};
   }
   static Prediction NotOurs() { return {kNotOurs, {}, {}, {}, {}, {}}; }
+  static bool IsSenseless(const Segment& s) {
+    if (s.flags & kSyn) return (s.flags & (kRst | kFin)) != 0;
+    return (s.flags & (kAck | kRst)) == 0;
+  }
   static Prediction TooFar(const Segment& s, uint64_t times = 1) {
     Prediction drop = Drop("ttl");
     drop.exits["ttl"] = times;
@@ -384,7 +388,7 @@ class PacketModel {
       return Refuse(s, "before_handshake");
     }
     // Once it has the header, it has nothing to begin.
-    if (n != 0 && flow.acked && (s.flags & kSyn)) {
+    if (flow.conn.header() != 0 && flow.acked && (s.flags & kSyn)) {
       return Refuse(s, "before_handshake");
     }
     if (s.ttl <= 1) return TooFar(s);

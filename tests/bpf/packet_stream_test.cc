@@ -335,7 +335,6 @@ TEST_P(PacketStreamTest, SegmentsOfNoConnectionAreReset) {
   ExpectReset(conn.FromClient(kFin | kAck, 5, 7), HG_PACKET_NO_FLOW);
   ExpectReset(conn.FromClient(kSyn | kAck, 5, 7), HG_PACKET_NO_FLOW);
   ExpectDropped(conn.FromClient(kRst, 5, 7), HG_PACKET_STRAY_RST);
-  ExpectDropped(conn.FromClient(kSyn | kRst, 5, 7), HG_PACKET_STRAY_RST);
   // At the ports that backends see, too.
   Conn unknown = conn;
   unknown.source = Parse(v6() ? "2001:db8:2::1" : "198.18.2.1");
@@ -382,7 +381,10 @@ TEST_P(PacketStreamTest, B16_ABackendsOldConnectionIsResetForTheNewOne) {
 
 TEST_P(PacketStreamTest, SegmentsWithoutAnyMeaningAreDropped) {
   const Conn conn = Answered(v6());
-  for (const uint8_t flags : Bytes{0, kFin, kPsh, kFin | kPsh | kUrg}) {
+  for (const uint8_t flags :
+       Bytes{0, kFin, kPsh, kFin | kPsh | kUrg, kSyn | kRst, kSyn | kFin,
+             kSyn | kRst | kAck, kSyn | kFin | kAck}) {
+    ExpectDropped(NewConn(v6()).FromClient(flags, 0, 0), HG_PACKET_MALFORMED);
     ExpectDropped(conn.FromClient(flags, 0, 0), HG_PACKET_MALFORMED);
     ExpectDropped(conn.FromBackend(flags, 0, 0), HG_PACKET_MALFORMED);
   }
