@@ -152,7 +152,7 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 	if (forges_header(flow, p) ||
 	    (due && !behind && !is_intact(frame, p, s)))
 		return drop(HG_PACKET_MALFORMED);
-	if (ends_handshake(flow, p)) {
+	if (p->ttl > 1 && ends_handshake(flow, p)) {
 		exit = establish(flow);
 		if (exit)
 			return drop(exit);

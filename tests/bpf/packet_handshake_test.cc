@@ -63,6 +63,17 @@ TEST_P(PacketHandshakeTest, NorWithoutAHeader) {
   EXPECT_EQ(Read(stats.connections_active), 1U);
 }
 
+TEST_P(PacketHandshakeTest, AnAckThatGoesNoFurtherTakesNoPlace) {
+  const Conn conn = Answered(v6());
+  Segment ack = conn.FromClient(kAck, 0, 0);
+  ack.ttl = 1;
+  ExpectTooFar(ack);
+  EXPECT_EQ(Active(), 0U);
+  ++ack.ttl;
+  ExpectHeaderWith(conn, ack);
+  EXPECT_EQ(Active(), 1U);
+}
+
 // Of an earlier client at that port, which left its handshake half done: the
 // RST ends that at the backend, too (RFC 9293, 3.10.7.3).
 TEST_P(PacketHandshakeTest, AnAnswerToAnotherSynIsReset) {

@@ -285,7 +285,7 @@ class PacketModel {
         n != 0 && !flow.acked && s.seq == first && !(s.flags & kRst);
     if (due && s.damage != 0) return Drop("malformed");
     if (flow.state == kSynReceived && (s.flags & kAck) && !(s.flags & kRst) &&
-        s.ack == flow.next_out) {
+        s.ack == flow.next_out && s.ttl > 1) {
       flow.state = kEstablished;
       ++connections_;
     }
