@@ -243,8 +243,13 @@ static __always_inline void move_to_another(struct hg_flow *flow, __u32 number,
 static __always_inline void ask_another(struct hg_flow *flow, __u32 number,
 					__u32 v6, struct packet_scratch *s)
 {
+	__u32 waited = now_ms() - flow->asked;
+
+	/* Or it has answered meanwhile, on another CPU. */
+	if (!move_state(flow, HG_FLOW_SYN_SENT, HG_FLOW_SYN_SENT))
+		return;
 	if ((flow->flags & (HG_FLOW_REFUSED | HG_FLOW_UNREACHABLE)) ||
-	    now_ms() - flow->asked >= ANSWER_MS)
+	    waited >= ANSWER_MS)
 		move_to_another(flow, number, v6, s);
 }
 

@@ -241,13 +241,15 @@ static __always_inline int is_believed(const struct hg_flow *flow,
 }
 
 /* A late one is behind what has come since. Until then, the backend may have
- * forgotten its first answer.
+ * forgotten its first answer. The state goes ahead, so that what is written here
+ * is not taken for what stood in its place (see ask_another).
  */
 static __always_inline void note_answer(struct hg_flow *flow,
 					const struct packet *p,
 					__u32 interface)
 {
-	if (flow->state == HG_FLOW_SYN_SENT || interface != flow->client_side)
+	if (move_state(flow, HG_FLOW_SYN_SENT, HG_FLOW_SYN_RECEIVED) ||
+	    interface != flow->client_side)
 		flow->backend_side = interface;
 	if (flow->state > HG_FLOW_SYN_RECEIVED)
 		return;
@@ -275,7 +277,6 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 	if (p->flags & TCP_SYN) {
 		if (answers_syn(flow, p))
 			note_answer(flow, p, interface);
-		move_state(flow, HG_FLOW_SYN_SENT, HG_FLOW_SYN_RECEIVED);
 		return;
 	}
 	new_bytes = progress(p, flow->next_out);
