@@ -100,6 +100,16 @@ static __always_inline void write_v6(struct ipv6hdr *ip,
 	__builtin_memcpy(&ip->daddr, to->destination->address, 16);
 }
 
+/* IPv6 has no sum of its own that the hop limit would cancel out in. */
+static __always_inline void add_ttl_to_frame_sum(frame_t *frame,
+						 const struct packet *p,
+						 const struct rewrite *to)
+{
+	if (p->v6)
+		add_to_frame_sum(frame, sum_difference(bpf_htons(p->ttl),
+						       bpf_htons(to->ttl)));
+}
+
 static __noinline int rewrite(frame_t *frame, const struct packet *p,
 			      const struct rewrite *to)
 {
@@ -136,10 +146,7 @@ static __noinline int rewrite(frame_t *frame, const struct packet *p,
 	if (add_addresses_to_sum(frame, check, addresses, p->v6) ||
 	    add_to_sum(frame, check, fields))
 		return HG_PACKET_FAILED;
-	/* IPv6 has no sum of its own that the hop limit would cancel out in. */
-	if (p->v6)
-		add_to_frame_sum(frame, sum_difference(bpf_htons(p->ttl),
-						       bpf_htons(to->ttl)));
+	add_ttl_to_frame_sum(frame, p, to);
 	return 0;
 }
 

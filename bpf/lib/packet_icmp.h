@@ -153,6 +153,7 @@ static __noinline int rewrite_icmp(frame_t *frame, const struct packet *p,
 		write_v4(data + ETH_HLEN, outer);
 	if (add_to_sum(frame, check, difference))
 		return HG_PACKET_FAILED;
+	add_ttl_to_frame_sum(frame, p, outer);
 	if (!p->v6)
 		return 0;
 	difference = sum_difference(

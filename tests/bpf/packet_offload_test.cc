@@ -109,11 +109,11 @@ TEST_P(PacketOffloadTest, B5_AnErrorAboutWhatIsTooBigIsComplete) {
 class PacketSumTest : public PacketFamilyTest {
  protected:
   // 0, or an error: -EBADMSG if it has not.
-  static int RunWithSum(const Segment& s) {
-    const Bytes frame = Build(s);
+  static int RunWithSum(const Segment& s) { return RunWithSum(Build(s), s.to); }
+  static int RunWithSum(const Bytes& frame, const Mac& to) {
     Bytes out(frame.size());
     __sk_buff context{};
-    context.ifindex = IndexOf(s.to == kIn0 ? "in0" : "out0");
+    context.ifindex = IndexOf(to == kIn0 ? "in0" : "out0");
     bpf_test_run_opts run = RunOptions(frame, &out, &context);
     run.flags = 1U << 2;  // BPF_F_TEST_SKB_CHECKSUM_COMPLETE
     const int error = bpf_prog_test_run_opts(program_, &run);
@@ -147,6 +147,12 @@ TEST_P(PacketSumTest, B5_TheHardwaresSumFollowsTheFrame) {
     }
   }
   ExpectRight(conn.FromClient(kFin | kAck, 701, 0));
+  const Segment sent = conn.ToBackend(conn.FromClient(kAck, 0, 0), 0);
+  const Segment answered = conn.ToClient(conn.FromBackend(kAck, 0, 500), 0);
+  for (const Segment& about : {sent, answered}) {
+    const IcmpError error = TooBig(about, 1300);
+    EXPECT_EQ(RunWithSum(Build(error), error.ip.to), 0) << Hex(Build(error));
+  }
   ExpectRight(conn.FromBackend(kRst, 701, 0));
 }
 
