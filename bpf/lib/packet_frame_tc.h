@@ -48,12 +48,22 @@ static __always_inline __u32 segment_size(const frame_t *frame)
 	return frame->gso_size;
 }
 
-/* Of the Ethernet header. 0: the frame has a tag, which the kernel has put into
- * skb->vlan_tci: the VLAN device's own hook gets it.
+/* Of the Ethernet header. 0: the frame is a VLAN's, by a tag which the kernel has
+ * put into skb->vlan_tci: the VLAN device's own hook gets it. VLAN 0 is none.
  */
 static __always_inline __be16 frame_protocol(const frame_t *frame)
 {
-	return frame->vlan_present ? 0 : frame->protocol;
+	return frame->vlan_present && (frame->vlan_tci & 0xfff)
+		   ? 0
+		   : frame->protocol;
+}
+
+/* That of VLAN 0, which holds a priority: it is not to leave with the frame. 0,
+ * or the kernel has refused.
+ */
+static __always_inline long take_tag_off(frame_t *frame)
+{
+	return frame->vlan_present ? bpf_skb_vlan_pop(frame) : 0;
 }
 
 /* All of these: 0, or the kernel has refused. */

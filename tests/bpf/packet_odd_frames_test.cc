@@ -73,6 +73,18 @@ TEST_P(PacketOddFramesTest, B14_TagsThatTheKernelTookOffCount) {
   EXPECT_EQ(Since(before), Once(HG_PACKET_FORWARDED));
 }
 
+// VLAN 0 is none: such a tag says what comes first (802.1Q), and the kernel
+// takes the frame for an untagged one.
+TEST_P(PacketOddFramesTest, B14_ATagWithAPriorityOnlyIsNoVlans) {
+  const Conn conn = Established(v6());
+  const Segment data = conn.FromClient(kAck, 0, 0, Text("first"));
+  const Exits before = Counted();
+  ForgetCaptured();
+  SendByWire({}, Tagged(data, {0x81, 0, 0xa0, 0}));
+  ExpectLeft(conn.ToBackend(data, conn.header()));
+  EXPECT_EQ(Since(before), Once(HG_PACKET_FORWARDED));
+}
+
 TEST_P(PacketOddFramesTest, B14_HeadersInPagesOfTheirOwn) {
   if (AtXdp()) GTEST_SKIP() << "then a veth takes no such frames";
   SetMtu(9000);
