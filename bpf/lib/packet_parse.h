@@ -125,6 +125,16 @@ static __always_inline int is_extension(__u32 next)
 	       next == IPPROTO_FRAGMENT || next == IPPROTO_DSTOPTS;
 }
 
+/* A header of one option, which has the length of what is longer than 64 KiB
+ * (RFC 2675): by the kernel that joined segments to that, behind XDP.
+ */
+static __always_inline int is_jumbo(const struct ipv6hdr *ip, __u32 next,
+				    const __u8 *head)
+{
+	return HOOK == HG_HOOK_TC && next == IPPROTO_HOPOPTS &&
+	       !ip->payload_len && !head[1] && head[2] == 0xc2;
+}
+
 static __always_inline int parse_v6(frame_t *frame, struct packet *p)
 {
 	void *data = (void *)(long)frame->data;
@@ -147,8 +157,9 @@ static __always_inline int parse_v6(frame_t *frame, struct packet *p)
 	__builtin_memcpy(&p->destination, &ip->daddr, 16);
 	next = ip->nexthdr;
 	for (int i = 0; i < 6 && !p->later && is_extension(next); i++) {
-		/* Next header, length beyond the first 8; of a fragment, the
-		 * offset is in the upper 13 bits of the last two.
+		/* Next header, length beyond the first 8, and an option's kind;
+		 * of a fragment, the offset is in the upper 13 bits of the last
+		 * two.
 		 */
 		__u8 head[4];
 
@@ -158,7 +169,8 @@ static __always_inline int parse_v6(frame_t *frame, struct packet *p)
 			p->fragment = 1;
 			p->later = (head[2] | head[3] >> 3) != 0;
 		}
-		p->extended = 1;
+		if (!is_jumbo(ip, next, head))
+			p->extended = 1;
 		p->l4 += next == IPPROTO_FRAGMENT ? 8 : 8 + head[1] * 8;
 		next = head[0];
 	}

@@ -103,6 +103,25 @@ TEST_P(PacketOffloadTest, B5_AnErrorAboutWhatIsTooBigIsComplete) {
   ASSERT_TRUE(headgate::testing::SetOffload("in0", ETHTOOL_STXCSUM, true));
 }
 
+// IPv6 of more than 64 KiB has its length in a hop-by-hop option (RFC 2675): a
+// receiver's kernel joins segments so where it may.
+TEST_P(PacketOffloadTest, B5_AJumboHeaderIsNoReasonToDrop) {
+  if (!v6()) GTEST_SKIP() << "IPv4 has none";
+  const Conn conn = Established(true);
+  Segment data = conn.FromClient(kAck, 0, 0, Bytes(3000, 0x16));
+  data.next_header = 0;
+  data.extensions = {6, 0, 0xc2, 4};
+  Put32(data.extensions, 8 + 20 + 3000);
+  const auto jumbo = [](const Segment& s) {
+    Bytes frame = Build(s);
+    Set16(frame, 18, 0);
+    return frame;
+  };
+  const Outcome outcome = RunOnce(jumbo(data), "in0", 0, 1000);
+  EXPECT_EQ(outcome.verdict, kSent);
+  EXPECT_EQ(outcome.frame, jumbo(conn.ToBackend(data, conn.header())));
+}
+
 // A sum of the frame that came in (CHECKSUM_COMPLETE) has to become that of the
 // frame that leaves, or the next stack drops it. The kernel checks where it
 // still has one: a frame whose length has changed has none.
