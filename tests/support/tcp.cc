@@ -256,4 +256,9 @@ void TcpSocket::Reset() {
   fd_.reset();
 }
 
+void TcpSocket::Forget() {
+  SetOption(fd(), IPPROTO_TCP, TCP_REPAIR, 1);
+  fd_.reset();
+}
+
 }  // namespace headgate::testing

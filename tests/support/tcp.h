@@ -65,7 +65,8 @@ class TcpSocket {
   bool Rewind(uint32_t bytes);
   void ShutdownWrite();
   void Close();
-  void Reset();  // Close with RST.
+  void Reset();   // Close with RST.
+  void Forget();  // Close without a word, as by a loss of power (TCP_REPAIR).
 
  private:
   explicit TcpSocket(UniqueFd fd);
