@@ -33,9 +33,12 @@ namespace {
 constexpr auto kTcxIngress = static_cast<bpf_attach_type>(46);
 constexpr uint32_t kPriority = 0x4847;  // Of the filters of all daemons.
 
-bool Forwards(const char* family, const std::string& name) {
+absl::StatusOr<bool> Forwards(const char* family, const std::string& name) {
   std::ifstream file(
       absl::StrCat("/proc/sys/net/", family, "/conf/", name, "/forwarding"));
+  if (!file && errno != ENOENT) {
+    return ErrnoStatus(errno, "ask whether it forwards");
+  }
   char value = '0';
   file >> value;
   return value != '0';
@@ -44,6 +47,7 @@ bool Forwards(const char* family, const std::string& name) {
 absl::Status Ask(const std::string& name, unsigned long what,
                  const char* question, ifreq* request) {
   const UniqueFd fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!fd.valid()) return ErrnoStatus(errno, question);
   if (name.size() >= sizeof request->ifr_name) {
     return absl::NotFoundError("no such interface");
   }
@@ -107,7 +111,9 @@ absl::Status CheckPacketInterface(const std::string& name, bool v4, bool v6) {
   }
   for (const char* family : {"ipv4", "ipv6"}) {
     const bool needed = std::strcmp(family, "ipv4") == 0 ? v4 : v6;
-    if (!needed || Forwards(family, name)) continue;
+    if (!needed) continue;
+    ASSIGN_OR_RETURN(const bool forwards, Forwards(family, name));
+    if (forwards) continue;
     return absl::FailedPreconditionError(
         absl::StrCat("does not forward; sysctl -w net.", family, ".conf.",
                      absl::StrReplaceAll(name, {{".", "/"}}), ".forwarding=1"));
@@ -218,7 +224,8 @@ bool HasPacketHook(const UniqueFd& link, uint32_t ifindex, uint32_t table_id) {
   if (link.valid()) return IsLinkOf(link.get(), ifindex);
   const bpf_tc_hook hook = ClsactOf(ifindex);
   bpf_tc_opts options = FilterOf(table_id);
-  return bpf_tc_query(&hook, &options) == 0;
+  const int error = bpf_tc_query(&hook, &options);
+  return error != -ENOENT && error != -EINVAL && error != -ENODEV;
 }
 
 void DetachClsact(uint32_t ifindex, uint32_t table_id) {

@@ -18,7 +18,7 @@
 namespace headgate::datapath {
 
 // FailedPrecondition: not an Ethernet interface, or it does not forward, with
-// the fix. NotFound.
+// the fix. NotFound. Others: nobody can tell now, for want of a descriptor say.
 absl::Status CheckPacketInterface(const std::string& name, bool v4, bool v6);
 
 absl::StatusOr<std::array<uint8_t, 6>> MacOf(const std::string& name);
@@ -47,7 +47,8 @@ inline constexpr char kPacketLinks[] = "packet_link_";
 absl::StatusOr<UniqueFd> AttachPacketHook(int program_fd, uint32_t ifindex,
                                           const std::string& pin,
                                           uint32_t table_id);
-// Whether the link is there or, for an invalid descriptor, the filter.
+// Whether the link is there or, for an invalid descriptor, the filter: it is
+// unless the kernel says that it is not.
 bool HasPacketHook(const UniqueFd& link, uint32_t ifindex, uint32_t table_id);
 void DetachClsact(uint32_t ifindex, uint32_t table_id);
 

@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
@@ -29,6 +31,16 @@ absl::Status CheckNativeXdp(const absl::StatusOr<XdpDevices>& devices,
   return features != devices->end() && features->second.native
              ? absl::OkStatus()
              : absl::FailedPreconditionError("its driver has no native XDP");
+}
+
+// Without a descriptor, if_nametoindex() cannot tell.
+bool IsOf(uint32_t ifindex, const std::string& name) {
+  const uint32_t now = if_nametoindex(name.c_str());
+  return now == ifindex || (now == 0 && errno != ENODEV);
+}
+
+bool IsVerdict(const absl::Status& status) {
+  return absl::IsNotFound(status) || absl::IsFailedPrecondition(status);
 }
 
 }  // namespace
@@ -54,13 +66,17 @@ std::vector<std::string> PacketPath::Attach(
 
 std::vector<std::string> PacketPath::Reattach() {
   std::vector<std::string> problems;
-  objections_.clear();
+  auto before = std::exchange(objections_, {});
   DetachLost();
   for (const std::string& name : wanted_) {
     const absl::Status attached = AttachTo(name);
     if (attached.ok()) continue;
-    objections_[name] = std::string(attached.message());
     problems.push_back(absl::StrCat(name, ": ", attached.message()));
+    if (links_.contains(name) && !IsVerdict(attached)) {  // It is as it was.
+      objections_.insert(before.extract(name));
+      continue;
+    }
+    objections_[name] = std::string(attached.message());
   }
   const absl::Status serves = SetServes(objections_.empty());
   if (!serves.ok()) problems.push_back(std::string(serves.message()));
@@ -75,7 +91,7 @@ std::vector<std::string> PacketPath::Reattach() {
 void PacketPath::DetachLost() {
   std::vector<std::string> lost;
   for (const auto& [name, link] : links_) {
-    const bool moved = if_nametoindex(name.c_str()) != link.ifindex;
+    const bool moved = !IsOf(link.ifindex, name);
     if (!moved && HasPacketHook(link.fd, link.ifindex, table_id_)) continue;
     if (!moved) log::Warning("%s: the packet path's hook was gone", name);
     lost.push_back(name);
@@ -153,6 +169,9 @@ void PacketPath::DetachStrays() {
 
 std::vector<std::string> PacketPath::ReattachXdp() {
   const absl::StatusOr<XdpDevices> devices = QueryXdpDevices();
+  if (!devices.ok() && !absl::IsUnimplemented(devices.status())) {
+    return {absl::StrCat("attach: xdp: ", devices.status().message())};
+  }
   if (devices.ok()) PutDevices(*devices);
   std::vector<std::string> problems;
   for (auto& [name, link] : links_) {
@@ -251,6 +270,7 @@ bool PacketPath::IsMostlyIncomplete(const std::string& name, Link& link) const {
   const uint64_t more = incomplete - link.incomplete;
   if (more < kIncompleteToJudge) return link.mostly_incomplete;
   const uint64_t received = ReceivedBy(name);
+  if (received <= link.received) return link.mostly_incomplete;  // Not read.
   link.mostly_incomplete = more > (received - link.received) / 2;
   link.incomplete = incomplete;
   link.received = received;

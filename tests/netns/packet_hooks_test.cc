@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_replace.h"
 #include "packet_fixture.h"
+#include "support/injection.h"
 
 namespace headgate::testing {
 namespace {
@@ -244,6 +245,36 @@ TEST_P(PacketHooksTest, WhatSomebodyTakesOffIsPutBack) {
   }
   EXPECT_TRUE(held.Send("x") && held.Receive(1) == "x");
   EXPECT_TRUE(daemon_->LogHas("e0: the packet path's hook was gone"));
+  StopAndExpectNothingLeft({"e0", "e1"});
+}
+
+// What it cannot look at for a moment is taken to be as it was.
+TEST_P(PacketHooksTest, WithoutDescriptorsItStaysAttached) {
+  SetOffload(kClient, "c0", ETHTOOL_STXCSUM, false);  // Or XDP is taken off.
+  SetOffload(kBackend, "b0", ETHTOOL_STXCSUM, false);
+  const auto server = Node();
+  Start(Config());
+  TcpSocket held = TcpSocket::Connect(kClient, vip_);
+  ASSERT_EQ(held.Receive(11), kGreeting);
+  const auto is_lost = [&] {
+    TcpSocket fresh = TcpSocket::Connect(kClient, vip_);
+    return HooksAt("e0") != Attached() || fresh.Receive(11) != kGreeting ||
+           !held.Send("x") || held.Receive(1) != "x";
+  };
+  daemon_->LimitFiles(1);
+  EXPECT_FALSE(WaitUntil(absl::Seconds(3), is_lost));
+  EXPECT_TRUE(daemon_->LogHas("e0: ask for its type: Too many open files"));
+  daemon_->LimitFiles(1024);
+  {
+    const Injection fault(daemon_->pid(), "openat:error=ENFILE");
+    EXPECT_FALSE(WaitUntil(absl::Seconds(3),
+                           [&] { return is_lost() || !OnPacketPath(); }));
+    EXPECT_TRUE(daemon_->LogHas("Too many open files in system"));
+  }
+  EXPECT_TRUE(WaitUntil(absl::Seconds(5), [&] {
+    const std::string problems = daemon_->Json({"status"})["problems"].dump();
+    return problems.find("open files") == std::string::npos;
+  }));
   StopAndExpectNothingLeft({"e0", "e1"});
 }
 

@@ -1,7 +1,6 @@
 // The daemon without what it needs, descriptors or memory: nothing is lost, it
 // says so, and it goes on when there is enough again.
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -19,16 +18,8 @@ namespace {
 
 class ShortageTest : public SpliceTraps {
  protected:
-  // None can be opened from now on; those that are open stay. (Nought would
-  // forbid poll(), too.)
-  void TakeDescriptors() const { LimitFiles(1); }
-  void GiveDescriptors() const { LimitFiles(1024); }
-  void LimitFiles(size_t files) const {
-    rlimit limit{};
-    ASSERT_EQ(prlimit(daemon_->pid(), RLIMIT_NOFILE, nullptr, &limit), 0);
-    limit.rlim_cur = files;
-    ASSERT_EQ(prlimit(daemon_->pid(), RLIMIT_NOFILE, &limit, nullptr), 0);
-  }
+  void TakeDescriptors() const { daemon_->LimitFiles(1); }
+  void GiveDescriptors() const { daemon_->LimitFiles(1024); }
   size_t Said(const char* text) const {
     return std::vector<std::string>(absl::StrSplit(daemon_->Log(), text))
                .size() -

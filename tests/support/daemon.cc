@@ -1,6 +1,7 @@
 #include "support/daemon.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <csignal>
@@ -186,6 +187,13 @@ size_t Daemon::OpenFiles() const {
   const std::filesystem::directory_iterator files(
       absl::StrCat("/proc/", pid(), "/fd"));
   return static_cast<size_t>(std::distance(begin(files), end(files)));
+}
+
+void Daemon::LimitFiles(size_t files) const {
+  rlimit limit{};
+  ASSERT_EQ(prlimit(pid(), RLIMIT_NOFILE, nullptr, &limit), 0);
+  limit.rlim_cur = files;
+  ASSERT_EQ(prlimit(pid(), RLIMIT_NOFILE, &limit, nullptr), 0);
 }
 
 std::string Daemon::socket_path() const {

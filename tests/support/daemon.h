@@ -67,6 +67,9 @@ class Daemon {
   std::string Log() const { return process_->err(); }
   // Descriptors the daemon has open.
   size_t OpenFiles() const;
+  // None can be opened above that, those that are open stay. (Nought would
+  // forbid poll(), too.)
+  void LimitFiles(size_t files) const;
   pid_t pid() const { return process_->pid(); }
   bool running() const { return process_->running(); }
   std::string socket_path() const;
