@@ -23,6 +23,8 @@ constexpr absl::Duration kSweepInterval = absl::Seconds(1);
 // kernel walks its table of all connections, in 0.7 ms if that has 262,144
 // buckets, four times.
 constexpr int kSweepsToLook = 10;
+// To open the path keeps this thread busy for a second.
+constexpr absl::Duration kOpenInterval = absl::Seconds(10);
 constexpr uint32_t kEndsAtOnce = 256;
 
 bool IsPacket(const config::Service& service) {
@@ -96,20 +98,40 @@ std::vector<datapath::PacketPath::Listener> PacketServices::Listeners(
   return listeners;
 }
 
+datapath::PacketPath::Setup PacketServices::SetupOf(
+    const config::Config& config,
+    const std::map<std::string, uint32_t>& ids) const {
+  datapath::PacketPath::Setup setup;
+  for (const IpAddress& source : config.packet->source) {
+    setup.sources.push_back(source.bytes());
+  }
+  setup.first_port = config.packet->first_port;
+  setup.last_port = config.packet->last_port;
+  setup.listeners = Listeners(config, ids);
+  return setup;
+}
+
 void PacketServices::Apply(const config::Config& config,
                            const std::map<std::string, uint32_t>& ids) {
-  unattached_.clear();
   if (!Needed(config)) {
     Stop();
     return;
   }
-  const absl::Status started = Start(config, ids);
-  if (started.ok()) return;
-  const std::string reason(started.message());
-  Note({reason});
-  for (const std::string& interface : config.packet->interfaces) {
-    unattached_.push_back({interface, "tc", "", reason});
+  settings_ = *config.packet;
+  listen_ = ListenOf(config);
+  setup_ = SetupOf(config, ids);
+  idle_seconds_.clear();
+  for (const auto& [name, service] : config.services) {
+    idle_seconds_[ids.at(name)] =
+        static_cast<uint32_t>(absl::ToInt64Seconds(service.idle_timeout));
   }
+  listeners_in_range_ = ListenersInRange();
+  NoteAll(Start());
+  if (datapath_->packet() == nullptr) return;
+  // Later on, when nobody opens any more.
+  EndByAndBy({[this](const hg_flow& flow) {
+    return !idle_seconds_.contains(flow.service);
+  }});
 }
 
 absl::Status PacketServices::Open(const config::Packet& packet) {
@@ -130,35 +152,19 @@ void PacketServices::Adopt(const config::Config& config,
             path.Established());
 }
 
-absl::Status PacketServices::Start(const config::Config& config,
-                                   const std::map<std::string, uint32_t>& ids) {
-  RETURN_IF_ERROR(Open(*config.packet));
-  datapath::PacketPath& path = *datapath_->packet();
-  idle_seconds_.clear();
-  for (const auto& [name, service] : config.services) {
-    idle_seconds_[ids.at(name)] =
-        static_cast<uint32_t>(absl::ToInt64Seconds(service.idle_timeout));
-  }
-  // Later on, when nobody opens any more.
-  EndByAndBy({[this](const hg_flow& flow) {
-    return !idle_seconds_.contains(flow.service);
-  }});
-  datapath::PacketPath::Setup setup;
-  for (const IpAddress& source : config.packet->source) {
-    setup.sources.push_back(source.bytes());
-  }
-  setup.first_port = config.packet->first_port;
-  setup.last_port = config.packet->last_port;
-  setup.listeners = Listeners(config, ids);
-  RETURN_IF_ERROR(path.Configure(setup));
-  settings_ = *config.packet;
-  listen_ = ListenOf(config);
-  listeners_in_range_ = ListenersInRange();
-  NoteAll(path.Attach(
-      {config.packet->interfaces.begin(), config.packet->interfaces.end()},
-      config.packet->attach == config::PacketAttach::kXdp));
-  timer_.Set(kSweepInterval);
-  return absl::OkStatus();
+// What it lacks may be there later: the timer calls again until it succeeds.
+std::vector<std::string> PacketServices::Start() {
+  started_ = Open(settings_);
+  datapath::PacketPath* const path = datapath_->packet();
+  timer_.Set(path == nullptr ? kOpenInterval : kSweepInterval);
+  if (path == nullptr) return {};
+  started_ = path->Configure(setup_);
+  // Else what has a hook keeps it: connections go on.
+  return started_.ok()
+             ? path->Attach(
+                   {settings_.interfaces.begin(), settings_.interfaces.end()},
+                   settings_.attach == config::PacketAttach::kXdp)
+             : path->Reattach();
 }
 
 // What clients send there ends up with the path, which knows of no such
@@ -184,12 +190,13 @@ std::vector<std::string> PacketServices::ListenersInRange() const {
 }
 
 void PacketServices::Stop() {
+  timer_.Cancel();
+  started_ = absl::OkStatus();
   problem_.clear();
   if (datapath_->packet() == nullptr) return;
   datapath_->packet()->EndAll();
   KeepBytes();
   datapath_->ClosePacket();
-  timer_.Cancel();
   endings_.clear();
   log::Info("the packet path is closed: no service uses it");
 }
@@ -205,17 +212,23 @@ void PacketServices::KeepBytes() {
 }
 
 void PacketServices::Sweep() {
-  datapath::PacketPath& path = *datapath_->packet();
-  path.Sweep([this](uint32_t service) {
-    const auto found = idle_seconds_.find(service);
-    return found == idle_seconds_.end() ? 0 : found->second;
-  });
-  if (++sweeps_ % kSweepsToLook == 0) listeners_in_range_ = ListenersInRange();
-  NoteAll(path.Reattach());
+  datapath::PacketPath* const path = datapath_->packet();
+  if (path != nullptr) {
+    path->Sweep([this](uint32_t service) {
+      const auto found = idle_seconds_.find(service);
+      return found == idle_seconds_.end() ? 0 : found->second;
+    });
+    if (++sweeps_ % kSweepsToLook == 0) {
+      listeners_in_range_ = ListenersInRange();
+    }
+  }
   timer_.Set(kSweepInterval);
+  NoteAll(started_.ok() ? path->Reattach() : Start());
 }
 
 void PacketServices::NoteAll(std::vector<std::string> problems) {
+  if (!started_.ok()) problems.emplace_back(started_.message());
+  if (datapath_->packet() == nullptr) return Note(problems);
   problems.insert(problems.end(), listeners_in_range_.begin(),
                   listeners_in_range_.end());
   if (datapath_->packet()->max_flows() != settings_.max_flows) {
@@ -274,9 +287,13 @@ absl::StatusOr<std::shared_ptr<datapath::PacketTrace>> PacketServices::Trace(
 }
 
 std::vector<datapath::PacketPath::Hook> PacketServices::Hooks() const {
-  if (datapath_->packet() == nullptr) return unattached_;
-  const auto hooks = datapath_->packet()->Hooks();
-  return hooks.empty() ? unattached_ : hooks;
+  std::vector<datapath::PacketPath::Hook> hooks;
+  if (datapath_->packet() != nullptr) hooks = datapath_->packet()->Hooks();
+  if (!hooks.empty() || started_.ok()) return hooks;
+  for (const std::string& interface : settings_.interfaces) {
+    hooks.push_back({interface, "tc", "", std::string(started_.message())});
+  }
+  return hooks;
 }
 
 void PacketServices::AddBytes(uint32_t service, hg_service_stats& stats) const {

@@ -88,25 +88,28 @@ class PacketServices {
   std::vector<datapath::PacketPath::Listener> Listeners(
       const config::Config& config,
       const std::map<std::string, uint32_t>& ids) const;
+  datapath::PacketPath::Setup SetupOf(
+      const config::Config& config,
+      const std::map<std::string, uint32_t>& ids) const;
   absl::Status Open(const config::Packet& packet);
-  absl::Status Start(const config::Config& config,
-                     const std::map<std::string, uint32_t>& ids);
+  std::vector<std::string> Start();
   void Stop();
   void KeepBytes();
   void EndByAndBy(Ending ending);
   void EndSome();
   void Sweep();
   std::vector<std::string> ListenersInRange() const;
-  // What attaching says, and what is seen besides.
+  // What starting or attaching says, and what is seen besides.
   void NoteAll(std::vector<std::string> problems);
   void Note(const std::vector<std::string>& problems);
 
   datapath::Datapath* datapath_;
   std::string problem_;
-  std::vector<datapath::PacketPath::Hook> unattached_;  // The start failed.
-  std::vector<std::string> listeners_in_range_;         // As last seen.
+  std::vector<std::string> listeners_in_range_;  // As last seen.
   uint32_t sweeps_ = 0;
+  absl::Status started_;  // Or why it is not as below.
   config::Packet settings_;
+  datapath::PacketPath::Setup setup_;
   std::set<Endpoint> listen_;                  // Of its services.
   std::map<uint32_t, uint32_t> idle_seconds_;  // By service id.
   Timer timer_;

@@ -84,7 +84,8 @@ class PacketPath {
     uint16_t last_port = 0;
     std::vector<Listener> listeners;
   };
-  // ResourceExhausted: more than 255 addresses.
+  // ResourceExhausted: more than 255 addresses. Unless it succeeds new
+  // connections are left to the listeners' sockets.
   absl::Status Configure(const Setup& setup);
   // Until then: no service but these takes new connections.
   void KeepListeners(const std::set<uint32_t>& services);
@@ -200,6 +201,7 @@ class PacketPath {
   hg_packet_address* FindPlace(const PacketAddress& address);
   absl::Status PutAddress(const PacketAddress& address, uint32_t id,
                           uint16_t first_port, uint16_t last_port);
+  absl::Status PutSetup(const Setup& setup);
   absl::Status SetServes(bool serves);
   absl::Status PutListeners();
   template <typename Keep>
@@ -230,7 +232,8 @@ class PacketPath {
   std::weak_ptr<PacketTrace> trace_;  // Its reader has it.
   // By address id and port.
   std::map<std::pair<uint32_t, uint32_t>, hg_packet_listener> listeners_;
-  bool serves_ = false;  // They are in the map.
+  bool configured_ = false;  // They are what is wanted.
+  bool serves_ = false;      // They are in the map.
   std::map<std::string, Link> links_;
   std::set<std::string> wanted_;
   std::map<std::string, std::string> objections_;  // To tc, by interface.

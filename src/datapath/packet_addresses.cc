@@ -75,6 +75,13 @@ absl::StatusOr<std::map<PacketAddress, uint32_t>> PacketPath::TakeIds(
 }
 
 absl::Status PacketPath::Configure(const Setup& setup) {
+  const absl::Status put = PutSetup(setup);
+  configured_ = put.ok();
+  if (!configured_) SetServes(false).IgnoreError();
+  return put;
+}
+
+absl::Status PacketPath::PutSetup(const Setup& setup) {
   const std::set<PacketAddress> sources(setup.sources.begin(),
                                         setup.sources.end());
   std::set<PacketAddress> wanted = sources;

@@ -78,7 +78,7 @@ std::vector<std::string> PacketPath::Reattach() {
     }
     objections_[name] = std::string(attached.message());
   }
-  const absl::Status serves = SetServes(objections_.empty());
+  const absl::Status serves = SetServes(configured_ && objections_.empty());
   if (!serves.ok()) problems.push_back(std::string(serves.message()));
   if (!xdp_) return problems;
   const std::vector<std::string> more = ReattachXdp();

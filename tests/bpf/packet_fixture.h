@@ -128,6 +128,7 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
     datapath_->ClosePacket();
     const absl::Status opened = datapath_->OpenPacket(flows, AtXdp());
     ASSERT_TRUE(opened.ok()) << opened;
+    Configure();
     ASSERT_THAT(packet().Attach(Interfaces(), AtXdp()), ::testing::IsEmpty());
     program_ = AttachedProgram();
     ASSERT_GE(program_, 0);

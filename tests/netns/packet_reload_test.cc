@@ -1,5 +1,7 @@
 // The packet path while its configuration changes, and what it says of a
 // configuration that does not fit this machine.
+#include <algorithm>
+#include <filesystem>
 #include <future>
 
 #include "absl/strings/match.h"
@@ -141,6 +143,66 @@ TEST_F(PacketReloadTest, ATableOfAnotherSizeTakesARestart) {
   EXPECT_TRUE(OnPacketPath());
   Reload(PacketConfig());
   EXPECT_FALSE(HasProblem("max_flows"));
+}
+
+// With what live connections still have there are more addresses than ids.
+TEST_F(PacketReloadTest, AConfigurationThatDoesNotFitServesNobodyUntilItDoes) {
+  const auto there = [&] { return HasProblem("room for 255"); };
+  Shell(R"(ip -n edge addr add 198.18.1.2/32 dev lo
+           ip -n client route add 198.18.1.2 via 198.18.0.1
+           ip -n edge route add local 198.19.0.0/24 dev lo)");
+  const UniqueFd listener = ListenAt("198.18.2.11:25");
+  const std::string config = PacketConfig({.health = "{type: none}"});
+  daemon_ = std::make_unique<Daemon>(config);
+  Session held = OpenSession(vip_, listener);
+  std::string crowd =
+      absl::StrReplaceAll(config, {{"198.18.1.1:25", "198.18.1.2:25"}});
+  for (int service = 0, last = 0; last < 251; ++service) {
+    absl::StrAppend(&crowd, "  more", service,
+                    ":\n    datapath: packet\n    pool: nodes\n"
+                    "    health: {type: none}\n    listen:\n");
+    for (const int end = std::min(last + 64, 251); last < end;) {
+      absl::StrAppend(&crowd, "      - 198.19.0.", ++last, ":25\n");
+    }
+  }
+  Reload(crowd);
+  EXPECT_FALSE(WaitUntil(absl::Seconds(3), [&] {
+    return !there() || OnPacketPath();
+  })) << daemon_->Log();
+  EXPECT_EQ(TcpSocket::Connect(kClient, vip_).error(), ECONNREFUSED);
+  EXPECT_TRUE(OpenSession(At("198.18.1.2:25"), listener).Exchange());
+  EXPECT_TRUE(held.Exchange());
+  const nlohmann::json flow = daemon_->Json({"flow", "list"})["flows"][0];
+  EXPECT_EQ(
+      daemon_->Ctl({"conn", "kill", absl::StrCat(flow["id"].get<uint64_t>())})
+          .exit_code,
+      0);
+  EXPECT_TRUE(WaitUntil(kTcpTimeout, [&] {
+    return !there() && OnPacketPath();
+  })) << daemon_->Log();
+  EXPECT_TRUE(OpenSession(At("198.18.1.2:25"), listener).Exchange());
+}
+
+TEST_F(PacketReloadTest, APathThatCannotBeOpenedIsTriedAgain) {
+  const auto server = Node();
+  const std::string config = PacketConfig({.health = "{type: none}"});
+  const std::string spliced =
+      absl::StrReplaceAll(config, {{"datapath: packet", "datapath: splice"}});
+  daemon_ = std::make_unique<Daemon>(spliced);
+  const std::string obstacle = daemon_->pin_dir() + "/packet_flows";
+  std::filesystem::create_directory(obstacle);
+  Reload(config);
+  EXPECT_TRUE(HasProblem("pin " + obstacle)) << daemon_->Json({"status"});
+  EXPECT_EQ(Load(5).ok, 5u) << "spliced";
+  Reload(spliced);
+  EXPECT_FALSE(HasProblem("pin "));
+  Reload(config);
+  EXPECT_TRUE(HasProblem("pin "));
+  std::filesystem::remove(obstacle);
+  EXPECT_TRUE(WaitUntil(absl::Seconds(20), [&] { return OnPacketPath(); }))
+      << daemon_->Log();
+  EXPECT_FALSE(HasProblem("pin "));
+  EXPECT_EQ(Load(5).ok, 5u);
 }
 
 TEST_F(PacketReloadTest, AListenerAmongItsPortsIsAProblem) {
