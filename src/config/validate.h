@@ -20,6 +20,7 @@ inline constexpr size_t kMaxListenPerService = 64;
 inline constexpr size_t kMaxSourcesPerPool = 64;
 inline constexpr size_t kMaxPacketInterfaces = 64;
 inline constexpr size_t kMaxServiceBackends = 4095;  // Over all services.
+inline constexpr size_t kMaxPacketAddresses = 255;   // Sources included.
 
 // Where a service says what these rules may object to.
 struct ServicePlace {

@@ -311,6 +311,30 @@ TEST(LimitTest, ListenAddresses) {
                           "is not read"));
 }
 
+// Two ports of each.
+std::string PacketServicesAt(int addresses) {
+  std::string text = absl::StrCat(
+      "packet: {interfaces: [e0], source: [198.18.2.1]}\n", kMinimal);
+  for (int n = 0; n < addresses; ++n) {
+    if (n % 32 == 0) {
+      absl::StrAppend(&text, "  s", n,
+                      ":\n    pool: mail\n    datapath: packet\n"
+                      "    listen:\n");
+    }
+    for (const int port : {25, 26}) {
+      absl::StrAppend(&text, "      - 198.19.0.", n, ":", port, "\n");
+    }
+  }
+  return text;
+}
+
+TEST(LimitTest, AddressesOfThePacketPath) {
+  EXPECT_THAT(ErrorsOf(PacketServicesAt(254)), IsEmpty());
+  EXPECT_THAT(ErrorsOf(PacketServicesAt(255)),
+              ElementsAre("6:1: services: 256 addresses of the packet path, "
+                          "packet.source included; at most 255"));
+}
+
 TEST(LimitTest, BackendsOverAllServices) {
   EXPECT_THAT(
       ErrorsOf(absl::StrCat("pools:\n", PoolOf("p", 512), Services(8, "p"))),
