@@ -85,25 +85,24 @@ uint64_t CountSourcePorts() {
                           ReadSysctl("ip_local_reserved_ports"));
 }
 
-std::vector<Endpoint> ListeningEndpoints(std::istream& table) {
-  std::vector<Endpoint> all;
+std::set<Endpoint> ListeningEndpoints(std::istream& table) {
+  std::set<Endpoint> all;
   std::string line;
   std::getline(table, line);  // Names of the columns.
   while (std::getline(table, line)) {
     const std::vector<absl::string_view> fields =
         absl::StrSplit(line, ' ', absl::SkipEmpty());
     if (fields.size() < 4 || fields[3] != "0A") break;
-    if (const auto endpoint = ParseRow(fields[1])) all.push_back(*endpoint);
+    if (const auto endpoint = ParseRow(fields[1])) all.insert(*endpoint);
   }
   return all;
 }
 
-std::vector<Endpoint> ListeningEndpoints() {
-  std::vector<Endpoint> all;
+std::set<Endpoint> ListeningEndpoints() {
+  std::set<Endpoint> all;
   for (const char* path : {"/proc/net/tcp", "/proc/net/tcp6"}) {
     std::ifstream table(path);
-    const std::vector<Endpoint> some = ListeningEndpoints(table);
-    all.insert(all.end(), some.begin(), some.end());
+    all.merge(ListeningEndpoints(table));
   }
   return all;
 }

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 #include <istream>
-#include <vector>
+#include <set>
 
 #include "absl/strings/string_view.h"
 #include "net/address.h"
@@ -21,8 +21,8 @@ uint64_t CountSourcePorts();
 
 // Where TCP sockets listen, by a table as in /proc/net/tcp or tcp6 (kernel,
 // tcp_seq_show()), whose first rows they are; what follows is not read.
-std::vector<Endpoint> ListeningEndpoints(std::istream& table);
+std::set<Endpoint> ListeningEndpoints(std::istream& table);
 // Of this network namespace, both families.
-std::vector<Endpoint> ListeningEndpoints();
+std::set<Endpoint> ListeningEndpoints();
 
 }  // namespace headgate

@@ -31,13 +31,15 @@ TEST(PortsTest, ThisMachineHasSome) {
   EXPECT_LE(CountSourcePorts(), 65535u);
 }
 
-// As on a machine that counts from the right.
+// As on a machine that counts from the right. Sockets that share a port
+// (SO_REUSEPORT) have a row each.
 TEST(PortsTest, ListenersAreTheFirstRows) {
   std::istringstream table(
       "  sl  local_address rem_address   st tx_queue rx_queue\n"
       "   0: 00000000:07E8 00000000:0000 0A 00000000:00000000\n"
       "   1: 010212C6:0019 00000000:0000 0A 00000000:00000000\n"
-      "   2: 010212C6:C350 0B0212C6:0019 01 00000000:00000000\n");
+      "   2: 010212C6:0019 00000000:0000 0A 00000000:00000000\n"
+      "   3: 010212C6:C350 0B0212C6:0019 01 00000000:00000000\n");
   EXPECT_THAT(
       ListeningEndpoints(table),
       ::testing::ElementsAre(Endpoint{*IpAddress::Parse("0.0.0.0"), 2024},
@@ -53,8 +55,8 @@ TEST(PortsTest, ListenersOfIpv6) {
       "00000000000000000000000000000000:0000 0A 00000000:00000000\n");
   EXPECT_THAT(
       ListeningEndpoints(table),
-      ::testing::ElementsAre(Endpoint{*IpAddress::Parse("2001:db8:2::1"), 25},
-                             Endpoint{*IpAddress::Parse("198.18.2.1"), 26}));
+      ::testing::ElementsAre(Endpoint{*IpAddress::Parse("198.18.2.1"), 26},
+                             Endpoint{*IpAddress::Parse("2001:db8:2::1"), 25}));
 }
 
 }  // namespace
