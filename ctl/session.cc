@@ -1,13 +1,18 @@
 #include "ctl/session.h"
 
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <ostream>
 #include <system_error>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "base/status.h"
 #include "ctl/render.h"
@@ -32,13 +37,31 @@ absl::StatusCode CodeOf(int http_status) {
   }
 }
 
+// Whether a daemon lives there. Not asked by flock(): to have the lock for a
+// moment would keep one from starting.
+bool IsLocked(const std::filesystem::path& folder) {
+  struct stat info {};
+  if (stat(folder.c_str(), &info) != 0) return false;
+  const std::string at = absl::StrFormat(" %02x:%02x:%d ", major(info.st_dev),
+                                         minor(info.st_dev), info.st_ino);
+  std::ifstream locks("/proc/locks");  // fs/locks.c: lock_get_status()
+  std::string line;
+  while (std::getline(locks, line)) {
+    if (absl::StrContains(line, " FLOCK ") && absl::StrContains(line, at)) {
+      return true;
+    }
+  }
+  return false;
+}
+
 // Flow tables outlive a daemon that was killed, and with them what it carried.
 std::string PacketPathsLeft() {
   std::string left;
   std::error_code ignored;
   for (const auto& pins :
        std::filesystem::directory_iterator("/sys/fs/bpf", ignored)) {
-    if (!std::filesystem::exists(pins.path() / "packet_flows", ignored)) {
+    if (!std::filesystem::exists(pins.path() / "packet_flows", ignored) ||
+        IsLocked(pins.path())) {
       continue;
     }
     absl::StrAppend(&left, "; the packet path of ", pins.path().string(),

@@ -14,6 +14,7 @@ namespace {
 
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using ::testing::SizeIs;
 
 // By each way to be attached.
@@ -71,6 +72,9 @@ TEST_P(PacketHooksTest, OfTheLastRunAnUnwantedOneGoes) {
     End(signal);
     EXPECT_EQ(HooksAt("e0"), Attached()) << "it is for the next daemon";
     EXPECT_EQ(HooksAt("e1"), Attached());
+    const std::string status = daemon_->Ctl({"status"}).err;
+    EXPECT_THAT(status, HasSubstr("; the packet path of " +
+                                  daemon_->pin_dir() + " goes on"));
     Start(Config("[e1]"));
     EXPECT_TRUE(daemon_->LogHas("the packet path goes on"));
     EXPECT_THAT(HooksAt("e0"), IsEmpty());
@@ -216,6 +220,8 @@ TEST_P(PacketHooksTest, DaemonsSideBySideKeepToTheirOwn) {
       EXPECT_EQ(LoadOn(vip, 5).ok, 5u) << port;
     }
     other.Stop();
+    EXPECT_THAT(other.Ctl({"status"}).err, Not(HasSubstr("goes on")))
+        << "it is not without its daemon";
     EXPECT_EQ(HooksAt("e0"), Attached());
     EXPECT_EQ(HooksAt("e1"), Attached());
   }
