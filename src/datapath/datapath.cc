@@ -125,6 +125,13 @@ absl::StatusOr<Datapath::Skeleton> Datapath::Load(const Options& options,
   return skeleton;
 }
 
+absl::StatusOr<Datapath::Skeleton> Datapath::LoadWhatCan(
+    const Options& options) {
+  absl::StatusOr<Skeleton> whole = Load(options, true);
+  splice_objection_ = std::string(whole.status().message());
+  return whole.ok() ? std::move(whole) : Load(options, false);
+}
+
 std::vector<bpf_map*> Datapath::SharedMaps(headgate_bpf* skeleton) {
   const auto& maps = skeleton->maps;
   return {maps.services,      maps.backends,      maps.tables,
@@ -239,18 +246,14 @@ absl::StatusOr<std::unique_ptr<Datapath>> Datapath::Open(const Options& asked) {
   options.adopt =
       asked.adopt &&
       access(absl::StrCat(options.pin_dir, "/packet_flows").c_str(), F_OK) == 0;
-  absl::StatusOr<Skeleton> skeleton = Load(options, true);
+  absl::StatusOr<Skeleton> skeleton = made->LoadWhatCan(options);
   if (!skeleton.ok() && options.adopt) {
     log::Warning("connections of the packet path from the last run end: %s",
                  skeleton.status().message());
     options.adopt = false;
-    skeleton = Load(options, true);
+    skeleton = made->LoadWhatCan(options);
   }
   if (!options.adopt) RemovePacketPath(options.pin_dir);
-  if (!skeleton.ok()) {
-    made->splice_objection_ = std::string(skeleton.status().message());
-    skeleton = Load(options, false);
-  }
   RETURN_IF_ERROR(skeleton.status());
   made->skeleton_ = *std::move(skeleton);
   made->adopt_ = made->leaves_ = options.adopt;

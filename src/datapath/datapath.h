@@ -185,6 +185,8 @@ class Datapath {
 
   Datapath() = default;
   static absl::StatusOr<Skeleton> Load(const Options& options, bool splice);
+  // Without the splice program where the kernel refuses it.
+  absl::StatusOr<Skeleton> LoadWhatCan(const Options& options);
   // The maps that selection and the packet path share.
   static std::vector<bpf_map*> SharedMaps(headgate_bpf* skeleton);
   static absl::Status Adopt(const std::string& pin_dir, headgate_bpf* skeleton);

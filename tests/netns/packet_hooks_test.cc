@@ -73,8 +73,8 @@ TEST_P(PacketHooksTest, OfTheLastRunAnUnwantedOneGoes) {
     EXPECT_EQ(HooksAt("e0"), Attached()) << "it is for the next daemon";
     EXPECT_EQ(HooksAt("e1"), Attached());
     const std::string status = daemon_->Ctl({"status"}).err;
-    EXPECT_THAT(status, HasSubstr("; the packet path of " +
-                                  daemon_->pin_dir() + " goes on"));
+    EXPECT_THAT(status, HasSubstr("; the packet path of " + daemon_->pin_dir() +
+                                  " goes on"));
     Start(Config("[e1]"));
     EXPECT_TRUE(daemon_->LogHas("the packet path goes on"));
     EXPECT_THAT(HooksAt("e0"), IsEmpty());
@@ -281,6 +281,24 @@ TEST_P(PacketHooksTest, WithoutDescriptorsItStaysAttached) {
     const std::string problems = daemon_->Json({"status"})["problems"].dump();
     return problems.find("open files") == std::string::npos;
   }));
+  StopAndExpectNothingLeft({"e0", "e1"});
+}
+
+// What it can do without.
+TEST_P(PacketHooksTest, ConnectionsOutliveTheSpliceProgram) {
+  const auto server = Node();
+  Start(Config());
+  TcpSocket held = TcpSocket::Connect(kClient, vip_);
+  ASSERT_EQ(held.Receive(11), kGreeting);
+  End();
+  DaemonOptions options = Options();
+  if (options.wrapper.empty()) options.wrapper = {"env"};
+  options.wrapper.push_back("LD_PRELOAD=" HG_NO_SPLICE_LIBRARY);
+  daemon_ = std::make_unique<Daemon>(Config(), options);
+  EXPECT_TRUE(daemon_->LogHas("goes on with 1 connections"));
+  EXPECT_FALSE(daemon_->Json({"status"})["datapaths"]["splice"].get<bool>());
+  EXPECT_TRUE(held.Send("x") && held.Receive(1) == "x");
+  EXPECT_EQ(Load(5).ok, 5u);
   StopAndExpectNothingLeft({"e0", "e1"});
 }
 
