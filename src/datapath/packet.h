@@ -181,6 +181,7 @@ class PacketPath {
   void Detach(const std::string& interface);
   void DetachLost();
   void DetachStrays();
+  void LeaveGenericXdp();
   std::vector<std::string> ReattachXdp();
   absl::StatusOr<XdpMode> AttachXdpTo(
       const std::string& name, const Link& link,

@@ -59,6 +59,7 @@ std::vector<std::string> PacketPath::Attach(
     link.incomplete = Left(link.ifindex, HG_LEFT_INCOMPLETE);
     link.received = ReceivedBy(name);
   }
+  if (xdp) LeaveGenericXdp();
   std::vector<std::string> problems = Reattach();
   DetachStrays();
   return problems;
@@ -167,6 +168,17 @@ void PacketPath::DetachStrays() {
 
 // ---- XDP --------------------------------------------------------------------
 
+// Native XDP may have become possible. Not at each sweep: one that tries in
+// vain leaves all packets to tc for a moment.
+void PacketPath::LeaveGenericXdp() {
+  const absl::StatusOr<XdpDevices> devices = QueryXdpDevices();
+  for (const std::string& name : wanted_) {
+    const uint32_t ifindex = if_nametoindex(name.c_str());
+    if (!CheckNativeXdp(devices, ifindex).ok()) continue;
+    DetachXdp(ifindex, table_id_, XdpMode::kGeneric);
+  }
+}
+
 std::vector<std::string> PacketPath::ReattachXdp() {
   const absl::StatusOr<XdpDevices> devices = QueryXdpDevices();
   if (!devices.ok() && !absl::IsUnimplemented(devices.status())) {
@@ -202,12 +214,15 @@ absl::StatusOr<XdpMode> PacketPath::AttachXdpTo(
   if (!xdp_objection_.empty()) {
     return absl::FailedPreconditionError(xdp_objection_);
   }
+  const auto is_new = [&link](XdpMode mode) {
+    return !link.xdp.ok() || *link.xdp != mode;
+  };
   PutLeftCounters(link.ifindex);
   RETURN_IF_ERROR(PutMac(name, link.ifindex));
   absl::Status native = CheckNativeXdp(devices, link.ifindex);
   if (native.ok()) native = AttachXdpAs(XdpMode::kNative, name, link.ifindex);
   if (native.ok()) {
-    if (!link.xdp.ok()) {
+    if (is_new(XdpMode::kNative)) {
       log::Info("the packet path is at xdp (native) of %s", name);
     }
     return XdpMode::kNative;
@@ -219,7 +234,7 @@ absl::StatusOr<XdpMode> PacketPath::AttachXdpTo(
     return absl::FailedPreconditionError(
         absl::StrCat(native.message(), "; generic: ", generic.message()));
   }
-  if (!link.xdp.ok()) {
+  if (is_new(XdpMode::kGeneric)) {
     log::Warning("the packet path is at xdp (generic) of %s: %s", name,
                  native.message());
   }

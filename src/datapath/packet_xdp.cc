@@ -135,9 +135,10 @@ absl::Status AttachXdp(int program_fd, XdpMode mode, uint32_t ifindex,
   return error == 0 ? absl::OkStatus() : ErrnoStatus(-error, "attach XDP");
 }
 
-void DetachXdp(uint32_t ifindex, uint32_t map_id) {
+void DetachXdp(uint32_t ifindex, uint32_t map_id, std::optional<XdpMode> mode) {
   const auto found = Find(ifindex, map_id);
   if (!found.ok() || !found->ours) return;
+  if (mode.has_value() && mode != found->mode) return;
   bpf_xdp_attach_opts options{};
   options.sz = sizeof options;
   options.old_prog_fd = found->program.get();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -29,7 +30,8 @@ const char* XdpModeName(XdpMode mode);
 absl::Status AttachXdp(int program_fd, XdpMode mode, uint32_t ifindex,
                        uint32_t map_id);
 
-// The packet path's only.
-void DetachXdp(uint32_t ifindex, uint32_t map_id);
+// The packet path's only, and only of this mode, if one is given.
+void DetachXdp(uint32_t ifindex, uint32_t map_id,
+               std::optional<XdpMode> mode = std::nullopt);
 
 }  // namespace headgate::datapath

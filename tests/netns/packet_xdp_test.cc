@@ -9,6 +9,7 @@
 #include <array>
 #include <thread>
 
+#include "absl/strings/str_replace.h"
 #include "packet_fixture.h"
 
 namespace headgate::testing {
@@ -309,14 +310,32 @@ TEST_P(PacketXdpModeTest, StreamsOutliveTheDaemonAndTheNextOneTakesOver) {
   EXPECT_EQ(Drops("no_flow"), 0) << "somebody was not recognised";
 }
 
+TEST_F(PacketGenericTest, NativeIsTakenWhenItHasBecomePossible) {
+  const auto server = Node();
+  Start();
+  EXPECT_TRUE(AtXdp("e0", "generic") && AtXdp("e1", "generic"));
+  TcpSocket held = TcpSocket::Connect(kClient, vip_);
+  ASSERT_EQ(held.Receive(11), kGreeting);
+  Shell("ip -n client link set c0 mtu 1500; ip -n edge link set e0 mtu 1500");
+  daemon_->Reload(absl::StrReplaceAll(Config(), {{"mail6:", "post6:"}}));
+  EXPECT_TRUE(WaitUntil(kTcpTimeout, [&] { return AtXdp("e0"); }));
+  EXPECT_TRUE(daemon_->LogHas("the packet path is at xdp (native) of e0"));
+  EXPECT_TRUE(AtXdp("e1", "generic"));
+  Shell("ip -n backend link set b0 mtu 1500; ip -n edge link set e1 mtu 1500");
+  Restart(Config());
+  EXPECT_TRUE(AtXdp("e0") && AtXdp("e1"));
+  EXPECT_TRUE(held.Send("x") && held.Receive(1) == "x");
+}
+
 TEST_P(PacketXdpModeTest, ItIsWhereTheConfigurationHasIt) {
   const auto server = Node();
   Start();
   std::string config = Config();
   config.replace(config.find("[e0, e1]"), 8, "[e1]");
   daemon_->Reload(config);
-  EXPECT_TRUE(WaitUntil(kTcpTimeout, [] { return XdpOf("e0") == 0; }));
-  EXPECT_NE(XdpOf("e1"), 0u);
+  // Generic XDP is off for a moment, to try native.
+  EXPECT_TRUE(WaitUntil(kTcpTimeout,
+                        [] { return XdpOf("e0") == 0 && XdpOf("e1") != 0; }));
   daemon_->Reload(Config());
   EXPECT_TRUE(WaitUntil(kTcpTimeout, [] { return XdpOf("e0") != 0; }));
   Restart(config);
