@@ -162,7 +162,7 @@ enum hg_flow_flags {
 /* What the fields of a flow mean, where the struct's size does not tell: flows of
  * another format are not adopted.
  */
-enum { HG_FLOW_FORMAT = 1 };
+enum { HG_FLOW_FORMAT = 2 };
 
 /* packet_flows: indexed by flow number; two cache lines. Sequence numbers are the
  * end points' own: `next_in` as the client counts, without the header.
