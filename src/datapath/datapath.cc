@@ -128,8 +128,14 @@ absl::StatusOr<Datapath::Skeleton> Datapath::Load(const Options& options,
 absl::StatusOr<Datapath::Skeleton> Datapath::LoadWhatCan(
     const Options& options) {
   absl::StatusOr<Skeleton> whole = Load(options, true);
-  splice_objection_ = std::string(whole.status().message());
-  return whole.ok() ? std::move(whole) : Load(options, false);
+  splice_objection_.clear();
+  if (whole.ok()) return whole;
+  // A kernel that had better not carry connections may refuse the program, too.
+  splice_objection_ = SpliceObjection();
+  if (splice_objection_.empty()) {
+    splice_objection_ = std::string(whole.status().message());
+  }
+  return Load(options, false);
 }
 
 std::vector<bpf_map*> Datapath::SharedMaps(headgate_bpf* skeleton) {
