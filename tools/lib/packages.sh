@@ -112,7 +112,9 @@ need_unpacked() {
 
 # unpack_package PKG FOLDER: whole, or not at all.
 unpack_package() (
-  local work
+  local work lock
+  exec {lock}>/run/headgate-packages.lock
+  flock "$lock"
   mkdir -p "${2%/*}"
   work=$(mktemp -d "$2.XXXXXX")
   trap 'rm -rf "$work"' EXIT
