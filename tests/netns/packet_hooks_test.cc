@@ -200,8 +200,7 @@ TEST_P(PacketHooksTest, AnInterfacesNameMayHaveADotAsThoseOfVlansHave) {
   StopAndExpectNothingLeft({"e0.5", "e1"});
 }
 
-// ---- somebody else
-// -------------------------------------------------------------
+// ---- somebody else ----------------------------------------------------------
 
 TEST_P(PacketHooksTest, DaemonsSideBySideKeepToTheirOwn) {
   const auto server = Node();
@@ -302,8 +301,7 @@ TEST_P(PacketHooksTest, ConnectionsOutliveTheSpliceProgram) {
   StopAndExpectNothingLeft({"e0", "e1"});
 }
 
-// ---- a start that is cut short
-// -------------------------------------------------
+// ---- a start that is cut short ----------------------------------------------
 
 using PacketPinsTest = PacketLab;
 

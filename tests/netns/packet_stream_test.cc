@@ -110,8 +110,7 @@ TEST_F(PacketStreamTest, B11_AWayOutThatIsSmaller) {
   EXPECT_EQ(Drops("too_big"), 0);
 }
 
-// ---- what the ends agree on
-// --------------------------------------------------
+// ---- what the ends agree on -------------------------------------------------
 
 struct Agreement {
   const char* name;
@@ -183,8 +182,7 @@ TEST_F(PacketStreamTest, B2_B10_WhateverTheEndsAgreeOn) {
   ExpectNoChecksumErrors();
 }
 
-// ---- loss
-// --------------------------------------------------------------------
+// ---- loss -------------------------------------------------------------------
 
 // Then the client's first data come in the place of the handshake's ACK, and
 // their header ahead of them.
@@ -214,8 +212,7 @@ TEST_F(PacketStreamTest, B6_DataInThePlaceOfTheHandshakesAck) {
   ExpectDataInThePlaceOfTheHandshakesAck();
 }
 
-// ---- ICMP
-// --------------------------------------------------------------------
+// ---- ICMP -------------------------------------------------------------------
 
 TEST_F(PacketStreamTest, B11_AnUnreachableBackendsIcmpReachesTheClient) {
   Start();
@@ -301,8 +298,7 @@ TEST_F(PacketStreamTest, B11_ARouterOnTheWayAsksForSmallerPackets) {
   Shell("ip netns del far");
 }
 
-// ---- without a daemon
-// ------------------------------------------------------------
+// ---- without a daemon -------------------------------------------------------
 
 class PacketOutliveTest : public PacketStreamTest {
  protected:

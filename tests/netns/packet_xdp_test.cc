@@ -208,8 +208,7 @@ TEST_F(PacketXdpTest, B18_WhereNobodyTakesFramesFromXdpTcSendsThem) {
   EXPECT_EQ(LeftToTc("e0", "no_transmit"), left);
 }
 
-// ---- generic
-// -----------------------------------------------------------------
+// ---- generic ----------------------------------------------------------------
 
 TEST_F(PacketGenericTest, B18_WhatKeepsItsLengthIsCarriedThere) {
   SendCompleteChecksums();
@@ -282,8 +281,7 @@ TEST_F(PacketXdpTest, ASumThatTheKernelHadDoesNoHarm) {
   EXPECT_GT(LeftToTc("x0", "length"), 10);
 }
 
-// ---- who is attached
-// ---------------------------------------------------------
+// ---- who is attached --------------------------------------------------------
 
 TEST_P(PacketXdpModeTest, StreamsOutliveTheDaemonAndTheNextOneTakesOver) {
   SendCompleteChecksums();
