@@ -211,7 +211,7 @@ TEST_P(ClockJumpTest, ChangesNothingButWhatIsShown) {
   EXPECT_TRUE(Shows(GetParam())) << ShownTime();
   EXPECT_LT(shown[0].after_seconds, absl::ToDoubleSeconds(kTime));
   for (const Event& event : events) {
-    EXPECT_NEAR(event.after_seconds, absl::ToDoubleSeconds(kTime), 0.5)
+    EXPECT_NEAR(event.after_seconds, absl::ToDoubleSeconds(kTime), 2)
         << event.what;
   }
   size_t alive = 0;
@@ -220,7 +220,9 @@ TEST_P(ClockJumpTest, ChangesNothingButWhatIsShown) {
   }
   EXPECT_EQ(alive, 2u);
   const double seconds = SecondsSince(start_ns);
-  EXPECT_NEAR((Checks() - checks) / seconds, kChecksPerSecond, 5);
+  const double checks_per_second = (Checks() - checks) / seconds;
+  EXPECT_GT(checks_per_second, kChecksPerSecond / 2);
+  EXPECT_LT(checks_per_second, kChecksPerSecond * 2);
   const double cpu =
       (CpuTimeOf(daemon_->pid()).total() - used.total()) / seconds;
   EXPECT_LT(cpu, 0.2) << "of a core";

@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <iostream>
 #include <optional>
@@ -45,6 +46,7 @@ services:
     health: {type: tcp, interval: 100ms, timeout: 1s, rise: 1, fall: 1}
 )";
 
+constexpr absl::Duration kInterval = absl::Milliseconds(100);
 constexpr int kRounds = 20;
 constexpr absl::Duration kSoon = absl::Seconds(5);
 
@@ -210,7 +212,7 @@ class DecisionTest : public ::testing::Test {
   uint32_t service_ = 0;
 };
 
-TEST_F(DecisionTest, ReachesTheNextSelectionWithinAMillisecond) {
+TEST_F(DecisionTest, ReachesTheNextSelectionAtOnce) {
   ASSERT_TRUE(daemon_.WaitBackendState("mail", "one", "up"));
   ASSERT_TRUE(daemon_.WaitBackendState("mail", "two", "up"));
   selection_.emplace(daemon_);
@@ -232,9 +234,12 @@ TEST_F(DecisionTest, ReachesTheNextSelectionWithinAMillisecond) {
   }
   down.Print("down");
   up.Print("up");
-  // Not the slowest: whoever else runs on the cores is in it.
-  EXPECT_LT(down.Percentile(0.5), absl::Milliseconds(1));
-  EXPECT_LT(up.Percentile(0.5), absl::Milliseconds(1));
+  // Not the slowest: whoever else runs on the cores is in it. Told with the
+  // next check instead, it would be half an interval or more.
+  const absl::Duration at_once =
+      std::getenv("HG_SOAK") != nullptr ? absl::Milliseconds(1) : kInterval / 5;
+  EXPECT_LT(down.Percentile(0.5), at_once);
+  EXPECT_LT(up.Percentile(0.5), at_once);
 }
 
 }  // namespace

