@@ -381,8 +381,9 @@ TEST_F(SockmapFacts, J_NoTimerIsInTheWayOfASmallMessage) {
     round_trips.push_back(absl::Now() - start);
   }
   std::sort(round_trips.begin(), round_trips.end());
-  // Less than one jiffy at HZ=250.
-  EXPECT_LT(round_trips[round_trips.size() / 2], absl::Milliseconds(4));
+  // Less than one jiffy at HZ=250, which a timer would take each time; a busy
+  // machine takes it now and then.
+  EXPECT_LT(round_trips[round_trips.size() / 10], absl::Milliseconds(4));
 }
 
 // A full sink is retried a jiffy later (sk_psock_backlog), whatever frees it:

@@ -206,7 +206,7 @@ TEST_F(PacketListTest, HoldsNobodyUpAndTakesNoMemory) {
     EXPECT_EQ(list.exit_code, 0) << list.err;
     EXPECT_EQ(Rows(list.out), Many());
     EXPECT_LT(grown, 16 << 10);
-    EXPECT_LT(slowest, absl::Milliseconds(500));
+    EXPECT_LT(slowest, took / 4);
   }
   EXPECT_TRUE(session.Exchange(1000));
 }

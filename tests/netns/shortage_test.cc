@@ -15,9 +15,9 @@
 namespace headgate::testing {
 namespace {
 
-// Of the half a second that is looked at: waiting takes two thousandths of it,
-// and on the busiest of machines spinning gets more than a tenth.
-constexpr double kSpinning = 0.05;
+// Of the half second that each of them looks at. Waiting takes less than 2 ms;
+// spinning takes 50 where a busy machine and a tracer leave it that little.
+constexpr double kSpinning = 0.025;
 
 class ShortageTest : public SpliceTraps {
  protected:
