@@ -159,7 +159,14 @@ TEST_F(SlowReaders, TheKernelTakesAFlowUpAgainOnceItsReaderHasCaughtUp) {
 }
 
 class StoppedReaders : public SlowReaders,
-                       public ::testing::WithParamInterface<const char*> {};
+                       public ::testing::WithParamInterface<const char*> {
+ protected:
+  // The kernel's, of the whole machine, less socket buffers, and the daemon's.
+  int64_t MemoryInUse() const {
+    return ResidentBytes(daemon_->pid()) - AvailableMemoryBytes() -
+           SocketMemoryBytes() - MemoryUseBytes().at("AnonPages:");
+  }
+};
 
 TEST_P(StoppedReaders, EightCostEightCapsAndNobodyElseNotices) {
   Start({.mode = GetParam()});
@@ -167,19 +174,22 @@ TEST_P(StoppedReaders, EightCostEightCapsAndNobodyElseNotices) {
   Session innocent = OpenSession(vip_, node_);
   ASSERT_TRUE(innocent.Exchange(kMiB));
   const absl::Duration round = absl::Milliseconds(Soak() ? 1000 : 200);
-  std::vector<double> alone, beside;
+  std::vector<double> alone, beside, spent;
   int64_t most_held = 0, most_memory = 0, sockets = 0;
   std::string used_for;
   for (int i = 0; i < (Soak() ? 15 : 5); ++i) {
     const auto uses = MemoryUseBytes();
-    const int64_t memory = AvailableMemoryBytes() + SocketMemoryBytes();
+    const int64_t memory = MemoryInUse();
     alone.push_back(Rate(innocent, round));
     Open(8);
     Flood();
     beside.push_back(Rate(innocent, round));
+    const double cpu = CpuTimeOf(daemon_->pid()).total();
+    ASSERT_TRUE(innocent.client.Quiet(absl::Milliseconds(100)));
+    spent.push_back(CpuTimeOf(daemon_->pid()).total() - cpu);
     most_held = std::max(most_held, Held());
     sockets = std::max(sockets, SocketMemoryBytes());
-    const int64_t taken = memory - AvailableMemoryBytes() - SocketMemoryBytes();
+    const int64_t taken = MemoryInUse() - memory;
     if (taken > most_memory) {
       most_memory = taken;
       used_for = Changes(uses, MemoryUseBytes());
@@ -194,13 +204,15 @@ TEST_P(StoppedReaders, EightCostEightCapsAndNobodyElseNotices) {
             << " Gb/s alone, " << Median(beside) * 8e-9 << " beside\n";
   EXPECT_GT(most_held, 0) << "nothing is held: they are not slow";
   EXPECT_LE(most_held, 8 * (kCap + kSlack));
-  // A page takes more than the bytes in it, and others use memory, too; what
-  // is not bounded takes gigabytes.
-  EXPECT_LE(most_memory, 8 * (kCap + kSlack) + 64 * kMiB)
+  // A page takes more than the bytes in it, and others use the kernel, too;
+  // what is not bounded takes gigabytes.
+  EXPECT_LE(most_memory, 8 * (kCap + kSlack) + 256 * kMiB)
       << "what the machine's memory was used for:\n"
       << used_for;
-  // Short rounds differ more than that among themselves.
-  EXPECT_GE(Median(beside), (Soak() ? 0.9 : 0.7) * Median(alone));
+  EXPECT_LT(Median(spent), 0.02) << "it spins";
+  // Short rounds on a busy machine differ by more than half among themselves;
+  // who is held up by the stopped gets next to nothing.
+  EXPECT_GE(Median(beside), (Soak() ? 0.9 : 0.2) * Median(alone));
 }
 
 TEST_P(StoppedReaders, ManyCostNoMoreThanTheTotal) {

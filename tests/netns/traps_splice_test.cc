@@ -104,7 +104,7 @@ TEST_F(SpliceTraps, C3_EightFloodsCostEightCaps) {
     EXPECT_LT(flood.backend.Flood(1 << 30), 1u << 30);
   }
   const int during = rate();
-  EXPECT_GE(during, before / 2);
+  EXPECT_GE(during, before / (Soak() ? 2 : 5));
   int64_t held = 0;
   for (const Session& flood : floods) held += UnchargedBytes(flood);
   EXPECT_GT(held, kCap) << "they hold nothing: not spliced";
