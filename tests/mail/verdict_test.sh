@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # How soon checks find out what has happened to a server, and whether they say
 # what it was: within interval x fall + timeout, against real receivers. (An
-# interval varies by a tenth, so that much is allowed on top.)
+# interval varies by a tenth, so that much is allowed on top, and half a second
+# for a busy machine.)
 #
 #   verdict_test.sh      prints each verdict and its time; exit status 0 or 1
 #
@@ -25,7 +26,7 @@ source "$HERE/receivers.sh"
 INTERVAL=2
 if [[ -n ${HG_SOAK:-} ]]; then INTERVAL=5; fi
 FALL=3
-BOUND_MS=$((INTERVAL * FALL * 1100 + INTERVAL * 1000))
+BOUND_MS=$((INTERVAL * FALL * 1100 + INTERVAL * 1000 + 500))
 
 # NAME CHECKED_PORT GOOD_PORT BAD_PORT HEADER RESULT, then the start of what is
 # said, "-": nothing in particular. BAD_PORT "gone": nobody answers. 30199 is

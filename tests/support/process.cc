@@ -57,8 +57,17 @@ Process::Process(const std::vector<std::string>& argv, const std::string& input)
   posix_spawn_file_actions_adddup2(&actions, in_.get(), STDIN_FILENO);
   posix_spawn_file_actions_adddup2(&actions, out_.get(), STDOUT_FILENO);
   posix_spawn_file_actions_adddup2(&actions, err_.get(), STDERR_FILENO);
-  const int error = ::posix_spawnp(&pid_, pointers[0], &actions, nullptr,
+  // Ignored in what a shell runs in the background, and inherited.
+  sigset_t interrupts;
+  sigemptyset(&interrupts);
+  sigaddset(&interrupts, SIGINT);
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  posix_spawnattr_setsigdefault(&attributes, &interrupts);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF);
+  const int error = ::posix_spawnp(&pid_, pointers[0], &actions, &attributes,
                                    pointers.data(), environ);
+  posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&actions);
   if (error != 0) {
     Die(absl::StrCat("start ", absl::StrJoin(argv, " "), ": ",
