@@ -47,7 +47,7 @@ $0
     health: {type: none}
 )";
 constexpr char kQueue[] =
-    "    max_connections: 2\n    queue: {size: 3, timeout: 2s}\n";
+    "    max_connections: 2\n    queue: {size: 3, timeout: 4s}\n";
 constexpr char k421[] = "421 4.3.2 Service not available, try again later\r\n";
 constexpr char kBye[] =
     "* BYE [UNAVAILABLE] Service not available, try again later\r\n";
@@ -115,8 +115,7 @@ TEST_F(TurnedAwayTest, TheQueueIsServedInOrder) {
   for (int i = 1; i <= 3; ++i) {
     waiting.push_back(Client());
     ASSERT_TRUE(waiting.back().Send("EHLO\r\n"));
-    ASSERT_TRUE(
-        WaitUntil(absl::Milliseconds(500), [&] { return length() == i; }));
+    ASSERT_TRUE(WaitUntil(absl::Seconds(2), [&] { return length() == i; }));
   }
   EXPECT_EQ(daemon.Metrics()["headgate_queue_length{service=\"smtp\"}"], 3);
   EXPECT_EQ(daemon.ActiveConnections(), 2);
@@ -215,7 +214,7 @@ services:
 )";
 
 TEST_F(TurnedAwayTest, FullBackendsAreWaitedForInOrder) {
-  Daemon daemon(absl::Substitute(kFullConfig, "queue: {size: 3, timeout: 2s}"));
+  Daemon daemon(absl::Substitute(kFullConfig, "queue: {size: 3, timeout: 4s}"));
   const UniqueFd one = ListenAtOne();
   std::vector<Session> served;
   served.push_back(OpenSession(vip_, one));
@@ -227,8 +226,7 @@ TEST_F(TurnedAwayTest, FullBackendsAreWaitedForInOrder) {
   for (int i = 1; i <= 3; ++i) {
     waiting.push_back(Client());
     ASSERT_TRUE(waiting.back().Send("EHLO\r\n"));
-    ASSERT_TRUE(
-        WaitUntil(absl::Milliseconds(500), [&] { return length() == i; }));
+    ASSERT_TRUE(WaitUntil(absl::Seconds(2), [&] { return length() == i; }));
   }
   TcpSocket beyond = Client();
   ExpectLine(beyond, k421);
