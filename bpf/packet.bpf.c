@@ -9,11 +9,15 @@ SEC("tc")
 int packet_ingress(frame_t *frame)
 {
 	struct packet_scratch *s = scratch();
+	__u32 note = take_note(frame);
 	int exit;
 
-	if (!s || !was_rewritten(frame))
-		return run(frame);
-	/* XDP has counted it, unless it comes to nothing after all. */
-	exit = send_rewritten(frame, &s->packet);
-	return exit > 0 ? leave(frame, drop(exit)) : verdict_of(exit);
+	if (s && note == HG_PACKET_REWRITTEN) {
+		/* XDP has counted it, unless it comes to nothing after all. */
+		exit = send_rewritten(frame, &s->packet);
+		return exit > 0 ? leave(frame, drop(exit)) : verdict_of(exit);
+	}
+	if (note >> 8 == HG_PACKET_INCOMPLETE >> 8)
+		count_incomplete(frame, note & 0xff);
+	return run(frame);
 }

@@ -310,7 +310,7 @@ HG_ABI_ASSERT(sizeof(struct hg_trace_event) == 48 + 2 * HG_TRACE_BYTES);
  * thread puts the elements in.
  */
 #define HG_PACKET_LEFT(X)                                                      \
-	X(INCOMPLETE, "incomplete_checksum") /* hardware's to complete */      \
+	X(INCOMPLETE, "incomplete_checksum") /* or looks so */		       \
 	X(EARLY_DATA, "early_data")	     /* the header goes ahead */       \
 	X(NO_NEIGHBOUR, "no_neighbour")	     /* rewritten; not known yet */    \
 	X(NO_TRANSMIT, "no_transmit") /* rewritten; the way out takes none */  \
@@ -344,8 +344,18 @@ static inline __attribute__((always_inline)) __u64 hg_mac_of(const __u8 *mac,
 	return (of << 16 | last) << 32 | first;
 }
 
-/* What XDP writes ahead of a frame that it has rewritten: tc only sends it. */
-#define HG_PACKET_REWRITTEN 0x48477277
+/* packet_sums: of an interface, by its index, of the frames that XDP has left to
+ * tc for their checksums. The control thread puts the elements in.
+ */
+struct hg_packet_sums {
+	__u64 told; /* those that tc could tell of */
+	__u64 incomplete; /* and that really are */
+};
+
+/* What XDP writes ahead of a frame that it leaves to tc, if anything: */
+#define HG_PACKET_REWRITTEN 0x48477277 /* tc only sends it */
+/* Its checksum looks incomplete. TCP begins at the offset in the last byte. */
+#define HG_PACKET_INCOMPLETE 0x48476300
 
 /* skb->mark of a data segment that waits behind its header segment, within
  * one hook.

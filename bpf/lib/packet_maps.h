@@ -96,6 +96,15 @@ struct {
 	__type(value, struct hg_counter);
 } packet_left SEC(".maps") __weak;
 
+/* Written by tc. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 64);
+	__type(key, __u32);
+	__type(value, struct hg_packet_sums);
+} packet_sums SEC(".maps") __weak;
+
 /* Interfaces that take frames from native XDP: from any other they would vanish.
  * Written by the control thread.
  */

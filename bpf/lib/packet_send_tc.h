@@ -99,16 +99,41 @@ left_as_it_came(frame_t *frame __attribute__((unused)),
 	return 0;
 }
 
-/* Whether XDP has done all but send it. */
-static __always_inline int was_rewritten(frame_t *frame)
+/* What XDP has written ahead of the frame; 0: nothing. */
+static __always_inline __u32 take_note(frame_t *frame)
 {
-	__u32 *mark = (void *)(long)frame->data_meta;
+	__u32 *ahead = (void *)(long)frame->data_meta;
+	__u32 note;
 
-	if ((void *)(mark + 1) > (void *)(long)frame->data ||
-	    *mark != HG_PACKET_REWRITTEN)
+	if ((void *)(ahead + 1) > (void *)(long)frame->data)
 		return 0;
-	*mark = 0; /* It may meet another such program on its way. */
-	return 1;
+	note = *ahead;
+	if (note >> 16 != HG_PACKET_REWRITTEN >> 16)
+		return 0; /* Somebody else's. */
+	*ahead = 0; /* It may meet another such program on its way. */
+	return note;
+}
+
+/* Whether the checksum of TCP at `l4`, which looks incomplete, is. It is of
+ * whatever GRO has joined since, so there is nothing to tell.
+ */
+static __noinline int count_incomplete(frame_t *frame, __u32 l4)
+{
+	__u32 interface = arrived_at(frame);
+	__u32 check = l4 + offsetof(struct tcphdr, check);
+	struct hg_packet_sums *sums =
+	    bpf_map_lookup_elem(&packet_sums, &interface);
+	int partial;
+	__u16 was;
+
+	if (!sums || segment_size(frame) || load(frame, check, &was, 2))
+		return 0;
+	partial = is_partial(frame, check);
+	if (partial < 0 || store(frame, check, &was, 2))
+		return 0;
+	__sync_fetch_and_add(&sums->told, 1);
+	__sync_fetch_and_add(&sums->incomplete, partial);
+	return 0;
 }
 
 static __always_inline int send_rewritten(frame_t *frame, struct packet *p)

@@ -27,17 +27,25 @@ static __always_inline int leave_to_tc(frame_t *frame, __u32 reason)
 	return VERDICT_NOT_OURS;
 }
 
+/* Ahead of the frame. 0, or there is no room for it. */
+static __always_inline int write_note(frame_t *frame, __u32 note)
+{
+	__u32 *ahead;
+
+	if (bpf_xdp_adjust_meta(frame, -(int)sizeof(*ahead)))
+		return -1;
+	ahead = (void *)(long)frame->data_meta;
+	if ((void *)(ahead + 1) > (void *)(long)frame->data)
+		return -1;
+	*ahead = note;
+	return 0;
+}
+
 /* The frame must not be taken for one that came in. */
 static __always_inline int leave_rewritten(frame_t *frame, __u32 reason)
 {
-	__u32 *mark;
-
-	if (bpf_xdp_adjust_meta(frame, -(int)sizeof(*mark)))
+	if (write_note(frame, HG_PACKET_REWRITTEN))
 		return HG_PACKET_FAILED;
-	mark = (void *)(long)frame->data_meta;
-	if ((void *)(mark + 1) > (void *)(long)frame->data)
-		return HG_PACKET_FAILED;
-	*mark = HG_PACKET_REWRITTEN;
 	leave_to_tc(frame, reason);
 	return SENT_TO_TC;
 }
@@ -139,7 +147,8 @@ static __always_inline int left_joined(frame_t *frame)
 
 /* Whether the frame is left to tc because its checksum is the bare
  * pseudo-header's, for hardware to complete: senders on this machine leave it
- * so. One of 65,535 others looks the same, which does no harm.
+ * so. One of 65,535 others looks the same, and whatever somebody has made so: tc
+ * knows which it is.
  */
 static __always_inline int left_incomplete(frame_t *frame, const struct packet *p)
 {
@@ -150,6 +159,7 @@ static __always_inline int left_incomplete(frame_t *frame, const struct packet *
 	if ((void *)(tcp + 1) > (void *)(long)frame->data_end ||
 	    fold(pseudo + (__u16)~tcp->check) != 0xffff)
 		return 0;
+	write_note(frame, HG_PACKET_INCOMPLETE + (p->l4 & 0xff));
 	leave_to_tc(frame, HG_LEFT_INCOMPLETE);
 	return 1;
 }

@@ -158,15 +158,20 @@ class PacketPath {
   struct SkeletonDeleter {
     void operator()(headgate_packet_bpf* skeleton) const;
   };
+  // Frames of an interface.
+  struct Checksums {
+    uint64_t received = 0;
+    uint64_t left = 0;        // By XDP, for they looked incomplete.
+    uint64_t told = 0;        // Of those, whether they were.
+    uint64_t incomplete = 0;  // Were.
+  };
   struct Link {
     UniqueFd fd;  // Of a TCX link; invalid: clsact.
     uint32_t ifindex = 0;
     std::string pin;
     // Or why it is not attached, if it is wanted.
     absl::StatusOr<XdpMode> xdp = absl::UnavailableError("");
-    // See IsMostlyIncomplete(): when it was last judged.
-    uint64_t incomplete = 0;
-    uint64_t received = 0;
+    Checksums judged;  // Those that IsMostlyIncomplete() has gone by.
     bool mostly_incomplete = false;
   };
 
@@ -189,8 +194,10 @@ class PacketPath {
   absl::Status AttachXdpAs(XdpMode mode, const std::string& name,
                            uint32_t ifindex);
   absl::Status PutMac(const std::string& name, uint32_t ifindex);
-  void PutLeftCounters(uint32_t ifindex);
+  void PutCounters(uint32_t ifindex);
+  void EraseCounters(uint32_t ifindex);
   uint64_t Left(uint32_t ifindex, uint32_t reason) const;
+  Checksums ChecksumsOf(const std::string& name, uint32_t ifindex) const;
   bool IsMostlyIncomplete(const std::string& name, Link& link) const;
   std::vector<std::string> WithoutTransmitter() const;
   void PutDevices(const XdpDevices& devices);

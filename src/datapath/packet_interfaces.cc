@@ -21,7 +21,7 @@
 namespace headgate::datapath {
 namespace {
 
-// By so many frames an interface is judged: a few may be forged.
+// By so many frames an interface is judged.
 constexpr uint64_t kIncompleteToJudge = 1000;
 
 absl::Status CheckNativeXdp(const absl::StatusOr<XdpDevices>& devices,
@@ -56,8 +56,7 @@ std::vector<std::string> PacketPath::Attach(
   for (const std::string& name : gone) Detach(name);
   for (auto& [name, link] : links_) {
     link.mostly_incomplete = false;
-    link.incomplete = Left(link.ifindex, HG_LEFT_INCOMPLETE);
-    link.received = ReceivedBy(name);
+    link.judged = ChecksumsOf(name, link.ifindex);
   }
   if (xdp) LeaveGenericXdp();
   std::vector<std::string> problems = Reattach();
@@ -126,10 +125,7 @@ void PacketPath::Detach(const std::string& name) {
   DetachXdp(link.ifindex, table_id_);
   bpf_map__delete_elem(skeleton_->maps.packet_interfaces, &link.ifindex,
                        sizeof link.ifindex, 0);
-  for (uint32_t reason = 0; reason < HG_LEFT_COUNT; ++reason) {
-    const hg_packet_left_key key{link.ifindex, reason};
-    bpf_map__delete_elem(skeleton_->maps.packet_left, &key, sizeof key, 0);
-  }
+  EraseCounters(link.ifindex);
   if (link.fd.valid()) {
     bpf_link_detach(link.fd.get());  // Now, whoever else may hold it.
   } else {
@@ -217,7 +213,7 @@ absl::StatusOr<XdpMode> PacketPath::AttachXdpTo(
   const auto is_new = [&link](XdpMode mode) {
     return !link.xdp.ok() || *link.xdp != mode;
   };
-  PutLeftCounters(link.ifindex);
+  PutCounters(link.ifindex);
   RETURN_IF_ERROR(PutMac(name, link.ifindex));
   absl::Status native = CheckNativeXdp(devices, link.ifindex);
   if (native.ok()) native = AttachXdpAs(XdpMode::kNative, name, link.ifindex);
@@ -258,15 +254,26 @@ absl::Status PacketPath::PutMac(const std::string& name, uint32_t ifindex) {
   return absl::OkStatus();
 }
 
-void PacketPath::PutLeftCounters(uint32_t ifindex) {
-  const bpf_map* left = skeleton_->maps.packet_left;
+// Those that are there go on.
+void PacketPath::PutCounters(uint32_t ifindex) {
   for (uint32_t reason = 0; reason < HG_LEFT_COUNT; ++reason) {
     const hg_packet_left_key key{ifindex, reason};
     const hg_counter none{};
-    // Fails where it is.
-    bpf_map__update_elem(left, &key, sizeof key, &none, sizeof none,
-                         BPF_NOEXIST);
+    bpf_map__update_elem(skeleton_->maps.packet_left, &key, sizeof key, &none,
+                         sizeof none, BPF_NOEXIST);
   }
+  const hg_packet_sums none{};
+  bpf_map__update_elem(skeleton_->maps.packet_sums, &ifindex, sizeof ifindex,
+                       &none, sizeof none, BPF_NOEXIST);
+}
+
+void PacketPath::EraseCounters(uint32_t ifindex) {
+  for (uint32_t reason = 0; reason < HG_LEFT_COUNT; ++reason) {
+    const hg_packet_left_key key{ifindex, reason};
+    bpf_map__delete_elem(skeleton_->maps.packet_left, &key, sizeof key, 0);
+  }
+  bpf_map__delete_elem(skeleton_->maps.packet_sums, &ifindex, sizeof ifindex,
+                       0);
 }
 
 uint64_t PacketPath::Left(uint32_t ifindex, uint32_t reason) const {
@@ -277,18 +284,32 @@ uint64_t PacketPath::Left(uint32_t ifindex, uint32_t reason) const {
   return counter.count;
 }
 
+// What is counted last is read first.
+PacketPath::Checksums PacketPath::ChecksumsOf(const std::string& name,
+                                              uint32_t ifindex) const {
+  hg_packet_sums sums{};
+  bpf_map__lookup_elem(skeleton_->maps.packet_sums, &ifindex, sizeof ifindex,
+                       &sums, sizeof sums, 0);
+  const uint64_t left = Left(ifindex, HG_LEFT_INCOMPLETE);
+  return {ReceivedBy(name), left, sums.told, sums.incomplete};
+}
+
 // Whether most of what has come in lately is left to tc for its checksum: then
 // XDP is in the way only. Without it nobody counts, so it is not looked for any
-// more.
+// more. What looks so and is not may be anybody's, to take XDP off; what nobody
+// can tell of counts neither way.
 bool PacketPath::IsMostlyIncomplete(const std::string& name, Link& link) const {
-  const uint64_t incomplete = Left(link.ifindex, HG_LEFT_INCOMPLETE);
-  const uint64_t more = incomplete - link.incomplete;
-  if (more < kIncompleteToJudge) return link.mostly_incomplete;
-  const uint64_t received = ReceivedBy(name);
-  if (received <= link.received) return link.mostly_incomplete;  // Not read.
-  link.mostly_incomplete = more > (received - link.received) / 2;
-  link.incomplete = incomplete;
-  link.received = received;
+  const Checksums now = ChecksumsOf(name, link.ifindex);
+  const Checksums& before = link.judged;
+  const uint64_t incomplete = now.incomplete - before.incomplete;
+  if (incomplete < kIncompleteToJudge) return link.mostly_incomplete;
+  // Not read:
+  if (now.received <= before.received) return link.mostly_incomplete;
+  // More than half of received - (left - told), with no difference below 0.
+  link.mostly_incomplete =
+      2 * incomplete + (now.left - before.left) >
+      (now.received - before.received) + (now.told - before.told);
+  link.judged = now;
   return link.mostly_incomplete;
 }
 

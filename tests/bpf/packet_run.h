@@ -95,7 +95,6 @@ inline Outcome RunAtTc(int program, const Bytes& frame, uint32_t ifindex,
 }
 
 inline Outcome RunAtXdp(int program, const Bytes& frame, uint32_t ifindex) {
-  constexpr size_t kAhead = 4;  // Of what tc is told about it.
   Outcome outcome;
   outcome.frame.resize(frame.size() + 256);
   xdp_md context{};
@@ -105,10 +104,13 @@ inline Outcome RunAtXdp(int program, const Bytes& frame, uint32_t ifindex) {
       << strerror(errno) << Hex(frame);
   outcome.xdp = static_cast<int>(options.retval);
   outcome.frame.resize(options.data_size_out);
-  outcome.rewritten = context.data - context.data_meta == kAhead;
-  if (outcome.rewritten) {
-    outcome.frame.erase(outcome.frame.begin(), outcome.frame.begin() + kAhead);
+  uint32_t note = 0;  // Ahead of it: what tc is told about it.
+  if (context.data - context.data_meta == sizeof note) {
+    std::memcpy(&note, outcome.frame.data(), sizeof note);
+    outcome.frame.erase(outcome.frame.begin(),
+                        outcome.frame.begin() + sizeof note);
   }
+  outcome.rewritten = note == HG_PACKET_REWRITTEN;
   outcome.verdict = outcome.xdp == XDP_REDIRECT ? kSent : kDropped;
   return outcome;
 }

@@ -23,8 +23,9 @@ struct VirtioNetHeader {
 };
 static_assert(sizeof(VirtioNetHeader) == 10);
 
-// In by in0.
-inline void SendByWire(const VirtioNetHeader& head, const Bytes& frame) {
+// In by in0, so many times.
+inline void SendByWire(const VirtioNetHeader& head, const Bytes& frame,
+                       int times = 1) {
   const UniqueFd fd(socket(AF_PACKET, SOCK_RAW, 0));
   const int on = 1;
   ASSERT_EQ(setsockopt(fd.get(), SOL_PACKET, PACKET_VNET_HDR, &on, sizeof on),
@@ -35,10 +36,12 @@ inline void SendByWire(const VirtioNetHeader& head, const Bytes& frame) {
   sockaddr_ll to{};
   to.sll_family = AF_PACKET;
   to.sll_ifindex = static_cast<int>(if_nametoindex("in1"));
-  ASSERT_EQ(sendto(fd.get(), packet.data(), packet.size(), 0,
-                   reinterpret_cast<sockaddr*>(&to), sizeof to),
-            static_cast<ssize_t>(packet.size()))
-      << strerror(errno);
+  for (int i = 0; i < times; ++i) {
+    ASSERT_EQ(sendto(fd.get(), packet.data(), packet.size(), 0,
+                     reinterpret_cast<sockaddr*>(&to), sizeof to),
+              static_cast<ssize_t>(packet.size()))
+        << strerror(errno);
+  }
 }
 
 }  // namespace headgate::datapath

@@ -1,9 +1,14 @@
 // What is XDP's own: what it carries, what it leaves to tc, and as what. All
 // else is as at tc: there, and here, by the tests beside this one.
 #include "packet_fixture.h"
+#include "packet_wire.h"
 
 namespace headgate::datapath {
 namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 class PacketXdpTest : public PacketFamilyTest {
  protected:
@@ -20,8 +25,9 @@ class PacketXdpTest : public PacketFamilyTest {
     EXPECT_EQ(outcome.xdp, XDP_REDIRECT);
     ExpectFrame(outcome.frame, wanted);
   }
-  static uint64_t Left(hg_packet_left reason) {
-    return packet().LeftToTc().at("in0")[reason];
+  static uint64_t Left(hg_packet_left reason,
+                       const std::string& interface = "in0") {
+    return packet().LeftToTc().at(interface)[reason];
   }
   static void ExpectLeftAsItCame(const Bytes& frame, hg_packet_left reason) {
     const uint64_t left = Left(reason);
@@ -30,6 +36,25 @@ class PacketXdpTest : public PacketFamilyTest {
     EXPECT_FALSE(outcome.rewritten);
     EXPECT_EQ(outcome.frame, frame);
     EXPECT_EQ(Left(reason), left + 1);
+  }
+  // As many as an interface is judged by come in with the pseudo-header's sum;
+  // what the path says of its interfaces then. Without `flags` of the driver
+  // they are those of a wire, where whoever sends decides what they hold.
+  static std::vector<std::string> AfterAThousandBareSums(uint8_t flags) {
+    const Segment reset = NewConn(v6()).FromClient(kRst, 5, 0);
+    VirtioNetHeader head;
+    head.flags = flags;
+    head.csum_start = static_cast<uint16_t>(TcpAt(v6()));
+    EXPECT_THAT(packet().Attach(Interfaces(), true), IsEmpty());
+    const uint64_t left = Left(HG_LEFT_INCOMPLETE);
+    const Exits before = Counted();
+    SendByWire(head, Incomplete(reset), 1000);
+    EXPECT_TRUE(headgate::testing::WaitUntil(absl::Seconds(5), [&] {
+      return Since(before) ==
+             Exits{{PacketExitName(HG_PACKET_STRAY_RST), 1000}};
+    }));
+    EXPECT_EQ(Left(HG_LEFT_INCOMPLETE), left + 1000);
+    return packet().Reattach();
   }
 };
 INSTANTIATE_TEST_SUITE_P(Both, PacketXdpTest, ::testing::Bool(), FamilyName);
@@ -87,9 +112,9 @@ TEST_P(PacketXdpTest, GenericallyOnlyToInterfacesOfThePacketPath) {
   const Conn conn = Established(v6());
   const Segment data = conn.FromClient(kAck, 0, 0, Text("EHLO\r\n"));
   const uint64_t left = Left(HG_LEFT_NO_TRANSMIT);
-  ASSERT_THAT(packet().Attach({"in0"}, true), ::testing::IsEmpty());
+  ASSERT_THAT(packet().Attach({"in0"}, true), IsEmpty());
   const Outcome outcome = XdpOnly(data);
-  ASSERT_THAT(packet().Attach(Interfaces(), true), ::testing::IsEmpty());
+  ASSERT_THAT(packet().Attach(Interfaces(), true), IsEmpty());
   EXPECT_EQ(outcome.xdp, XDP_PASS);
   EXPECT_TRUE(outcome.rewritten);
   EXPECT_EQ(Left(HG_LEFT_NO_TRANSMIT), left + 1);
@@ -103,6 +128,14 @@ TEST_P(PacketXdpTest, B5_IncompleteChecksumsAreLeftAsTheyCame) {
     const Segment data = conn.FromClient(kAck, size, 0, Bytes(size, size));
     ExpectLeftAsItCame(Incomplete(data), HG_LEFT_INCOMPLETE);
   }
+}
+
+TEST_P(PacketXdpTest, OnlyWhatIsReallyIncompleteTakesItOff) {
+  EXPECT_THAT(AfterAThousandBareSums(0), IsEmpty());
+  EXPECT_THAT(AfterAThousandBareSums(VirtioNetHeader::kNeedsChecksum),
+              ElementsAre(HasSubstr("in0: attach: xdp: most frames come with "
+                                    "incomplete checksums")));
+  EXPECT_THAT(packet().Attach(Interfaces(), true), IsEmpty());
 }
 
 TEST_P(PacketXdpTest, WithoutANeighbourItIsRewrittenForTcToSend) {
