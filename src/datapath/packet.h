@@ -201,6 +201,7 @@ class PacketPath {
   bool IsMostlyIncomplete(const std::string& name, Link& link) const;
   std::vector<std::string> WithoutTransmitter() const;
   void PutDevices(const XdpDevices& devices);
+  void EraseDevice(uint32_t ifindex);
   static bool IsV4(const PacketAddress& address);
   std::set<uint32_t> AddressesInUse() const;
   std::map<PacketAddress, uint32_t> KnownAddresses() const;

@@ -122,6 +122,7 @@ absl::Status PacketPath::AttachTo(const std::string& name) {
 
 void PacketPath::Detach(const std::string& name) {
   const Link& link = links_.at(name);
+  if (link.xdp.ok()) EraseDevice(link.ifindex);
   DetachXdp(link.ifindex, table_id_);
   bpf_map__delete_elem(skeleton_->maps.packet_interfaces, &link.ifindex,
                        sizeof link.ifindex, 0);
@@ -183,6 +184,7 @@ std::vector<std::string> PacketPath::ReattachXdp() {
   if (devices.ok()) PutDevices(*devices);
   std::vector<std::string> problems;
   for (auto& [name, link] : links_) {
+    const bool attached = link.xdp.ok();
     link.xdp = IsMostlyIncomplete(name, link)
                    ? absl::FailedPreconditionError(
                          "most frames come with incomplete checksums (at the "
@@ -190,6 +192,7 @@ std::vector<std::string> PacketPath::ReattachXdp() {
                          "the next reload")
                    : AttachXdpTo(name, link, devices);
     if (link.xdp.ok()) continue;
+    if (attached) EraseDevice(link.ifindex);
     DetachXdp(link.ifindex, table_id_);
     problems.push_back(
         absl::StrCat(name, ": attach: xdp: ", link.xdp.status().message(),
@@ -346,6 +349,15 @@ void PacketPath::PutDevices(const XdpDevices& devices) {
     }
   }
   transmitters_ = std::move(now);
+}
+
+// Ahead of taking its program off: without one, many a driver takes no frames
+// from XDP. Whether it does is seen at the next look.
+void PacketPath::EraseDevice(uint32_t ifindex) {
+  transmitters_.erase(ifindex);
+  bpf_map__delete_elem(skeleton_->maps.packet_devices, &ifindex, sizeof ifindex,
+                       0);
+  AwaitRunningPrograms();
 }
 
 // ---- what is seen -----------------------------------------------------------

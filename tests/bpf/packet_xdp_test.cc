@@ -138,6 +138,26 @@ TEST_P(PacketXdpTest, OnlyWhatIsReallyIncompleteTakesItOff) {
   EXPECT_THAT(packet().Attach(Interfaces(), true), IsEmpty());
 }
 
+// Of many drivers, without a program the device takes none any more.
+TEST_P(PacketXdpTest, NativelyNothingGoesToWhereItHasJustBeenTakenOff) {
+  if (AtGeneric()) GTEST_SKIP() << "there to all";
+  const Conn conn = Established(v6());
+  const Segment data =
+      conn.FromBackend(kAck, 0, conn.header(), Text("250\r\n"));
+  const Segment wanted = conn.ToClient(data, conn.header());
+  EXPECT_THAT(AfterAThousandBareSums(VirtioNetHeader::kNeedsChecksum),
+              ElementsAre(HasSubstr("in0: attach: xdp")));
+  const uint64_t left = Left(HG_LEFT_NO_TRANSMIT, "out0");
+  const Outcome outcome = XdpOnly(data);
+  EXPECT_EQ(outcome.xdp, XDP_PASS);
+  EXPECT_TRUE(outcome.rewritten);
+  EXPECT_EQ(Left(HG_LEFT_NO_TRANSMIT, "out0"), left + 1);
+  ExpectFrame(outcome.frame, wanted);
+  packet().Reattach();  // A veth does, and says so.
+  ExpectCarried(data, wanted);
+  EXPECT_THAT(packet().Attach(Interfaces(), true), IsEmpty());
+}
+
 TEST_P(PacketXdpTest, WithoutANeighbourItIsRewrittenForTcToSend) {
   const std::string neighbour = v6() ? "2001:db8:2::11" : "198.18.2.11";
   const Conn conn = Established(v6());
