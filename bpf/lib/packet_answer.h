@@ -71,10 +71,9 @@ static __noinline int reset_sender(frame_t *frame, struct packet *p,
 	to.ttl = TTL_OF_OURS;
 	to.seq = acked ? p->ack : 0;
 	to.ack = acked ? 0 : segment_end(p) + ((p->flags & TCP_SYN) != 0);
-	p->end = (p->l4 & 0xff) + TCP_BASE;
-	/* Shorter than that first: what grows has no CHECKSUM_COMPLETE left. */
-	if (set_length(frame, p->end - 2) || set_length(frame, p->end) ||
-	    rewrite(frame, p, &to) ||
+	/* Longer again at the end: what grows has no CHECKSUM_COMPLETE left. */
+	if (cut_behind(frame, p, TCP_BASE) || set_length(frame, p->end - 2) ||
+	    set_length(frame, p->end) || rewrite(frame, p, &to) ||
 	    write_flags(frame, p, TCP_RST | (acked ? 0 : TCP_ACK)) ||
 	    seal(frame, p, &to, buffer) || swap_macs(frame))
 		return HG_PACKET_FAILED;
@@ -131,18 +130,18 @@ static __noinline int carry_header(frame_t *frame, struct packet *p,
 				   struct packet_scratch *s)
 {
 	const struct hg_packet_local *listen = local_address(flow->listen);
-	__u32 at = (p->l4 & 0xff) + TCP_BASE + (p->options & 63);
 	__u32 header = flow->header & 63;
 	__u8 flags = (p->flags & (TCP_ECE | TCP_CWR)) | TCP_ACK | TCP_PSH;
 
 	/* The verifier must see the bounds of this very register. */
 	asm volatile("" : "+r"(header));
-	if (!listen || header < 28)
+	if (!listen || header < 28 ||
+	    cut_behind(frame, p, TCP_BASE + (p->options & 63)))
 		return HG_PACKET_FAILED;
-	p->end = at + header;
+	p->end += header;
 	build_header(flow, listen, s->header);
-	if (set_length(frame, at) || set_length(frame, p->end) ||
-	    store(frame, at, s->header, header) ||
+	if (set_length(frame, p->end) ||
+	    store(frame, p->end - header, s->header, header) ||
 	    store(frame, (p->l4 & 0xff) + 13, &flags, 1))
 		return HG_PACKET_FAILED;
 	return seal(frame, p, to, (__u8 *)&s->request);

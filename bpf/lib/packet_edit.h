@@ -175,6 +175,27 @@ static __always_inline int write_length(frame_t *frame, const struct packet *p)
 	return 0;
 }
 
+/* Cuts the frame off behind so many bytes of TCP. IPv6 of more than 64 KiB loses
+ * the header that had its length (see is_jumbo()).
+ */
+static __noinline int cut_behind(frame_t *frame, struct packet *p, __u32 length)
+{
+	enum { JUMBO = 8 };
+	static const __u8 tcp = IPPROTO_TCP;
+
+	if (set_length(frame, p->l4 + length))
+		return HG_PACKET_FAILED;
+	if (p->v6 && p->l4 != ETH_HLEN + sizeof(struct ipv6hdr)) {
+		if (take_out(frame, JUMBO) ||
+		    store(frame, ETH_HLEN + offsetof(struct ipv6hdr, nexthdr),
+			  &tcp, 1))
+			return HG_PACKET_FAILED;
+		p->l4 -= JUMBO;
+	}
+	p->end = p->l4 + length;
+	return 0;
+}
+
 struct sum_walk {
 	frame_t *frame;
 	__u8 *chunk; /* SUM_CHUNK bytes */

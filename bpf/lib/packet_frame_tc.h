@@ -139,6 +139,12 @@ static __always_inline long start_over(frame_t *frame, __u32 length)
 	       bpf_skb_adjust_room(frame, -TAKEN_OUT, BPF_ADJ_ROOM_MAC, 0);
 }
 
+/* Takes so many bytes out, from behind the IP header (IPv6: its first 40 bytes). */
+static __always_inline long take_out(frame_t *frame, __u32 bytes)
+{
+	return bpf_skb_adjust_room(frame, -(int)bytes, BPF_ADJ_ROOM_NET, 0);
+}
+
 /* To the checksum at `at`, for what it covers has changed by `difference`. */
 static __always_inline long add_to_sum(frame_t *frame, __u32 at,
 				       __u32 difference)

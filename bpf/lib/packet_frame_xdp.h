@@ -121,6 +121,13 @@ static __always_inline long start_over(frame_t *frame, __u32 length)
 	return set_length(frame, length);
 }
 
+/* Nothing that is carried here has what would be taken out. */
+static __always_inline long take_out(frame_t *frame __attribute__((unused)),
+				     __u32 bytes __attribute__((unused)))
+{
+	return -1;
+}
+
 /* To the checksum at `at`, for what it covers has changed by `difference`. */
 static __always_inline long add_to_sum(frame_t *frame, __u32 at,
 				       __u32 difference)

@@ -22,6 +22,16 @@ class PacketOffloadTest : public PacketFamilyTest {
     }
     SendByWire(head, Incomplete(s));
   }
+  // As if it were of more than 64 KiB.
+  static Bytes Jumbo(Segment s) {
+    s.next_header = 0;
+    s.extensions = {6, 0, 0xc2, 4};
+    Put32(s.extensions,
+          static_cast<uint32_t>(8 + 20 + s.options.size() + s.payload.size()));
+    Bytes frame = Build(s);
+    Set16(frame, 18, 0);
+    return frame;
+  }
   static void ExpectLeft(const Segment& wanted) {
     const std::optional<Bytes> frame = Captured();
     ASSERT_TRUE(frame.has_value());
@@ -108,18 +118,26 @@ TEST_P(PacketOffloadTest, B5_AnErrorAboutWhatIsTooBigIsComplete) {
 TEST_P(PacketOffloadTest, B5_AJumboHeaderIsNoReasonToDrop) {
   if (!v6()) GTEST_SKIP() << "IPv4 has none";
   const Conn conn = Established(true);
-  Segment data = conn.FromClient(kAck, 0, 0, Bytes(3000, 0x16));
-  data.next_header = 0;
-  data.extensions = {6, 0, 0xc2, 4};
-  Put32(data.extensions, 8 + 20 + 3000);
-  const auto jumbo = [](const Segment& s) {
-    Bytes frame = Build(s);
-    Set16(frame, 18, 0);
-    return frame;
-  };
-  const Outcome outcome = RunOnce(jumbo(data), "in0", 0, 1000);
+  const Segment data = conn.FromClient(kAck, 0, 0, Bytes(3000, 0x16));
+  const Outcome outcome = RunOnce(Jumbo(data), "in0", 0, 1000);
   EXPECT_EQ(outcome.verdict, kSent);
-  EXPECT_EQ(outcome.frame, jumbo(conn.ToBackend(data, conn.header())));
+  EXPECT_EQ(outcome.frame, Jumbo(conn.ToBackend(data, conn.header())));
+}
+
+// The kernel sends no clone of what BPF_PROG_RUN says is of many segments.
+TEST_P(PacketOffloadTest, B5_WhatBecomesOfAJumboAndIsNoneHasNoSuchHeader) {
+  if (!v6()) GTEST_SKIP() << "IPv4 has none";
+  const Conn conn = Answered(true);
+  Segment data = conn.FromClient(kAck, 0, 0, Bytes(1000, 0x16));
+  data.options = Timestamps();
+  const uint32_t in = IndexOf("in0");
+  const Outcome header = RunAtTc(program_, Jumbo(data), in, 0, 0);
+  EXPECT_EQ(header.verdict, kSent);
+  EXPECT_EQ(header.frame, Build(conn.HeaderFor(data)));
+  const Segment stray = NewConn(true).FromClient(kAck, 5, 7, Bytes(3000, 1));
+  const Outcome reset = RunAtTc(program_, Jumbo(stray), in, 0, 1000);
+  EXPECT_EQ(reset.verdict, kSent);
+  EXPECT_EQ(reset.frame, Build(ResetFor(stray)));
 }
 
 // A sum of the frame that came in (CHECKSUM_COMPLETE) has to become that of the
