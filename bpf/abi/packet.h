@@ -315,7 +315,8 @@ HG_ABI_ASSERT(sizeof(struct hg_trace_event) == 48 + 2 * HG_TRACE_BYTES);
 	X(NO_NEIGHBOUR, "no_neighbour")	     /* rewritten; not known yet */    \
 	X(NO_TRANSMIT, "no_transmit") /* rewritten; the way out takes none */  \
 	X(LENGTH, "length") /* would grow, without room; generic: change */    \
-	X(JOINED, "joined_segments") /* generic: longer than the MTU */
+	X(JOINED, "joined_segments") /* generic: longer than the MTU */        \
+	X(NO_METADATA, "no_metadata") /* all: the driver has no room for it */
 
 #define HG_PACKET_LEFT_ENUM(name, text) HG_LEFT_##name,
 enum hg_packet_left {

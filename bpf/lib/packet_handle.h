@@ -52,6 +52,8 @@ static __always_inline int handle(frame_t *frame)
 	 */
 	if (p->later)
 		return VERDICT_NOT_OURS;
+	if (left_for_metadata(frame))
+		return VERDICT_NOT_OURS;
 	if (take_tag_off(frame))
 		return drop(HG_PACKET_FAILED);
 	if (p->protocol == IPPROTO_TCP)

@@ -80,6 +80,12 @@ static __always_inline int split_header_off(frame_t *frame)
 }
 
 static __always_inline int
+left_for_metadata(frame_t *frame __attribute__((unused)))
+{
+	return 0;
+}
+
+static __always_inline int
 left_for_length(frame_t *frame __attribute__((unused)))
 {
 	return 0;

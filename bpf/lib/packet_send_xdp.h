@@ -27,6 +27,18 @@ static __always_inline int leave_to_tc(frame_t *frame, __u32 reason)
 	return VERDICT_NOT_OURS;
 }
 
+/* Whether the frame is left to tc because its driver has no room ahead of it for
+ * what tc would have to be told, if it could not be sent from here. To be asked
+ * before anything has changed.
+ */
+static __always_inline int left_for_metadata(frame_t *frame)
+{
+	if ((void *)(long)frame->data_meta <= (void *)(long)frame->data)
+		return 0;
+	leave_to_tc(frame, HG_LEFT_NO_METADATA);
+	return 1;
+}
+
 /* Ahead of the frame. 0, or there is no room for it. */
 static __always_inline int write_note(frame_t *frame, __u32 note)
 {

@@ -2,14 +2,20 @@
 // left to tc, and who is attached when.
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
+#include <fcntl.h>
 #include <linux/if_link.h>
+#include <linux/if_tun.h>
 #include <net/if.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 
+#include <algorithm>
 #include <array>
+#include <cstring>
 #include <thread>
 
 #include "absl/strings/str_replace.h"
+#include "bpf/packet_frames.h"
 #include "packet_fixture.h"
 
 namespace headgate::testing {
@@ -71,6 +77,17 @@ void UseJumboFrames() {
   Shell(R"(ip -n client link set c0 mtu 9000; ip -n edge link set e0 mtu 9000
            ip -n backend link set b0 mtu 9000; ip -n edge link set e1 mtu 9000
            )");
+}
+
+UniqueFd OpenTap(const std::string& name) {
+  return RunIn(kEdge, [&] {
+    UniqueFd fd(::open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC));
+    ifreq request{};
+    request.ifr_flags = IFF_TAP | IFF_NO_PI;
+    std::strcpy(request.ifr_name, name.c_str());
+    EXPECT_EQ(::ioctl(fd.get(), TUNSETIFF, &request), 0);
+    return fd;
+  });
 }
 
 class PacketGenericTest : public PacketXdpTest {
@@ -206,6 +223,42 @@ TEST_F(PacketXdpTest, B18_WhereNobodyTakesFramesFromXdpTcSendsThem) {
   const double left = LeftToTc("e0", "no_transmit");
   EXPECT_EQ(Load(5).ok, 5u);
   EXPECT_EQ(LeftToTc("e0", "no_transmit"), left);
+}
+
+// Before Linux 6.15 a tap has no room ahead of a frame for what tc must know of
+// one that XDP has rewritten and cannot send.
+TEST_F(PacketXdpTest, WhatADriverWithoutMetadataTookInIsNotLost) {
+  SendCompleteChecksums();
+  const UniqueFd tap = OpenTap("t0");
+  Shell(R"(ip -n edge link set t0 address 02:00:00:00:00:07 up
+           ip -n edge addr add 198.18.4.1/24 dev t0
+           ip -n edge neigh add 198.18.4.2 lladdr 02:00:00:00:00:08 dev t0)");
+  const auto server = Node();
+  daemon_ = std::make_unique<Daemon>(
+      absl::StrReplaceAll(Config(), {{"[e0, e1]", "[t0, e1]"}}));
+  EXPECT_TRUE(AtXdp("t0") && AtXdp("e1"));
+  Shell("ip -n edge neigh flush dev e1");
+  datapath::Segment syn;
+  syn.to = {2, 0, 0, 0, 0, 7};
+  syn.from = {2, 0, 0, 0, 0, 8};
+  syn.source = datapath::Parse("198.18.4.2");
+  syn.destination = datapath::Parse("198.18.1.1");
+  syn.source_port = 1025;
+  syn.destination_port = 25;
+  syn.flags = datapath::kSyn;
+  const datapath::Bytes frame = Build(syn);
+  ASSERT_EQ(::write(tap.get(), frame.data(), frame.size()),
+            static_cast<ssize_t>(frame.size()));
+  EXPECT_TRUE(WaitUntil(kTcpTimeout, [&] {
+    datapath::Bytes got(2048);
+    const ssize_t size = ::read(tap.get(), got.data(), got.size());
+    return size >= 54 &&
+           std::equal(syn.from.begin(), syn.from.end(), got.data()) &&
+           got[14 + 9] == IPPROTO_TCP &&
+           got[34 + 13] == (datapath::kSyn | datapath::kAck);
+  }));
+  EXPECT_EQ(Drops("failed"), 0);
+  EXPECT_EQ(LeftToTc("t0", "no_neighbour") + LeftToTc("t0", "no_metadata"), 1);
 }
 
 // ---- generic ----------------------------------------------------------------
