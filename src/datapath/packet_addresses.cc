@@ -164,15 +164,18 @@ absl::Status PacketPath::PutAddress(const PacketAddress& address, uint32_t id,
   return absl::OkStatus();
 }
 
+// All listeners, or none.
 absl::Status PacketPath::SetServes(bool serves) {
-  if (!serves) {
-    EraseListeners([](const auto&, const auto&) { return false; });
-    if (serves_) ForgetUnanswered();
-  } else if (!serves_) {
-    RETURN_IF_ERROR(PutListeners());
+  absl::Status put;
+  if (serves && !serves_) {
+    serves_ = true;  // As soon as one of them is there.
+    put = PutListeners();
   }
-  serves_ = serves;
-  return absl::OkStatus();
+  if (serves && put.ok()) return put;
+  EraseListeners([](const auto&, const auto&) { return false; });
+  if (serves_) ForgetUnanswered();
+  serves_ = false;
+  return put;
 }
 
 absl::Status PacketPath::PutListeners() {

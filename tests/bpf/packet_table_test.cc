@@ -356,6 +356,25 @@ TEST_F(PacketTableTest, WithoutAllHooksNewConnectionsAreTheKernels) {
   ExpectFromClient(live, live.FromClient(kAck, 1, 0, Text("x")));
 }
 
+// Status says that the path takes nobody, and the listeners' sockets are there.
+TEST_F(PacketTableTest, OfMoreListenersThanThereIsRoomForNoneIsServed) {
+  ASSERT_THAT(packet().Attach({"in0", "none0"}), ::testing::SizeIs(1));
+  PacketPath::Setup setup = DefaultSetup();
+  while (setup.listeners.size() <= HG_MAX_PACKET_LISTENERS) {
+    const auto port = static_cast<uint16_t>(1000 + setup.listeners.size());
+    setup.listeners.push_back(
+        {Parse("198.18.1.1"), port, {kService4, 28, 0, 0}});
+  }
+  Configure(setup);
+  EXPECT_THAT(packet().Attach({"in0"}), ::testing::SizeIs(1));
+  EXPECT_FALSE(packet().serves());
+  ExpectNotOurs(Build(NewConn(false).Syn()));
+  Configure();
+  ASSERT_THAT(packet().Reattach(), ::testing::IsEmpty());
+  EXPECT_TRUE(packet().serves());
+  Established(false);
+}
+
 TEST_F(PacketTableTest, ARouteThatIsGoneIsCounted) {
   const Conn conn = Established(false);
   const Segment data = conn.FromClient(kAck, 0, 0, Text("x"));
