@@ -175,30 +175,36 @@ void CheckPacketService(const Service& service, const ServicePlace& place,
   }
 }
 
-void CheckPacketAddresses(const Config& config, const Places& places,
-                          Errors& errors) {
+void CheckPacketRoom(const Config& config, const Places& places,
+                     Errors& errors) {
   if (!config.packet.has_value()) return;
   std::set<IpAddress> addresses(config.packet->source.begin(),
                                 config.packet->source.end());
+  size_t listeners = 0;
   for (const auto& [name, service] : config.services) {
     if (service.datapath != Datapath::kPacket) continue;
     for (const Endpoint& listen : service.listen) {
       addresses.insert(listen.address);
     }
+    listeners += service.listen.size();
   }
-  if (addresses.size() <= kMaxPacketAddresses) return;
-  errors.Add(places.services,
-             absl::StrCat("services: ", addresses.size(),
-                          " addresses of the packet path, packet.source "
-                          "included; at most ",
-                          kMaxPacketAddresses));
+  const auto check = [&](size_t count, const char* what, size_t most) {
+    if (count <= most) return;
+    errors.Add(places.services, absl::StrCat("services: ", count, " ", what,
+                                             "; at most ", most));
+  };
+  check(addresses.size(),
+        "addresses of the packet path, packet.source included",
+        kMaxPacketAddresses);
+  check(listeners, "listen addresses and ports of the packet path",
+        kMaxPacketListeners);
 }
 
 }  // namespace
 
 void Validate(const Config& config, const Places& places, Errors& errors) {
   CheckListeners(config, places, errors);
-  CheckPacketAddresses(config, places, errors);
+  CheckPacketRoom(config, places, errors);
   size_t service_backends = 0;
   for (const auto& [name, service] : config.services) {
     // No pools at all, or no name of one: reported where it happened.

@@ -7,20 +7,24 @@
 #include <string>
 #include <vector>
 
+#include "bpf/abi/packet.h"
 #include "config/error.h"
 #include "config/types.h"
 
 namespace headgate::config {
 
 // Sizes of the tables that hold services and backends in the kernel.
-inline constexpr size_t kMaxServices = 255;
+inline constexpr size_t kMaxServices = HG_MAX_SERVICES - 1;
 inline constexpr size_t kMaxPools = 255;
-inline constexpr size_t kMaxBackendsPerPool = 512;
+inline constexpr size_t kMaxBackendsPerPool = HG_MAX_SERVICE_BACKENDS;
 inline constexpr size_t kMaxListenPerService = 64;
 inline constexpr size_t kMaxSourcesPerPool = 64;
 inline constexpr size_t kMaxPacketInterfaces = 64;
-inline constexpr size_t kMaxServiceBackends = 4095;  // Over all services.
-inline constexpr size_t kMaxPacketAddresses = 255;   // Sources included.
+// Over all services:
+inline constexpr size_t kMaxServiceBackends = HG_MAX_BACKENDS - 1;
+// With the sources:
+inline constexpr size_t kMaxPacketAddresses = HG_MAX_PACKET_ADDRESSES - 1;
+inline constexpr size_t kMaxPacketListeners = HG_MAX_PACKET_LISTENERS;
 
 // Where a service says what these rules may object to.
 struct ServicePlace {

@@ -311,28 +311,35 @@ TEST(LimitTest, ListenAddresses) {
                           "is not read"));
 }
 
-// Two ports of each.
-std::string PacketServicesAt(int addresses) {
+// As many ports of each.
+std::string PacketServicesAt(int addresses, int ports) {
   std::string text = absl::StrCat(
       "packet: {interfaces: [e0], source: [198.18.2.1]}\n", kMinimal);
   for (int n = 0; n < addresses; ++n) {
-    if (n % 32 == 0) {
+    if (n % (64 / ports) == 0) {
       absl::StrAppend(&text, "  s", n,
                       ":\n    pool: mail\n    datapath: packet\n"
                       "    listen:\n");
     }
-    for (const int port : {25, 26}) {
-      absl::StrAppend(&text, "      - 198.19.0.", n, ":", port, "\n");
+    for (int port = 0; port < ports; ++port) {
+      absl::StrAppend(&text, "      - 198.19.0.", n, ":", 25 + port, "\n");
     }
   }
   return text;
 }
 
 TEST(LimitTest, AddressesOfThePacketPath) {
-  EXPECT_THAT(ErrorsOf(PacketServicesAt(254)), IsEmpty());
-  EXPECT_THAT(ErrorsOf(PacketServicesAt(255)),
+  EXPECT_THAT(ErrorsOf(PacketServicesAt(254, 2)), IsEmpty());
+  EXPECT_THAT(ErrorsOf(PacketServicesAt(255, 2)),
               ElementsAre("6:1: services: 256 addresses of the packet path, "
                           "packet.source included; at most 255"));
+}
+
+TEST(LimitTest, ListenersOfThePacketPath) {
+  EXPECT_THAT(ErrorsOf(PacketServicesAt(64, 64)), IsEmpty());
+  EXPECT_THAT(ErrorsOf(PacketServicesAt(65, 64)),
+              ElementsAre("6:1: services: 4160 listen addresses and ports of "
+                          "the packet path; at most 4096"));
 }
 
 TEST(LimitTest, BackendsOverAllServices) {
