@@ -115,6 +115,7 @@ unpack_package() (
   local work lock
   exec {lock}>/run/headgate-packages.lock
   flock "$lock"
+  if [[ -d $2 ]]; then return 0; fi  # Another run has, meanwhile.
   mkdir -p "${2%/*}"
   work=$(mktemp -d "$2.XXXXXX")
   trap 'rm -rf "$work"' EXIT
