@@ -5,7 +5,9 @@
 #                          and no service that comes with them is started, nor
 #                          by systemd at the next boot
 #   need_unpacked PKG      for a program whose package may not be installed
-#                          beside others: its files only, in a place aside
+#                          beside others: its files only, in a place aside,
+#                          for as long as this shell or what it starts runs,
+#                          and until nobody has needed it for a month
 #   unpacked PKG           prints where
 
 POLICY_RC=/usr/sbin/policy-rc.d
@@ -92,10 +94,20 @@ need_packages() {
 
 unpacked() { echo "/var/cache/headgate/$1"; }
 
+# hold FOLDER: nobody removes it, if it is there, while we have it open.
+hold() {
+  local held
+  [[ -d $1 ]] || return 1
+  exec {held}<"$1" || return 1
+  flock --shared "$held"
+  touch --no-create "$1" 2>/dev/null || true  # Needed today.
+  [[ -d $1 ]]
+}
+
 need_unpacked() {
   local folder log
   folder=$(unpacked "$1")
-  if [[ -d $folder ]]; then return 0; fi
+  if hold "$folder"; then return 0; fi
   ((EUID == 0)) || fail "unpack $1: not root"
   log=$(mktemp)
   say "unpacking $1"
@@ -108,6 +120,13 @@ need_unpacked() {
     fail "unpack $1: it failed, the log is $log"
   fi
   rm -f "$log"
+  hold "$folder"
+}
+
+# A kernel has another name after each update of it.
+remove_unneeded() {
+  find "$1" -mindepth 1 -maxdepth 1 -mtime +30 \
+    -exec flock --nonblock {} rm -rf {} \;
 }
 
 # unpack_package PKG FOLDER: whole, or not at all.
@@ -126,5 +145,7 @@ unpack_package() (
   }
   dpkg-deb --extract ./*.deb files
   chmod -R u-s files  # Nobody but root is to run it.
+  touch files
   mv --no-target-directory files "$2"
+  remove_unneeded "${2%/*}"
 )
