@@ -178,8 +178,12 @@ def _measure_program(case, subject, options):
         f"{options.bin}/packet_program_test", f"--gtest_output=json:{path}",
         "--gtest_filter=PacketSpeedTest.*Small*:PacketSpeedTest.*Verifier*")
     with open(path, encoding="utf-8") as file:
-        tests = json.load(file)["testsuites"][0]["testsuite"]
-    found = {name: value for test in tests for name, value in test.items()}
+        suites = json.load(file)["testsuites"]
+    found = {name: value for suite in suites for test in suite["testsuite"]
+             for name, value in test.items()}
+    missing = [each.name for each in case.metrics if each.name not in found]
+    if missing:
+        raise Failure(f"no test tells {', '.join(missing)}")
     return {metric.name: float(found[metric.name]) for metric in case.metrics}
 
 
