@@ -20,6 +20,7 @@
 #include "absl/status/statusor.h"
 #include "base/unique_fd.h"
 #include "bpf/abi/packet.h"
+#include "datapath/packet_address.h"
 #include "datapath/packet_reset.h"
 #include "datapath/packet_trace.h"
 #include "datapath/packet_xdp.h"
@@ -30,8 +31,6 @@ struct bpf_map;
 struct headgate_packet_bpf;
 
 namespace headgate::datapath {
-
-using PacketAddress = std::array<uint8_t, 16>;  // As in bpf/abi/types.h.
 
 // As in metrics.
 const char* PacketExitName(hg_packet_exit exit);
@@ -202,7 +201,6 @@ class PacketPath {
   std::vector<std::string> WithoutTransmitter() const;
   void PutDevices(const XdpDevices& devices);
   void EraseDevice(uint32_t ifindex);
-  static bool IsV4(const PacketAddress& address);
   std::set<uint32_t> AddressesInUse() const;
   std::map<PacketAddress, uint32_t> KnownAddresses() const;
   absl::StatusOr<std::map<PacketAddress, uint32_t>> TakeIds(

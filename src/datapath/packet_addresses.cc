@@ -13,12 +13,6 @@
 
 namespace headgate::datapath {
 
-bool PacketPath::IsV4(const PacketAddress& address) {
-  return std::all_of(address.begin(), address.begin() + 10,
-                     [](uint8_t byte) { return byte == 0; }) &&
-         address[10] == 0xff && address[11] == 0xff;
-}
-
 std::set<uint32_t> PacketPath::AddressesInUse() const {
   std::set<uint32_t> ids;
   for (uint32_t number = 0; number < max_flows_; ++number) {

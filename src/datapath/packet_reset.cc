@@ -7,7 +7,6 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
-#include <algorithm>
 #include <cstring>
 
 namespace headgate::datapath {
@@ -16,12 +15,6 @@ namespace {
 constexpr uint8_t kTtl = 64;
 // A few hundred at once, each of which takes 1 kB until it has left.
 constexpr int kSendBuffer = 1 << 20;
-
-bool IsV4(const std::array<uint8_t, 16>& address) {
-  return std::all_of(address.begin(), address.begin() + 10,
-                     [](uint8_t byte) { return byte == 0; }) &&
-         address[10] == 0xff && address[11] == 0xff;
-}
 
 // Of 16-bit words in memory order.
 uint64_t Sum(const void* data, size_t size) {

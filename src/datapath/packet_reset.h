@@ -1,16 +1,16 @@
 // RST segments that end a flow of the packet path from outside.
 #pragma once
 
-#include <array>
 #include <cstdint>
 
 #include "base/unique_fd.h"
+#include "datapath/packet_address.h"
 
 namespace headgate::datapath {
 
 struct ResetSegment {
-  std::array<uint8_t, 16> source{};  // IPv4 as ::ffff:a.b.c.d.
-  std::array<uint8_t, 16> destination{};
+  PacketAddress source{};
+  PacketAddress destination{};
   uint16_t source_port = 0;
   uint16_t destination_port = 0;
   uint32_t seq = 0;
