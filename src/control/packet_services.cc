@@ -125,7 +125,7 @@ void PacketServices::Apply(const config::Config& config,
     idle_seconds_[ids.at(name)] =
         static_cast<uint32_t>(absl::ToInt64Seconds(service.idle_timeout));
   }
-  listeners_in_range_ = ListenersInRange();
+  LookForListeners();
   NoteAll(Start());
   if (datapath_->packet() == nullptr) return;
   // Later on, when nobody opens any more.
@@ -169,9 +169,11 @@ std::vector<std::string> PacketServices::Start() {
 
 // What clients send there ends up with the path, which knows of no such
 // connection. Sockets that connect are the sysctls' business, see Check().
-std::vector<std::string> PacketServices::ListenersInRange() const {
-  std::vector<std::string> problems;
-  for (const Endpoint& at : ListeningEndpoints()) {
+void PacketServices::LookForListeners() {
+  const auto listening = ListeningEndpoints();
+  if (!listening.ok()) return;
+  listeners_in_range_.clear();
+  for (const Endpoint& at : *listening) {
     if (at.port < settings_.first_port || at.port > settings_.last_port ||
         listen_.contains(at)) {
       continue;
@@ -180,13 +182,12 @@ std::vector<std::string> PacketServices::ListenersInRange() const {
         settings_.source.begin(), settings_.source.end(),
         [&](const IpAddress& each) { return Accepts(at.address, each); });
     if (source == settings_.source.end()) continue;
-    problems.push_back(
+    listeners_in_range_.push_back(
         absl::StrCat("a socket listens at ", at.ToString(),
                      ", among packet.ports: at ", source->ToString(),
                      " nobody reaches it; give it another port, or "
                      "packet.ports another range"));
   }
-  return problems;
 }
 
 void PacketServices::Stop() {
@@ -218,9 +219,7 @@ void PacketServices::Sweep() {
       const auto found = idle_seconds_.find(service);
       return found == idle_seconds_.end() ? 0 : found->second;
     });
-    if (++sweeps_ % kSweepsToLook == 0) {
-      listeners_in_range_ = ListenersInRange();
-    }
+    if (++sweeps_ % kSweepsToLook == 0) LookForListeners();
   }
   timer_.Set(kSweepInterval);
   NoteAll(started_.ok() ? path->Reattach() : Start());
@@ -249,7 +248,7 @@ void PacketServices::Note(const std::vector<std::string>& problems) {
   if (problem == problem_) return;
   problem_ = problem;
   if (problem.empty()) {
-    log::Info("the packet path is attached to all its interfaces");
+    log::Info("datapath packet: no problem any more");
   } else {
     log::Warning("%s", problem);
   }

@@ -98,7 +98,7 @@ class PacketServices {
   void EndByAndBy(Ending ending);
   void EndSome();
   void Sweep();
-  std::vector<std::string> ListenersInRange() const;
+  void LookForListeners();
   // What starting or attaching says, and what is seen besides.
   void NoteAll(std::vector<std::string> problems);
   void Note(const std::vector<std::string>& problems);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -16,6 +17,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/status.h"
 
 namespace headgate {
 namespace {
@@ -98,10 +100,15 @@ std::set<Endpoint> ListeningEndpoints(std::istream& table) {
   return all;
 }
 
-std::set<Endpoint> ListeningEndpoints() {
+absl::StatusOr<std::set<Endpoint>> ListeningEndpoints() {
   std::set<Endpoint> all;
   for (const char* path : {"/proc/net/tcp", "/proc/net/tcp6"}) {
+    errno = 0;
     std::ifstream table(path);
+    // A kernel may have no IPv6.
+    if (!table.is_open() && errno != ENOENT) {
+      return ErrnoStatus(errno, absl::StrCat("open ", path));
+    }
     all.merge(ListeningEndpoints(table));
   }
   return all;

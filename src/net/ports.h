@@ -6,6 +6,7 @@
 #include <istream>
 #include <set>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "net/address.h"
 
@@ -22,7 +23,7 @@ uint64_t CountSourcePorts();
 // Where TCP sockets listen, by a table as in /proc/net/tcp or tcp6 (kernel,
 // tcp_seq_show()), whose first rows they are; what follows is not read.
 std::set<Endpoint> ListeningEndpoints(std::istream& table);
-// Of this network namespace, both families.
-std::set<Endpoint> ListeningEndpoints();
+// Of this network namespace, both families; an error: they could not be read.
+absl::StatusOr<std::set<Endpoint>> ListeningEndpoints();
 
 }  // namespace headgate

@@ -7,13 +7,15 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_replace.h"
 #include "packet_fixture.h"
+#include "support/injection.h"
 
 namespace headgate::testing {
 namespace {
 
 class PacketReloadTest : public PacketLab {
  protected:
-  // It looks for listeners every ten seconds.
+  // For listeners.
+  static constexpr absl::Duration kLookInterval = absl::Seconds(10);
   static constexpr absl::Duration kLookTimeout = absl::Seconds(30);
 
   int Generation() const {
@@ -216,6 +218,11 @@ TEST_F(PacketReloadTest, AListenerAmongItsPortsIsAProblem) {
   EXPECT_FALSE(HasProblem("20026"));
   EXPECT_TRUE(OnPacketPath());
   EXPECT_EQ(Load(5).ok, 5u);
+  {
+    const Injection blind(daemon_->pid(), "openat:error=EMFILE");
+    EXPECT_FALSE(WaitUntil(kLookInterval + absl::Seconds(2),
+                           [&] { return !HasProblem("20025"); }));
+  }
   other.reset();
   EXPECT_TRUE(WaitUntil(kLookTimeout, [&] { return !HasProblem("20025"); }));
   const UniqueFd later =

@@ -362,7 +362,7 @@ TEST_F(PacketTest, WithoutForwardingItIsSplicedAndSaysWhy) {
   // It is tried again.
   Shell("ip netns exec edge sysctl -qw net.ipv4.conf.e0.forwarding=1");
   EXPECT_TRUE(WaitUntil(absl::Seconds(5), [&] {
-    return daemon_->LogHas("attached to all its interfaces");
+    return daemon_->LogHas("datapath packet: no problem any more");
   }));
   TcpSocket client = TcpSocket::Connect(kClient, vip_);
   EXPECT_EQ(client.Receive(11), kGreeting);

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <sstream>
 
@@ -57,6 +58,18 @@ TEST(PortsTest, ListenersOfIpv6) {
       ListeningEndpoints(table),
       ::testing::ElementsAre(Endpoint{*IpAddress::Parse("198.18.2.1"), 26},
                              Endpoint{*IpAddress::Parse("2001:db8:2::1"), 25}));
+}
+
+// Without descriptors nobody can tell whether somebody listens.
+TEST(PortsTest, ListenersThatCannotBeReadAreNotNone) {
+  EXPECT_TRUE(ListeningEndpoints().ok());
+  rlimit had{};
+  getrlimit(RLIMIT_NOFILE, &had);
+  const rlimit none{0, had.rlim_max};
+  setrlimit(RLIMIT_NOFILE, &none);
+  const auto found = ListeningEndpoints();
+  setrlimit(RLIMIT_NOFILE, &had);
+  EXPECT_EQ(found.status().code(), absl::StatusCode::kResourceExhausted);
 }
 
 }  // namespace
