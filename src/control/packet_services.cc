@@ -72,7 +72,7 @@ absl::Status PacketServices::Check(const config::Config& config) {
 }
 
 bool PacketServices::active() const {
-  return datapath_->packet() != nullptr && datapath_->packet()->serves();
+  return path() != nullptr && path()->serves();
 }
 
 bool PacketServices::Carries(const config::Service& service) const {
@@ -127,7 +127,7 @@ void PacketServices::Apply(const config::Config& config,
   }
   LookForListeners();
   NoteAll(Start());
-  if (datapath_->packet() == nullptr) return;
+  if (path() == nullptr) return;
   // Later on, when nobody opens any more.
   EndByAndBy({[this](const hg_flow& flow) {
     return !idle_seconds_.contains(flow.service);
@@ -154,17 +154,21 @@ void PacketServices::Adopt(const config::Config& config,
 
 // What it lacks may be there later: the timer calls again until it succeeds.
 std::vector<std::string> PacketServices::Start() {
+  if (closing_) {
+    started_ = absl::UnavailableError("its connections of before still end");
+    timer_.Set(kSweepInterval);
+    return {};
+  }
   started_ = Open(settings_);
-  datapath::PacketPath* const path = datapath_->packet();
-  timer_.Set(path == nullptr ? kOpenInterval : kSweepInterval);
-  if (path == nullptr) return {};
-  started_ = path->Configure(setup_);
+  timer_.Set(path() == nullptr ? kOpenInterval : kSweepInterval);
+  if (path() == nullptr) return {};
+  started_ = path()->Configure(setup_);
   // Else what has a hook keeps it: connections go on.
   return started_.ok()
-             ? path->Attach(
+             ? path()->Attach(
                    {settings_.interfaces.begin(), settings_.interfaces.end()},
                    settings_.attach == config::PacketAttach::kXdp)
-             : path->Reattach();
+             : path()->Reattach();
 }
 
 // What clients send there ends up with the path, which knows of no such
@@ -190,16 +194,27 @@ void PacketServices::LookForListeners() {
   }
 }
 
+// By and by: who wants it again meanwhile waits until it is closed.
 void PacketServices::Stop() {
   timer_.Cancel();
   started_ = absl::OkStatus();
   problem_.clear();
-  if (datapath_->packet() == nullptr) return;
-  datapath_->packet()->EndAll();
+  if (path() == nullptr) return;
+  path()->DetachAll();
+  closing_ = true;
+  endings_.clear();
+  EndByAndBy({[](const hg_flow&) { return true; }});
+}
+
+void PacketServices::Close(size_t ended) {
   KeepBytes();
   datapath_->ClosePacket();
   endings_.clear();
-  log::Info("the packet path is closed: no service uses it");
+  closing_ = false;
+  log::Info(
+      "the packet path is closed: no service uses it; %d connections "
+      "have ended",
+      ended);
 }
 
 // What it has moved goes with its maps.
@@ -213,24 +228,23 @@ void PacketServices::KeepBytes() {
 }
 
 void PacketServices::Sweep() {
-  datapath::PacketPath* const path = datapath_->packet();
-  if (path != nullptr) {
-    path->Sweep([this](uint32_t service) {
+  if (path() != nullptr) {
+    path()->Sweep([this](uint32_t service) {
       const auto found = idle_seconds_.find(service);
       return found == idle_seconds_.end() ? 0 : found->second;
     });
     if (++sweeps_ % kSweepsToLook == 0) LookForListeners();
   }
   timer_.Set(kSweepInterval);
-  NoteAll(started_.ok() ? path->Reattach() : Start());
+  NoteAll(started_.ok() ? path()->Reattach() : Start());
 }
 
 void PacketServices::NoteAll(std::vector<std::string> problems) {
   if (!started_.ok()) problems.emplace_back(started_.message());
-  if (datapath_->packet() == nullptr) return Note(problems);
+  if (path() == nullptr) return Note(problems);
   problems.insert(problems.end(), listeners_in_range_.begin(),
                   listeners_in_range_.end());
-  if (datapath_->packet()->max_flows() != settings_.max_flows) {
+  if (path()->max_flows() != settings_.max_flows) {
     problems.push_back(absl::StrCat(
         "packet.max_flows: ", settings_.max_flows,
         " takes effect at the next start, which ends the connections of the "
@@ -279,15 +293,15 @@ std::vector<PacketServices::Connection> PacketServices::ConnectionsTo(
 
 absl::StatusOr<std::shared_ptr<datapath::PacketTrace>> PacketServices::Trace(
     const datapath::PacketTrace::Filter& filter) {
-  if (datapath_->packet() == nullptr) {
+  if (path() == nullptr) {
     return absl::FailedPreconditionError("no service has datapath: packet");
   }
-  return datapath_->packet()->Trace(filter);
+  return path()->Trace(filter);
 }
 
 std::vector<datapath::PacketPath::Hook> PacketServices::Hooks() const {
   std::vector<datapath::PacketPath::Hook> hooks;
-  if (datapath_->packet() != nullptr) hooks = datapath_->packet()->Hooks();
+  if (path() != nullptr) hooks = path()->Hooks();
   if (!hooks.empty() || started_.ok()) return hooks;
   for (const std::string& interface : settings_.interfaces) {
     hooks.push_back({interface, "tc", "", std::string(started_.message())});
@@ -324,7 +338,7 @@ bool PacketServices::Kill(uint64_t connection) {
 
 // It may be up again before they are through: what it got since then stays.
 void PacketServices::ResetBackend(uint32_t backend) {
-  if (datapath_->packet() == nullptr) return;
+  if (path() == nullptr) return;
   const auto had_it = [backend, down_ns = MonotonicNs()](const hg_flow& flow) {
     return flow.backend == backend && flow.state != HG_FLOW_SYN_SENT &&
            static_cast<int64_t>(flow.since) <= down_ns;
@@ -351,14 +365,18 @@ void PacketServices::EndByAndBy(Ending ending) {
 void PacketServices::EndSome() {
   if (endings_.empty()) return;
   Ending& ending = endings_.front();
-  datapath::PacketPath& path = *datapath_->packet();
+  datapath::PacketPath& table = *datapath_->packet();
   const size_t ended =
-      path.KillIf(ending.which, {ending.next, ending.next + kEndsAtOnce});
+      table.KillIf(ending.which, {ending.next, ending.next + kEndsAtOnce});
+  ending.ended += ended;
   if (ending.backend != 0) {
     datapath::Add(datapath_->backend_stats(ending.backend).down_resets, ended);
   }
   ending.next += kEndsAtOnce;
-  if (ending.next >= path.max_flows()) endings_.pop_front();
+  if (ending.next >= table.max_flows()) {
+    if (closing_) return Close(ending.ended);
+    endings_.pop_front();
+  }
   endings_timer_.Set(absl::ZeroDuration());
 }
 

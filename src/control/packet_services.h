@@ -84,7 +84,12 @@ class PacketServices {
     std::function<bool(const hg_flow&)> which;
     uint32_t backend = 0;  // Counts them as resets; 0: none does.
     uint32_t next = 0;
+    size_t ended = 0;
   };
+  // Null: there is none, or it is about to be closed.
+  datapath::PacketPath* path() const {
+    return closing_ ? nullptr : datapath_->packet();
+  }
   std::vector<datapath::PacketPath::Listener> Listeners(
       const config::Config& config,
       const std::map<std::string, uint32_t>& ids) const;
@@ -94,6 +99,7 @@ class PacketServices {
   absl::Status Open(const config::Packet& packet);
   std::vector<std::string> Start();
   void Stop();
+  void Close(size_t ended);
   void KeepBytes();
   void EndByAndBy(Ending ending);
   void EndSome();
@@ -114,6 +120,7 @@ class PacketServices {
   std::map<uint32_t, uint32_t> idle_seconds_;  // By service id.
   Timer timer_;
   std::deque<Ending> endings_;
+  bool closing_ = false;  // Once they are through, the path is closed.
   Timer endings_timer_;
 };
 

@@ -134,8 +134,9 @@ class PacketPath {
   // come once a second.
   void Sweep(const std::function<uint32_t(uint32_t service)>& idle_seconds);
 
-  // Detaches, and ends all flows: what follows is to be its own end.
-  void EndAll();
+  // From everywhere, before its end: when this returns, no packet opens a flow
+  // or moves one any more.
+  void DetachAll();
   // Ends flows by a RST to both ends; KillIf() says how many.
   bool Kill(uint32_t number);
   size_t KillIf(const std::function<bool(const hg_flow&)>& which,

@@ -136,13 +136,12 @@ void PacketPath::Detach(const std::string& name) {
   links_.erase(name);
 }
 
-// A flow that opens behind a look at the table would count for ever. So nobody
-// opens one any more: the hooks are off, and who still ran has come to an end.
-void PacketPath::EndAll() {
+// A flow that opens behind a look at the table would count for ever: who still
+// ran has come to an end.
+void PacketPath::DetachAll() {
   SetServes(false).IgnoreError();
   while (!links_.empty()) Detach(links_.begin()->first);
   AwaitRunningPrograms();
-  KillIf([](const hg_flow&) { return true; });
 }
 
 // Of a daemon that was killed, or of an earlier configuration.

@@ -31,11 +31,14 @@ class PacketServicesTest : public PacketProgramTest {
     size_t rounds = 0;
     while (IsLive(conn) && rounds < 1000) {
       before();
-      loop_->Post([] {});  // It waits for nothing.
-      loop_->Run();
+      Round();
       ++rounds;
     }
     return rounds;
+  }
+  void Round() {
+    loop_->Post([] {});  // It waits for nothing.
+    loop_->Run();
   }
   void ExpectEnds(const Conn& conn) {
     EXPECT_LT(RoundsToEnd(conn, [] {}), 100U);
@@ -77,6 +80,74 @@ TEST_F(PacketServicesTest, WhoFallsEachRoundDoesNotBeginAgainForEver) {
   }
   const Conn conn = Established(false);
   EXPECT_LT(RoundsToEnd(conn, [this] { GoDown(1); }), 100U);
+}
+
+// ---- the end of the path ----------------------------------------------------
+
+class PacketClosingTest : public PacketServicesTest {
+ protected:
+  static constexpr size_t kConnections = 600;
+
+  void SetUp() override {
+    PacketServicesTest::SetUp();
+    for (size_t i = 0; i < kConnections; ++i) Established(false);
+    mail_.datapath = config::Datapath::kPacket;
+    mail_.listen = {{*IpAddress::Parse("198.18.1.1"), 25}};
+    wanted_.services["mail"] = mail_;
+    wanted_.packet.emplace();
+    wanted_.packet->interfaces = {"in0"};
+    wanted_.packet->source = {*IpAddress::Parse("198.18.2.1")};
+    wanted_.packet->max_flows = 4096;
+  }
+  void TearDown() override {
+    OpenTable(4096);
+    PacketServicesTest::TearDown();
+  }
+  static uint64_t Active() { return Read(stats(1).connections_active); }
+  void WaitUntilClosed() {
+    for (int i = 0; i < 100 && datapath_->packet() != nullptr; ++i) Round();
+    EXPECT_EQ(datapath_->packet(), nullptr);
+    EXPECT_EQ(Active(), 0U);
+  }
+
+  config::Service mail_;
+  config::Config wanted_;
+};
+
+TEST_F(PacketClosingTest, ItsConnectionsEndAPartInEachRound) {
+  services_.Apply({}, {});
+  EXPECT_EQ(Active(), kConnections);
+  ASSERT_NE(datapath_->packet(), nullptr);
+  ExpectNotOurs(Build(NewConn(false).Syn()));
+  size_t most = 0;
+  while (Active() > 0) {
+    const size_t before = Active();
+    Round();
+    most = std::max(most, before - Active());
+  }
+  EXPECT_GT(most, 0U);
+  EXPECT_LE(most, 256U);
+  WaitUntilClosed();
+}
+
+TEST_F(PacketClosingTest, WhoWantsItAgainMeanwhileHasANewOne) {
+  services_.Apply({}, {});
+  services_.Apply(wanted_, {{"mail", kService4}});
+  EXPECT_FALSE(services_.active());
+  EXPECT_THAT(services_.problem(), ::testing::HasSubstr("before still end"));
+  WaitUntilClosed();
+  // It is tried every second.
+  for (int i = 0; i < 10 && !services_.active(); ++i) loop_->Run();
+  EXPECT_TRUE(services_.active());
+  EXPECT_EQ(services_.problem(), "");
+}
+
+TEST_F(PacketClosingTest, WhoHasWantedItAgainMeanwhileHasNone) {
+  services_.Apply({}, {});
+  services_.Apply(wanted_, {{"mail", kService4}});
+  services_.Apply({}, {});
+  EXPECT_EQ(services_.problem(), "");
+  WaitUntilClosed();
 }
 
 // ---- a paced drain ----------------------------------------------------------

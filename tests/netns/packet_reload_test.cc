@@ -82,7 +82,27 @@ TEST_F(PacketReloadTest, ItsEndUnderLoadLeavesNoConnectionBehind) {
     load.wait();
     EXPECT_TRUE(WaitActive(0)) << daemon_->ActiveConnections();
     Reload(config);
+    ASSERT_TRUE(WaitUntil(kTcpTimeout, [&] { return OnPacketPath(); }));
   }
+  EXPECT_EQ(Load(5).ok, 5u);
+}
+
+TEST_F(PacketReloadTest, OnceNoServiceUsesItItsConnectionsEnd) {
+  const auto server = Node();
+  const std::string config = PacketConfig({.health = "{type: none}"});
+  daemon_ = std::make_unique<Daemon>(config);
+  std::vector<TcpSocket> held;
+  for (int i = 0; i < 20; ++i) {
+    held.push_back(TcpSocket::Connect(kClient, vip_));
+    ASSERT_EQ(held.back().Receive(11), kGreeting);
+  }
+  Reload(
+      absl::StrReplaceAll(config, {{"datapath: packet", "datapath: splice"}}));
+  for (TcpSocket& each : held) EXPECT_TRUE(each.ReceivesReset());
+  EXPECT_TRUE(WaitUntil(kTcpTimeout, [&] {
+    return daemon_->LogHas("20 connections have ended");
+  })) << daemon_->Log();
+  EXPECT_TRUE(WaitActive(0));
   EXPECT_EQ(Load(5).ok, 5u);
 }
 
