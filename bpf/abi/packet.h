@@ -143,6 +143,8 @@ enum hg_flow_state {
 	HG_FLOW_SYN_RECEIVED = 2, /* it has; the client not yet */
 	HG_FLOW_ESTABLISHED = 3,  /* counted as a connection */
 	HG_FLOW_CLOSED = 4,	  /* kept for as long as TIME_WAIT */
+	HG_FLOW_MOVING = 5,	  /* as SYN_SENT; another backend is chosen */
+	HG_FLOW_STATE_COUNT
 };
 
 enum hg_flow_flags {
@@ -162,7 +164,7 @@ enum hg_flow_flags {
 /* What the fields of a flow mean, where the struct's size does not tell: flows of
  * another format are not adopted.
  */
-enum { HG_FLOW_FORMAT = 2 };
+enum { HG_FLOW_FORMAT = 3 };
 
 /* packet_flows: indexed by flow number; two cache lines. Sequence numbers are the
  * end points' own: `next_in` as the client counts, without the header.
@@ -186,17 +188,19 @@ struct hg_flow {
 	__u8 service; /* ids */
 	__u8 header;  /* bytes */
 	__u16 backend;
-	__u16 slot; /* of the backend */
-	__u16 _pad;
 	__u32 state; /* enum hg_flow_state */
 	__u32 flags;
-	__u32 isn;     /* the client's first sequence number */
-	__u32 next_in; /* after the last byte or FIN seen */
-	__u32 next_out;
+	__u32 isn;	 /* the client's first sequence number */
+	__u32 shift;	 /* of the backend's side; see packet_flow.h */
+	__u32 next_in;	 /* after the last byte or FIN seen */
+	union {
+		__u32 slot; /* of the backend, until it answers */
+		__u32 next_out;
+	};
 	__u32 last_seen; /* s */
 	__u64 since;	 /* ns: the SYN; once closed, the end */
 	__u64 bytes_in;	 /* payload, retransmissions once */
-	__u64 bytes_out;
+	__u64 bytes_out; /* and each FIN: next_out began so much earlier */
 	union {
 		/* Until the backend answers: bit n says that slot n did not
 		 * take the connection.

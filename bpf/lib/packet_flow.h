@@ -1,10 +1,19 @@
 /* What a segment means to its flow: pure functions of both, without a frame.
  *
- * The client counts its bytes from isn + 1; the backend's stream begins with
- * the header, so there the client's bytes are `header` further on. Nobody
- * would retransmit the header: until the backend has acknowledged it, all that
- * the client sends at isn + 1 carries it again. What the backend sends keeps
- * its numbers; what it acknowledges, SACK edges included, moves back.
+ * The client counts its bytes from isn + 1. Towards the backend, all its numbers
+ * grow by `shift`, which it does not know; and there, the stream begins with the
+ * header, so its bytes are `header` further on. Nobody would retransmit the
+ * header: until the backend has acknowledged it, all that the client sends at
+ * isn + 1 carries it again. What the backend sends keeps its numbers; what it
+ * acknowledges, SACK edges included, moves back.
+ *
+ * To Linux, a SYN cookie is good for whatever acknowledges as many bytes beyond it
+ * as the segment's own number is beyond the SYN's, for the client's number is but
+ * added to it (secure_tcp_syn_cookie()). So a backend that answers by cookies, and
+ * has not opened this connection or has forgotten it, would open one in the midst
+ * of what the client sends, without a header. That is why nobody learns what a
+ * cookie was made of (`shift`), a flow has one answer to its SYN only
+ * (packet_tcp.h, is_another()), and no segment fits that one (keep_off_cookie()).
  */
 #ifndef HG_LIB_PACKET_FLOW_H
 #define HG_LIB_PACKET_FLOW_H
@@ -17,6 +26,12 @@
  */
 #define FIRST_LAP (1U << 30)
 
+enum {
+	FIRST_WINDOW = 65535, /* that of a SYN is not scaled (RFC 7323, 2.2) */
+	COOKIE_REACH = 3,     /* a cookie stands for one of four MSS */
+	COOKIE_ROOM = 8,
+};
+
 /* Whether a client's segment must bring the header along. */
 static __always_inline int header_is_due(const struct hg_flow *flow,
 					 const struct packet *p)
@@ -28,20 +43,20 @@ static __always_inline int header_is_due(const struct hg_flow *flow,
 /* A client's sequence number as the backend counts. A RST at isn + 1 must be
  * exact (RFC 5961): beyond the header, if that arrived; the backend's challenge
  * to a wrong guess brings a second one, after the first has closed the flow.
- * A keepalive probe at isn stays there: its byte, if it has one, must not fall
- * into a header that has not arrived.
  */
 static __always_inline __u32 seq_to_backend(const struct hg_flow *flow,
 					    const struct packet *p)
 {
 	__u32 sent = HG_FLOW_HEADER_SENT | HG_FLOW_HEADER_ACKED;
+	__u32 seq = p->seq + flow->shift;
 
-	if (p->seq == flow->isn && !(flow->flags & HG_FLOW_HEADER_ACKED))
-		return p->seq;
-	if (p->seq == flow->isn + 1 && !(flow->flags & HG_FLOW_HEADER_ACKED) &&
+	if ((p->flags & TCP_SYN) && p->seq == flow->isn)
+		return seq;
+	if ((p->flags & TCP_RST) && p->seq == flow->isn + 1 &&
+	    !(flow->flags & HG_FLOW_HEADER_ACKED) &&
 	    (!(flow->flags & sent) || flow->state == HG_FLOW_CLOSED))
-		return p->seq;
-	return p->seq + flow->header;
+		return seq;
+	return seq + flow->header;
 }
 
 /* What the backend acknowledges, as the client counts; never below isn + 1. */
@@ -50,6 +65,7 @@ static __always_inline __u32 ack_to_client(const struct hg_flow *flow,
 {
 	__u32 first = flow->isn + 1;
 
+	ack -= flow->shift;
 	if (!(flow->flags & HG_FLOW_LAPPED) &&
 	    before(ack, first + flow->header))
 		return before(ack, first) ? ack : first;
@@ -62,7 +78,7 @@ static __always_inline __u32 ack_to_client(const struct hg_flow *flow,
 static __always_inline int acks_syn(const struct hg_flow *flow,
 				    const struct packet *p)
 {
-	return (p->flags & TCP_ACK) && p->ack == flow->isn + 1;
+	return (p->flags & TCP_ACK) && p->ack == flow->isn + flow->shift + 1;
 }
 
 static __always_inline int answers_syn(const struct hg_flow *flow,
@@ -72,8 +88,8 @@ static __always_inline int answers_syn(const struct hg_flow *flow,
 }
 
 /* The client has seen the backend's answer, which is all that it can
- * acknowledge by then. Who acknowledges anything else guesses, and takes no
- * place: it passes, for the backend to reset.
+ * acknowledge by then. Who acknowledges anything else guesses, and gets a RST
+ * (RFC 9293, 3.10.7.4).
  */
 static __always_inline int ends_handshake(const struct hg_flow *flow,
 					  const struct packet *p)
@@ -83,10 +99,18 @@ static __always_inline int ends_handshake(const struct hg_flow *flow,
 	       p->ack == flow->next_out;
 }
 
+static __always_inline int guesses_answer(const struct hg_flow *flow,
+					  const struct packet *p)
+{
+	return flow->state == HG_FLOW_SYN_RECEIVED && !(p->flags & TCP_RST) &&
+	       p->ack != flow->next_out;
+}
+
 static __always_inline int acks_header(const struct hg_flow *flow, __u32 ack)
 {
 	__u32 first = flow->isn + 1;
 
+	ack -= flow->shift;
 	return (flow->flags & HG_FLOW_HEADER_SENT) &&
 	       ack - (first + flow->header) <= flow->next_in - first;
 }
@@ -99,16 +123,52 @@ static __always_inline __u32 segment_end(const struct packet *p)
 /* Whether a client's segment is from before its first byte, where the backend
  * expects the header: data would be taken for it, and an ACK would open a
  * connection there that has none, if the backend has forgotten this one but for
- * a SYN cookie. All but a keepalive probe, whose byte stands for the SYN.
+ * a SYN cookie. All but a keepalive probe to who has the header: its byte stands
+ * for the SYN. Nor is one from beyond what the client may have sent before it has
+ * heard from who has the header.
  */
 static __always_inline int forges_header(const struct hg_flow *flow,
 					 const struct packet *p)
 {
 	__u32 first = flow->flags & HG_FLOW_LAPPED ? flow->acked_in - FIRST_LAP
 						   : flow->isn + 1;
+	__u32 acked = flow->flags & HG_FLOW_HEADER_ACKED;
 
-	return flow->header && !(p->flags & TCP_RST) && before(p->seq, first) &&
-	       !(p->seq == flow->isn && segment_end(p) - p->seq <= 1);
+	return flow->header && !(p->flags & TCP_RST) &&
+	       p->seq - first > (acked ? (1U << 31) - 1 : FIRST_WINDOW) &&
+	       !(acked && p->seq == flow->isn &&
+		 segment_end(p) - p->seq <= 1);
+}
+
+/* Of the backend's first byte, once it has answered. */
+static __always_inline __u32 first_out(const struct hg_flow *flow)
+{
+	return flow->next_out - (__u32)flow->bytes_out;
+}
+
+/* Moves what would fit the handshake's SYN cookie to other numbers, which mean
+ * the same where the connection is open: data acknowledge less, and more will
+ * follow; an ACK is from a little further on, within the window; what is old, and
+ * is answered for that, is older. Of joined segments, each one would fit alone:
+ * they are `joined` bytes.
+ */
+static __always_inline void keep_off_cookie(const struct hg_flow *flow,
+					    const struct packet *p,
+					    __u32 joined, __u32 *seq,
+					    __u32 *ack)
+{
+	__u32 in = *seq - flow->shift - (flow->isn + 1);
+	__u32 out = *ack - first_out(flow);
+
+	if (!flow->header || (p->flags & TCP_RST) || in < COOKIE_ROOM ||
+	    out - in + COOKIE_REACH > joined + 2 * COOKIE_REACH)
+		return;
+	if (segment_end(p) != p->seq)
+		*ack = first_out(flow) + in - COOKIE_ROOM;
+	else if (before(p->seq, flow->next_in))
+		*seq -= COOKIE_ROOM;
+	else
+		*seq += COOKIE_ROOM;
 }
 
 /* Whether a backend that has the header begins another connection, to which

@@ -207,7 +207,8 @@ static __always_inline int says_unreachable(const struct packet *p,
 					    const struct packet *quoted,
 					    const struct hg_flow *flow)
 {
-	if (flow->state != HG_FLOW_SYN_SENT || quoted->seq != flow->isn)
+	if (flow->state != HG_FLOW_SYN_SENT ||
+	    quoted->seq != flow->isn + flow->shift)
 		return 0;
 	if (p->v6)
 		return kind[0] == ICMPV6_DEST_UNREACH;

@@ -153,6 +153,7 @@ struct packet_scratch {
 	struct hg_select request;
 	__u64 tried[HG_MAX_SERVICE_BACKENDS / 64];
 	struct hg_flow flow;
+	__u32 shift; /* that one from the same port before has left behind */
 	__u8 header[64];
 	__u8 chunk[SUM_CHUNK + 4]; /* spares a check */
 	struct icmp_error error;

@@ -44,8 +44,6 @@ static __noinline int forward_syn(frame_t *frame, struct packet *p,
 	struct option_walk walk = {.options = s->options};
 	int exit;
 
-	if (p->payload && !is_intact(frame, p, s))
-		return HG_PACKET_MALFORMED;
 	walk.max_mss = max_mss(frame, p, to);
 	exit = edit_options(frame, p, &walk, &to->options_sum);
 	if (exit)
@@ -245,12 +243,14 @@ static __always_inline void ask_another(struct hg_flow *flow, __u32 number,
 {
 	__u32 waited = now_ms() - flow->asked;
 
-	/* Or it has answered meanwhile, on another CPU. */
-	if (!move_state(flow, HG_FLOW_SYN_SENT, HG_FLOW_SYN_SENT))
+	if (!(flow->flags & (HG_FLOW_REFUSED | HG_FLOW_UNREACHABLE)) &&
+	    waited < ANSWER_MS)
 		return;
-	if ((flow->flags & (HG_FLOW_REFUSED | HG_FLOW_UNREACHABLE)) ||
-	    waited >= ANSWER_MS)
-		move_to_another(flow, number, v6, s);
+	/* Or it has answered meanwhile, on another CPU. */
+	if (!move_state(flow, HG_FLOW_SYN_SENT, HG_FLOW_MOVING))
+		return;
+	move_to_another(flow, number, v6, s);
+	move_state(flow, HG_FLOW_MOVING, HG_FLOW_SYN_SENT);
 }
 
 /* A flow that has come to nothing, with its number, unless the daemon has ended
@@ -291,6 +291,10 @@ static __noinline int open_flow(frame_t *frame, struct packet *p,
 	next->listen = listen;
 	next->service = service;
 	next->header = listener->header;
+	/* Ahead of the one before, as far as the client is: a backend in
+	 * TIME_WAIT takes the SYN then (RFC 6191).
+	 */
+	next->shift = s->shift + (bpf_get_prandom_u32() >> 1);
 	next->isn = p->seq;
 	next->next_in = p->seq + 1;
 	next->last_seen = now_seconds();
@@ -319,7 +323,7 @@ static __noinline int open_flow(frame_t *frame, struct packet *p,
 		return drop(HG_PACKET_TABLE_FULL);
 	}
 	p->flow = value + 1;
-	exit = to_backend(p, flow, p->seq, &to);
+	exit = to_backend(p, flow, seq_to_backend(flow, p), &to);
 	if (!exit)
 		exit = forward_syn(frame, p, &to, s);
 	note_client_side(frame, p, flow);
@@ -336,8 +340,16 @@ static __always_inline int begins_anew(const struct hg_flow *flow,
 {
 	if ((p->flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN)
 		return 0;
-	return flow->state == HG_FLOW_CLOSED || flow->state == HG_FLOW_FREE ||
-	       (flow->state != HG_FLOW_ESTABLISHED && p->seq != flow->isn);
+	switch (flow->state) {
+	case HG_FLOW_SYN_SENT:
+	case HG_FLOW_SYN_RECEIVED:
+		return p->seq != flow->isn;
+	case HG_FLOW_ESTABLISHED:
+	case HG_FLOW_MOVING:
+		return 0;
+	default:
+		return 1;
+	}
 }
 
 /* Ends a flow at once, so that its client's next one can begin. */

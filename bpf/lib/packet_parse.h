@@ -102,7 +102,7 @@ static __always_inline int parse_v4(frame_t *frame, struct packet *p)
 	void *data_end = (void *)(long)frame->data_end;
 	struct iphdr *ip = data + ETH_HLEN;
 
-	if ((void *)(ip + 1) > data_end || ip->ihl < 5)
+	if ((void *)(ip + 1) > data_end || ip->version != 4 || ip->ihl < 5)
 		return -1;
 	p->v6 = 0;
 	p->protocol = ip->protocol;

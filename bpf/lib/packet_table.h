@@ -108,7 +108,7 @@ static __always_inline void close_flow(struct hg_flow *flow, __u32 number)
 	__u32 state = flow->state;
 
 	if (state == HG_FLOW_FREE || state == HG_FLOW_CLOSED ||
-	    !move_state(flow, state, HG_FLOW_CLOSED))
+	    state == HG_FLOW_MOVING || !move_state(flow, state, HG_FLOW_CLOSED))
 		return;
 	if (state == HG_FLOW_ESTABLISHED)
 		count_end(flow);

@@ -78,6 +78,15 @@ static __always_inline void note_fin(struct hg_flow *flow, __u32 flag,
 	set_flags(flow, flag);
 }
 
+/* What a segment carries, of the new bytes that it claims: the rest has jumped. */
+static __always_inline __u32 payload_of(const struct packet *p,
+					__u32 new_bytes)
+{
+	__u32 payload = new_bytes - ((p->flags & TCP_FIN) != 0);
+
+	return payload < p->payload ? payload : p->payload;
+}
+
 /* A RST ends the flow at the very number that comes next (RFC 5961, 3.2): any
  * other passes, for its receiver to challenge or to ignore.
  */
@@ -93,7 +102,7 @@ static __always_inline void note_from_client(struct hg_flow *flow, __u32 number,
 	}
 	new_bytes = progress(p, flow->next_in);
 	if (new_bytes) {
-		__u32 payload = new_bytes - ((p->flags & TCP_FIN) != 0);
+		__u32 payload = payload_of(p, new_bytes);
 
 		flow->next_in += new_bytes;
 		flow->bytes_in += payload;
@@ -119,6 +128,23 @@ static __always_inline void touch(struct hg_flow *flow)
 		flow->last_seen = now;
 }
 
+/* Of what the backend has agreed to, it alone says that it goes on: it answers an
+ * honest client.
+ */
+static __always_inline int is_kept_by_backend(const struct hg_flow *flow)
+{
+	return flow->state == HG_FLOW_ESTABLISHED &&
+	       (!flow->header || (flow->flags & HG_FLOW_HEADER_ACKED));
+}
+
+/* Whether the edge acts upon it, and so must not be wrong about it. */
+static __always_inline int is_decisive(const struct hg_flow *flow,
+				       const struct packet *p, int due)
+{
+	return due || (p->flags & TCP_RST) ||
+	       flow->state == HG_FLOW_SYN_RECEIVED;
+}
+
 static __noinline int from_client(frame_t *frame, struct packet *p,
 				  struct hg_flow *flow, __u32 number,
 				  struct packet_scratch *s)
@@ -126,16 +152,16 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 	struct rewrite to = {};
 	int exit, verdict, alone, due, behind = is_behind_header(frame);
 
-	touch(flow);
+	if (flow->state == HG_FLOW_MOVING)
+		return drop(HG_PACKET_EARLY);
+	if (!is_kept_by_backend(flow))
+		touch(flow);
 	if (p->flags & TCP_SYN) {
 		if (flow->state == HG_FLOW_SYN_SENT)
 			ask_another(flow, number, p->v6, s);
 		else if (p->seq != flow->isn)
 			set_flags(flow, HG_FLOW_ANOTHER);
-		exit = to_backend(p, flow,
-				  p->seq == flow->isn ? p->seq
-						      : seq_to_backend(flow, p),
-				  &to);
+		exit = to_backend(p, flow, seq_to_backend(flow, p), &to);
 		if (!exit)
 			exit = forward_syn(frame, p, &to, s);
 		if (flow->state == HG_FLOW_SYN_SENT)
@@ -144,31 +170,27 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 	}
 	if (flow->state == HG_FLOW_SYN_SENT && !(p->flags & TCP_RST))
 		return drop(HG_PACKET_EARLY);
+	if (guesses_answer(flow, p))
+		return refuse(frame, p, s, HG_PACKET_EARLY);
 	due = header_is_due(flow, p);
 	alone = !p->payload && !(p->flags & TCP_FIN);
 	if (due && (alone ? left_for_room(frame, flow->header)
 			  : left_for_length(frame)))
 		return VERDICT_NOT_OURS;
 	if (forges_header(flow, p) ||
-	    (due && !behind && !is_intact(frame, p, s)))
+	    (is_decisive(flow, p, due) && !behind && !is_intact(frame, p, s)))
 		return drop(HG_PACKET_MALFORMED);
 	if (p->ttl > 1 && ends_handshake(flow, p)) {
 		exit = establish(flow);
 		if (exit)
 			return drop(exit);
 	}
-	if (!due) {
+	if (!due || (!alone && behind)) {
 		exit = to_backend(p, flow, seq_to_backend(flow, p), &to);
 		if (!exit) {
-			note_from_client(flow, number, p);
-			exit = rewrite(frame, p, &to);
-		}
-		return sent(exit ? exit : forward(frame, p, &to),
-			    HG_PACKET_FORWARDED);
-	}
-	if (!alone && behind) {
-		exit = to_backend(p, flow, p->seq + flow->header, &to);
-		if (!exit) {
+			keep_off_cookie(flow, p,
+					segment_size(frame) ? p->payload : 0,
+					&to.seq, &to.ack);
 			note_from_client(flow, number, p);
 			exit = rewrite(frame, p, &to);
 		}
@@ -181,7 +203,7 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 			return verdict;
 	}
 	set_flags(flow, HG_FLOW_HEADER_SENT);
-	exit = to_backend(p, flow, p->seq, &to);
+	exit = to_backend(p, flow, p->seq + flow->shift, &to);
 	if (!exit)
 		exit = rewrite(frame, p, &to);
 	if (!exit)
@@ -216,7 +238,8 @@ static __noinline int count_early_end(const struct hg_flow *flow, __u32 flags)
 {
 	struct hg_backend_stats *stats;
 
-	if (flow->state != HG_FLOW_ESTABLISHED || flow->bytes_out ||
+	if (flow->state != HG_FLOW_ESTABLISHED ||
+	    flow->bytes_out > ((flags & TCP_FIN) != 0) ||
 	    (flow->flags & (HG_FLOW_FIN_IN | HG_FLOW_FIN_OUT)))
 		return 0;
 	stats = backend_stats_of(flow);
@@ -240,18 +263,18 @@ static __always_inline int is_believed(const struct hg_flow *flow,
 	       interface == flow->backend_side;
 }
 
-/* A late one is behind what has come since. Until then, the backend may have
- * forgotten its first answer. The state goes ahead, so that what is written here
- * is not taken for what stood in its place (see ask_another).
+/* The state goes ahead, so that what is written here is not taken for what stood
+ * in its place (see ask_another).
  */
 static __always_inline void note_answer(struct hg_flow *flow,
 					const struct packet *p,
 					__u32 interface)
 {
-	if (move_state(flow, HG_FLOW_SYN_SENT, HG_FLOW_SYN_RECEIVED) ||
-	    interface != flow->client_side)
+	int first = move_state(flow, HG_FLOW_SYN_SENT, HG_FLOW_SYN_RECEIVED);
+
+	if (first || interface != flow->client_side)
 		flow->backend_side = interface;
-	if (flow->state > HG_FLOW_SYN_RECEIVED)
+	if (!first)
 		return;
 	flow->next_out = p->seq + 1;
 	flow->acked_out = p->seq + 1;
@@ -281,12 +304,12 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 	}
 	new_bytes = progress(p, flow->next_out);
 	if (new_bytes) {
-		__u32 payload = new_bytes - ((p->flags & TCP_FIN) != 0);
+		__u32 payload = payload_of(p, new_bytes);
 
 		if (payload && !flow->bytes_out)
 			count_greeting(flow);
 		flow->next_out += new_bytes;
-		flow->bytes_out += payload;
+		flow->bytes_out += new_bytes;
 		count_bytes(flow->service, 0, payload);
 	}
 	if ((p->flags & TCP_FIN) && is_ahead(segment_end(p), flow->acked_out)) {
@@ -318,17 +341,20 @@ static __always_inline int refusal(struct hg_flow *flow, const struct packet *p,
 	return refuse_client(flow, HG_FLOW_REFUSED, s);
 }
 
-/* The client has begun another connection, and the backend agrees, for it has
- * forgotten this one as well.
+/* The backend has forgotten the connection: it agrees that the client has begun
+ * another, or answers the same SYN by another number. Of two SYN cookies, one
+ * would be good for a segment whose numbers fit the other (see keep_off_cookie).
  */
 static __always_inline int is_another(const struct hg_flow *flow,
 				      const struct packet *p)
 {
+	if ((p->flags & (TCP_SYN | TCP_ACK)) != (TCP_SYN | TCP_ACK) ||
+	    flow->state == HG_FLOW_SYN_SENT)
+		return 0;
+	if (acks_syn(flow, p))
+		return p->seq + 1 != first_out(flow);
 	return (flow->flags & HG_FLOW_ANOTHER) &&
-	       flow->state == HG_FLOW_ESTABLISHED &&
-	       (p->flags & (TCP_SYN | TCP_ACK | TCP_RST)) ==
-		   (TCP_SYN | TCP_ACK) &&
-	       !acks_syn(flow, p);
+	       flow->state == HG_FLOW_ESTABLISHED;
 }
 
 static __noinline int from_backend(frame_t *frame, struct packet *p,
@@ -339,14 +365,20 @@ static __noinline int from_backend(frame_t *frame, struct packet *p,
 	struct rewrite to = {};
 	int exit, verdict, another;
 
+	if (flow->state == HG_FLOW_MOVING)
+		return drop(HG_PACKET_EARLY);
 	/* It sends its SYN-ACK again to who was never there, too. */
-	if (flow->state > HG_FLOW_SYN_RECEIVED)
+	if (flow->state > HG_FLOW_SYN_RECEIVED && !(p->flags & TCP_RST))
 		touch(flow);
 	if (flow->state == HG_FLOW_SYN_SENT && (p->flags & TCP_RST)) {
 		exit = refusal(flow, p, s);
 		if (exit)
 			return drop(exit);
 	}
+	/* Nobody counts it any more, so nobody goes on with it. */
+	if (flow->state == HG_FLOW_CLOSED && !both_sides_closed(flow->flags) &&
+	    !(p->flags & TCP_RST))
+		return refuse(frame, p, s, HG_PACKET_NO_FLOW);
 	/* It has an old connection on that port, and challenges the SYN, or is
 	 * still answering that one's: the RST clears the way for the next one
 	 * (RFC 9293, 3.5.1). As after that of another connection: this one's
@@ -376,7 +408,7 @@ static __noinline int from_backend(frame_t *frame, struct packet *p,
 	note_from_backend(flow, number, p, to.ack, arrived_at(frame));
 	if (p->flags & TCP_SYN)
 		return sent(forward_syn(frame, p, &to, s), HG_PACKET_FORWARDED);
-	if (flow->header && p->options && !only_timestamps(frame, p)) {
+	if (p->options && !only_timestamps(frame, p)) {
 		walk.flow = flow;
 		exit = edit_options(frame, p, &walk, &to.options_sum);
 		if (exit)
@@ -457,6 +489,7 @@ static __always_inline int handle_tcp(frame_t *frame, struct packet *p,
 	at.port = p->destination_port;
 	listener = NULL;
 	if (value == NO_VALUE) {
+		s->shift = 0;
 		listener = bpf_map_lookup_elem(&packet_listeners, &at);
 		if (!listener && !is_range(local, p->destination_port))
 			return VERDICT_NOT_OURS;
@@ -469,7 +502,8 @@ static __always_inline int handle_tcp(frame_t *frame, struct packet *p,
 		return drop(HG_PACKET_FRAGMENT);
 	if (p->extended)
 		return drop(HG_PACKET_EXTENSION);
-	if (is_forged(p) || is_senseless(p->flags))
+	if (is_forged(p) || is_senseless(p->flags) ||
+	    ((p->flags & TCP_SYN) && !is_intact(frame, p, s)))
 		return drop(HG_PACKET_MALFORMED);
 	if (value != NO_VALUE) {
 		p->flow = value + 1;
@@ -484,6 +518,7 @@ static __always_inline int handle_tcp(frame_t *frame, struct packet *p,
 				   ? refuse(frame, p, s, HG_PACKET_NO_FLOW)
 				   : from_client(frame, p, flow, number, s);
 		p->flow = 0;
+		s->shift = flow->shift + flow->header;
 		forget_flow(flow, number);
 		listener = bpf_map_lookup_elem(&packet_listeners, &at);
 		if (!listener)

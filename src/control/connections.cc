@@ -19,6 +19,11 @@ const char* StateName(const hg_flow& flow) {
   return fin ? "closing" : "established";
 }
 
+// But for the FIN.
+uint64_t BytesOut(const hg_flow& flow) {
+  return flow.bytes_out - ((flow.flags & HG_FLOW_FIN_OUT) != 0 ? 1 : 0);
+}
+
 const char* HeaderName(const hg_flow& flow) {
   if (flow.header == 0) return "none";
   if ((flow.flags & HG_FLOW_HEADER_ACKED) != 0) return "acknowledged";
@@ -105,7 +110,7 @@ std::vector<ConnectionRow> Controller::PacketConnections(
     row.age = absl::Nanoseconds(now_ns - flow.started_ns);
     row.idle = IdleOf(flow.state, now_ns);
     row.bytes_in = flow.state.bytes_in;
-    row.bytes_out = flow.state.bytes_out;
+    row.bytes_out = BytesOut(flow.state);
   }
   return rows;
 }

@@ -142,7 +142,7 @@ class PacketPath {
   size_t KillIf(const std::function<bool(const hg_flow&)>& which,
                 FlowNumbers numbers = {});
   // How many there are, by enum hg_flow_state, by a look at each.
-  std::array<size_t, HG_FLOW_CLOSED + 1> CountByState() const;
+  std::array<size_t, HG_FLOW_STATE_COUNT> CountByState() const;
   size_t Established() const { return CountByState()[HG_FLOW_ESTABLISHED]; }
 
   // FailedPrecondition: there is a reader already.

@@ -22,6 +22,12 @@ uint32_t Peek(const __u32& field) {
   return __atomic_load_n(&field, __ATOMIC_RELAXED);
 }
 
+// What the program moves has two keys at once, for a moment.
+bool IsAlive(uint32_t state) {
+  return state != HG_FLOW_FREE && state != HG_FLOW_CLOSED &&
+         state != HG_FLOW_MOVING;
+}
+
 // Seconds; below 0: the program has seen a packet since `now`.
 int64_t IdleFor(const hg_flow& flow, uint32_t now) {
   return static_cast<int32_t>(now - Peek(flow.last_seen));
@@ -53,9 +59,7 @@ void PacketPath::ForEach(
     FlowNumbers numbers) const {
   const uint32_t end = std::min(numbers.end, max_flows_);
   for (uint32_t number = numbers.first; number < end; ++number) {
-    const uint32_t state = Peek(flows_[number].state);
-    if (state == HG_FLOW_FREE || state == HG_FLOW_CLOSED) continue;
-    look(number, flows_[number]);
+    if (IsAlive(Peek(flows_[number].state))) look(number, flows_[number]);
   }
 }
 
@@ -176,7 +180,7 @@ void PacketPath::Sweep(
     const uint32_t number = cursor_;
     cursor_ = (cursor_ + 1) % max_flows_;
     const uint32_t state = Peek(flows_[number].state);
-    if (state == HG_FLOW_FREE || state == HG_FLOW_CLOSED) continue;
+    if (!IsAlive(state)) continue;
     if (!IsOver(flows_[number], now, idle_seconds)) continue;
     // Its ends may live on: they learn of it by a RST.
     if (state == HG_FLOW_ESTABLISHED) Reset(number);
@@ -197,7 +201,8 @@ void PacketPath::Reset(uint32_t number) {
   const bool header =
       (flow.flags & (HG_FLOW_HEADER_SENT | HG_FLOW_HEADER_ACKED)) != 0;
   resets_.Send({source, ToArray(flow.backend_address), flow.source_port,
-                flow.backend_port, flow.next_in + (header ? flow.header : 0U),
+                flow.backend_port,
+                flow.next_in + flow.shift + (header ? flow.header : 0U),
                 flow.next_out});
 }
 
@@ -207,7 +212,7 @@ bool PacketPath::Kill(uint32_t number) {
   uint32_t state = HG_FLOW_FREE;
   do {
     state = Peek(flows_[number].state);
-    if (state == HG_FLOW_FREE || state == HG_FLOW_CLOSED) return false;
+    if (!IsAlive(state)) return false;
     Reset(number);
   } while (!End(number, state));
   return true;
@@ -223,8 +228,8 @@ size_t PacketPath::KillIf(const std::function<bool(const hg_flow&)>& which,
   return ended;
 }
 
-std::array<size_t, HG_FLOW_CLOSED + 1> PacketPath::CountByState() const {
-  std::array<size_t, HG_FLOW_CLOSED + 1> counts{};
+std::array<size_t, HG_FLOW_STATE_COUNT> PacketPath::CountByState() const {
+  std::array<size_t, HG_FLOW_STATE_COUNT> counts{};
   for (uint32_t number = 0; number < max_flows_; ++number) {
     ++counts[Peek(flows_[number].state)];
   }

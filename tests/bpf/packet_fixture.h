@@ -378,6 +378,7 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
               conn->backend.end() - static_cast<long>(size));
     conn->source_port = static_cast<uint16_t>(Get16(frame, tcp));
     conn->backend_port = static_cast<uint16_t>(Get16(frame, tcp + 2));
+    conn->shift = Get32(frame, tcp + 4) - conn->isn;
     EXPECT_EQ(conn->source, Parse(conn->v6 ? "2001:db8:2::1" : "198.18.2.1"));
     EXPECT_GE(conn->source_port, kFirstPort);
     EXPECT_LE(conn->source_port, kLastPort);
@@ -448,6 +449,7 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
     std::copy_n(frame.begin() + 30, 4, conn->backend.begin() + 12);
     conn->backend[10] = conn->backend[11] = 0xff;
     conn->source_port = static_cast<uint16_t>(Get16(frame, 34));
+    conn->shift = Get32(frame, 38) - conn->isn;
   }
   static int Pinned(const char* map) {
     const int fd = bpf_obj_get(absl::StrCat(kPins, "/", map).c_str());

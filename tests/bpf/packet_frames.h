@@ -83,6 +83,9 @@ inline void Set16(Bytes& in, size_t at, uint32_t value) {
 inline uint32_t Get16(const Bytes& in, size_t at) {
   return static_cast<uint32_t>(in[at] << 8 | in[at + 1]);
 }
+inline uint32_t Get32(const Bytes& in, size_t at) {
+  return Get16(in, at) << 16 | Get16(in, at + 2);
+}
 
 // RFC 1071.
 inline uint16_t InternetChecksum(const Bytes& data) {
@@ -240,6 +243,7 @@ struct Conn {
   uint16_t client_port = 0, vip_port = 25;
   uint16_t source_port = 0, backend_port = 30125;
   uint32_t isn = 0x11223344, server_isn = 0x55667788;
+  uint32_t shift = 0;  // Of the client's numbers, as the backend sees them.
 
   uint32_t header() const {
     if (vip_port == kPlainPort) return 0;
@@ -274,7 +278,7 @@ struct Conn {
     s.source_port = backend_port;
     s.destination_port = source_port;
     s.seq = static_cast<uint32_t>(server_isn + 1 + seq);
-    s.ack = static_cast<uint32_t>(isn + 1 + ack);
+    s.ack = static_cast<uint32_t>(isn + shift + 1 + ack);
     return s;
   }
   Segment Syn(const Bytes& options = Mss(1400)) const {
@@ -289,26 +293,27 @@ struct Conn {
     return s;
   }
 
-  // What becomes of a client's segment when its numbers move on by `shift`.
-  Segment ToBackend(Segment s, uint32_t shift) const {
+  // What becomes of a client's segment that is `behind` so many bytes of
+  // header.
+  Segment ToBackend(Segment s, uint32_t behind) const {
     s.to = kBackendMac;
     s.from = kOut0;
     s.source = source;
     s.destination = backend;
     s.source_port = source_port;
     s.destination_port = backend_port;
-    s.seq += shift;
+    s.seq += shift + behind;
     s.ttl -= 1;
     return s;
   }
-  Segment ToClient(Segment s, uint32_t shift) const {
+  Segment ToClient(Segment s, uint32_t behind) const {
     s.to = kClientMac;
     s.from = kIn0;
     s.source = vip;
     s.destination = client;
     s.source_port = vip_port;
     s.destination_port = client_port;
-    s.ack -= shift;
+    if (s.flags & kAck) s.ack -= shift + behind;
     s.ttl -= 1;
     return s;
   }

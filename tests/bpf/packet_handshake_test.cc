@@ -36,12 +36,11 @@ class PacketHandshakeTest : public PacketFamilyTest {
 INSTANTIATE_TEST_SUITE_P(Both, PacketHandshakeTest, ::testing::Bool(),
                          FamilyName);
 
-// Sent blindly, in anybody's name; the backend resets it.
+// Sent blindly, in anybody's name (RFC 9293, 3.10.7.4).
 TEST_P(PacketHandshakeTest, AnAckOfWhatWasNeverSentTakesNoPlace) {
   const Conn conn = Answered(v6());
   for (const int64_t off : {-2L, -1L, 1L, 70000L, 1L << 31}) {
-    const Segment blind = conn.FromClient(kAck, 0, off);
-    ExpectSent(blind, conn.HeaderFor(blind), HG_PACKET_HEADER);
+    ExpectReset(conn.FromClient(kAck, 0, off), HG_PACKET_EARLY);
     EXPECT_EQ(Active(), 0U) << off;
   }
   const Segment ack = conn.FromClient(kAck, 0, 0);
@@ -55,8 +54,7 @@ TEST_P(PacketHandshakeTest, NorWithoutAHeader) {
   Conn conn = NewPlainConn(v6());
   Open(&conn);
   ExpectSynAck(conn);
-  const Segment blind = conn.FromClient(kAck, 0, 12345);
-  ExpectSent(blind, conn.ToBackend(blind, 0));
+  ExpectReset(conn.FromClient(kAck, 0, 12345), HG_PACKET_EARLY);
   EXPECT_EQ(Read(stats.connections_active), 0U);
   const Segment ack = conn.FromClient(kAck, 0, 0);
   ExpectSent(ack, conn.ToBackend(ack, 0));
@@ -92,25 +90,59 @@ TEST_P(PacketHandshakeTest, AnAnswerToAnotherSynIsReset) {
   ExpectSynAck(conn);
 }
 
-// The backend has forgotten its first one, by a restart or for lack of room.
-TEST_P(PacketHandshakeTest, OfTwoAnswersTheLastOneCounts) {
-  Conn conn = Answered(v6());
-  conn.server_isn += 1 << 20;
-  ExpectSynAck(conn);
-  const Segment ack = conn.FromClient(kAck, 0, 0);
-  ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
-  EXPECT_EQ(Active(), 1U);
-  const uint32_t n = conn.header();
-  ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n, Text("220\r\n")));
-  for (const PacketPath::Flow& flow : packet().Flows()) {
-    EXPECT_EQ(flow.state.bytes_out, 5U);
+// The backend has forgotten its first one, by a restart or for lack of room; or
+// it is another SYN cookie. The client's next SYN begins anew.
+TEST_P(PacketHandshakeTest, ASecondAnswerEndsIt) {
+  for (const bool established : {false, true}) {
+    Conn conn = established ? Greeted(v6()) : Answered(v6());
+    ExpectSynAck(conn);  // The same one again.
+    Conn second = conn;
+    second.server_isn += 1 << 20;
+    ExpectReset(second.SynAck(), HG_PACKET_EARLY);
+    EXPECT_FALSE(IsLive(conn));
+    EXPECT_EQ(Active(), 0U);
+    Open(&conn);
+    ExpectSynAck(conn);
   }
-  // A late one of the first kind changes nothing any more.
-  Conn late = conn;
-  late.server_isn -= 1 << 20;
-  ExpectReset(late.SynAck(), HG_PACKET_EARLY);
-  ExpectFromBackend(conn, conn.FromBackend(kRst | kAck, 5, n));
+}
+
+TEST_P(PacketHandshakeTest, WhatCameDamagedBeginsAndEndsNothing) {
+  Conn conn = NewConn(v6());
+  Segment syn = conn.Syn();
+  syn.damage = 1;
+  ExpectDropped(syn, HG_PACKET_MALFORMED);
   EXPECT_FALSE(IsLive(conn));
+  Open(&conn);
+  Segment answer = conn.SynAck();
+  answer.damage = 1;
+  ++answer.seq;
+  ExpectDropped(answer, HG_PACKET_MALFORMED);
+  ExpectSynAck(conn);
+  Segment ack = conn.FromClient(kAck, 0, 0);
+  ack.damage = 1;
+  ExpectDropped(ack, HG_PACKET_MALFORMED);
+  EXPECT_EQ(Active(), 0U);
+  ack.damage = 0;
+  ExpectHeaderWith(conn, ack);
+  Segment rst = conn.FromClient(kRst, 0, 0);
+  rst.damage = 1;
+  ExpectDropped(rst, HG_PACKET_MALFORMED);
+  EXPECT_TRUE(IsLive(conn));
+}
+
+// Nothing of it goes on while another backend is chosen for it.
+TEST_P(PacketHandshakeTest, AFlowThatMovesTakesNothing) {
+  Conn conn = NewConn(v6());
+  Open(&conn);
+  const auto set = [&](uint32_t state) {
+    Change(conn, [&](hg_flow& flow) { flow.state = state; });
+  };
+  set(HG_FLOW_MOVING);
+  ExpectDropped(conn.Syn(), HG_PACKET_EARLY);
+  ExpectDropped(conn.SynAck(), HG_PACKET_EARLY);
+  EXPECT_EQ(packet().KillIf([](const hg_flow&) { return true; }), 0U);
+  set(HG_FLOW_SYN_SENT);
+  ExpectSynAck(conn);
 }
 
 // By a network that doubles, or by who spoofs it: that is no silence.
@@ -139,35 +171,25 @@ TEST_P(PacketHandshakeTest, NobodyOnTheClientsSideAcknowledgesTheHeader) {
   ExpectFromClient(conn, ack);
 }
 
-// An answer of one's own does not help: the client has to know the backend's.
+// An answer of one's own does not help: the backend's ends that.
 TEST_P(PacketHandshakeTest, NorDoesWhoAnswersTheSynThere) {
-  Conn conn = NewConn(v6());
-  Open(&conn);
-  Segment forged = conn.SynAck();
-  forged.seq += 4711;
-  ExpectFromClientsSide(conn, forged, 0);
-  ExpectSynAck(conn);
-  ExpectFromClientsSide(conn, conn.SynAck(), 0);
-  ExpectHeaderIsAcked(conn);
-}
-
-// Nor does it help to answer there again, before the client's ACK or after it.
-TEST_P(PacketHandshakeTest, NorDoesWhoAnswersTheSynThereAgain) {
   for (const bool ends_first : {false, true}) {
     Conn conn = NewConn(v6());
     Open(&conn);
     Conn liar = conn;
     liar.server_isn += 4711;
     ExpectFromClientsSide(liar, liar.SynAck(), 0);
-    if (ends_first) {
-      const Segment ack = liar.FromClient(kAck, 0, 0);
-      ExpectHeaderWith(conn, ack);
-    }
-    ExpectSynAck(conn);
-    ExpectFromClientsSide(liar, liar.SynAck(), 0);
-    ExpectFromClientsSide(conn, conn.SynAck(), 0);
-    ExpectHeaderIsAcked(conn);
+    if (ends_first) ExpectHeaderWith(conn, liar.FromClient(kAck, 0, 0));
+    ExpectReset(conn.SynAck(), HG_PACKET_EARLY);
+    EXPECT_FALSE(IsLive(conn));
   }
+}
+
+// Nor does it help to say the backend's again.
+TEST_P(PacketHandshakeTest, NorDoesWhoAnswersTheSynThereAgain) {
+  const Conn conn = Answered(v6());
+  ExpectFromClientsSide(conn, conn.SynAck(), 0);
+  ExpectHeaderIsAcked(conn);
 }
 
 TEST_P(PacketHandshakeTest, NorDoesWhoAcknowledgesAHeaderThatWasNotSent) {

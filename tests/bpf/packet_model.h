@@ -43,6 +43,7 @@ class PacketModel {
     bool fin_in_acked = false, fin_out_acked = false;
     uint32_t next_in = 0, next_out = 0;       // SND.NXT of either end, and
     uint32_t acked_in = 0, acked_out = 0;     // SND.UNA (RFC 9293, 3.4).
+    std::optional<uint32_t> answer;           // The backend's first number.
     std::optional<uint32_t> fin_in, fin_out;  // Where they end.
     uint64_t bytes_in = 0;
     bool lapped = false;  // The backend has had a quarter of all numbers.
@@ -58,7 +59,7 @@ class PacketModel {
 
   Prediction FromClient(const Segment& s) {
     if (const auto odd = Odd(s)) return *odd;
-    if (IsSenseless(s)) return Drop("malformed");
+    if (IsSenseless(s) || IsDamagedSyn(s)) return Drop("malformed");
     const Key key{s.source, s.source_port, s.destination, s.destination_port};
     const bool opens = (s.flags & (kSyn | kAck | kRst)) == kSyn;
     auto found = flows_.find(key);
@@ -89,7 +90,7 @@ class PacketModel {
 
   Prediction FromBackend(const Segment& s) {
     if (const auto odd = Odd(s)) return *odd;
-    if (IsSenseless(s)) return Drop("malformed");
+    if (IsSenseless(s) || IsDamagedSyn(s)) return Drop("malformed");
     for (auto& [key, flow] : flows_) {
       if (flow.has_leg && flow.conn.backend == s.source &&
           flow.conn.backend_port == s.source_port &&
@@ -139,6 +140,10 @@ class PacketModel {
     if (s.flags & kSyn) return (s.flags & (kRst | kFin)) != 0;
     return (s.flags & (kAck | kRst)) == 0;
   }
+  // Nothing is to begin by what nobody has sent.
+  static bool IsDamagedSyn(const Segment& s) {
+    return (s.flags & kSyn) != 0 && s.damage != 0;
+  }
   static Prediction TooFar(const Segment& s, uint64_t times = 1) {
     Prediction drop = Drop("ttl");
     drop.exits["ttl"] = times;
@@ -181,10 +186,8 @@ class PacketModel {
                                  ((s.flags & kFin) ? 1 : 0));
   }
 
-  // A SYN goes on without its data, but what was damaged must not look right by
-  // that. Answers the exit to take.
+  // A SYN goes on without its data. Answers the exit to take.
   std::string EditSyn(Segment* s) const {
-    if (!s->payload.empty() && s->damage != 0) return "malformed";
     if (IsSigned(s->options)) return "tcp_signature";
     s->options = SynOptions(s->options, mtu_ - (s->v6 ? 60 : 40));
     s->payload.clear();
@@ -192,13 +195,13 @@ class PacketModel {
   }
   // Nothing: it is signed.
   static std::optional<Bytes> AckOptionsOf(const Flow& flow, const Segment& s) {
-    if (flow.conn.header() == 0) return s.options;  // Nothing moves.
     if (IsSigned(s.options)) return std::nullopt;
     return MoveEdges(s.options,
                      [&](uint32_t edge) { return AckOf(flow, edge); });
   }
   static uint32_t AckOf(const Flow& flow, uint32_t ack) {
     const uint32_t first = flow.conn.isn + 1;
+    ack -= flow.conn.shift;
     if (flow.lapped) return ack - flow.conn.header();
     if (Less(ack, first)) return ack;
     return Less(ack, first + flow.conn.header()) ? first
@@ -211,6 +214,7 @@ class PacketModel {
     const std::optional<PacketAddress> old =
         flow.has_leg ? std::optional(flow.conn.backend) : std::nullopt;
     flow.has_leg = flow.refused = flow.silent = false;
+    flow.answer.reset();
     if (s.ttl <= 1) return TooFar(s);
     Segment out = s;
     const std::string wrong = EditSyn(&out);
@@ -237,6 +241,8 @@ class PacketModel {
                 leg.backend.end() - static_cast<long>(size));
     leg.source_port = static_cast<uint16_t>(Get16(frame, tcp));
     leg.backend_port = static_cast<uint16_t>(Get16(frame, tcp + 2));
+    leg.shift = Get32(frame, tcp + 4) - out.seq;
+    if (old && leg.shift != flow.conn.shift) return "the numbers moved";
     if (old) {
       flow.tried.insert(*old);
       if (flow.tried.size() == backends_) flow.tried = {*old};
@@ -278,32 +284,39 @@ class PacketModel {
     if (flow.state == kSynSent && !(s.flags & kRst)) {
       return Drop("before_handshake");
     }
-    if (n != 0 && !(s.flags & kRst) && IsFromBefore(flow, s)) {
+    if (flow.state == kSynReceived && !(s.flags & kRst) &&
+        s.ack != flow.next_out) {
+      return Refuse(s, "before_handshake");
+    }
+    if (n != 0 && !(s.flags & kRst) && IsFromNowhere(flow, s)) {
       return Drop("malformed");
     }
     const bool due =
         n != 0 && !flow.acked && s.seq == first && !(s.flags & kRst);
-    if (due && s.damage != 0) return Drop("malformed");
-    if (flow.state == kSynReceived && (s.flags & kAck) && !(s.flags & kRst) &&
-        s.ack == flow.next_out && s.ttl > 1) {
+    // What the edge itself goes by.
+    const bool decides =
+        due || (s.flags & kRst) != 0 || flow.state == kSynReceived;
+    if (decides && s.damage != 0) return Drop("malformed");
+    if (flow.state == kSynReceived && !(s.flags & kRst) && s.ttl > 1) {
       flow.state = kEstablished;
       ++connections_;
     }
     if (!due) {
       if (s.ttl <= 1) return TooFar(s);
-      const uint32_t shift = ShiftOf(flow, s);
+      const Segment out =
+          NoCookie(flow, flow.conn.ToBackend(s, ShiftOf(flow, s)));
       NoteClient(flow, s);
-      return Send(flow.conn.ToBackend(s, shift));
+      return Send(out);
     }
     const bool alone = s.payload.empty() && !(s.flags & kFin);
     flow.sent = true;
     if (alone && s.ttl <= 1) return TooFar(s);
     if (alone) return Send(flow.conn.HeaderFor(s), "header");
     if (s.ttl <= 1) return TooFar(s, 2);
-    NoteClient(flow, s);
     Prediction ahead = Send(flow.conn.HeaderFor(s), "header_ahead");
     ahead.exits["forwarded"] = 1;
-    ahead.behind = Build(flow.conn.ToBackend(s, n));
+    ahead.behind = Build(NoCookie(flow, flow.conn.ToBackend(s, n)));
+    NoteClient(flow, s);
     return ahead;
   }
   // Of a stream that the backend has whole (RFC 9293, 3.6: it may be asked for
@@ -313,18 +326,35 @@ class PacketModel {
     return flow.fin_in_acked && flow.fin_out_acked &&
            (ahead == 0 || ahead > 1U << 30);
   }
-  // Of no stream's bytes; a keepalive's one aside (RFC 1122, 4.2.3.6).
-  static bool IsFromBefore(const Flow& flow, const Segment& s) {
+  // Of no stream's bytes; a keepalive's one aside (RFC 1122, 4.2.3.6). Nor is
+  // what no window was open for (RFC 7323, 2.2).
+  static bool IsFromNowhere(const Flow& flow, const Segment& s) {
     const uint32_t isn = flow.conn.isn;
+    if (!flow.acked) return s.seq - isn - 1 > 65535;
     if (s.seq == isn && (End(s) == isn || End(s) == isn + 1)) return false;
     return Less(s.seq, flow.lapped ? flow.acked_in - (1U << 30) : isn + 1);
   }
+  // What leaves for a backend that might know the handshake by a cookie only:
+  // never as far from its own first number as from the client's, or nearly.
+  static Segment NoCookie(const Flow& flow, Segment out) {
+    if (flow.conn.header() == 0 || (out.flags & kRst)) return out;
+    const uint32_t in = out.seq - flow.conn.shift - flow.conn.isn;
+    const uint32_t back = out.ack - *flow.answer;
+    const auto apart = static_cast<int32_t>(in - back);
+    if (in - 1 < 8 || apart < -3 || apart > 3) return out;
+    if (!out.payload.empty() || (out.flags & kFin)) {
+      out.ack = *flow.answer + in - 8;
+    } else {
+      const uint32_t seq = out.seq - flow.conn.shift - flow.conn.header();
+      out.seq += Less(seq, flow.next_in) ? 0U - 8 : 8;
+    }
+    return out;
+  }
   static uint32_t ShiftOf(const Flow& flow, const Segment& s) {
     const uint32_t isn = flow.conn.isn;
-    if (flow.acked) return flow.conn.header();
-    if (s.seq == isn) return 0;
     // A RST at the first byte: where the backend is, as far as is known.
-    if (s.seq == isn + 1 && (!flow.sent || flow.state == kClosed)) return 0;
+    const bool lags = !flow.acked && (!flow.sent || flow.state == kClosed);
+    if ((s.flags & kRst) && s.seq == isn + 1 && lags) return 0;
     return flow.conn.header();
   }
   // SND.UNA < SEG.ACK =< SND.NXT (RFC 9293, 3.10.7.4).
@@ -349,7 +379,8 @@ class PacketModel {
     const uint32_t ahead = End(s) - flow.next_in;
     if (ahead != 0 && ahead <= 1U << 30) {
       flow.next_in = End(s);
-      flow.bytes_in += ahead - ((s.flags & kFin) ? 1 : 0);
+      const uint32_t fin = (s.flags & kFin) ? 1 : 0;
+      flow.bytes_in += std::min<size_t>(ahead - fin, s.payload.size());
     }
     if (s.flags & kFin) NoteFin(&flow.fin_in, flow.acked_in, End(s));
     if (s.flags & kAck) {
@@ -370,20 +401,25 @@ class PacketModel {
     return flow.refused = tried.size() < backends_;
   }
   Prediction BackendOf(Flow& flow, const Segment& s) {
+    const uint32_t first = flow.conn.isn + flow.conn.shift + 1;
+    const bool over = flow.fin_in_acked && flow.fin_out_acked;
+    if (flow.state == kClosed && !over && !(s.flags & kRst)) {
+      return Refuse(s, "no_flow");
+    }
     if (flow.state == kSynSent && (s.flags & kRst)) {
-      if (!(s.flags & kAck) || s.ack != flow.conn.isn + 1) {
+      if (!(s.flags & kAck) || s.ack != first) {
         return Drop("stray_rst");
       }
       if (IsKeptFromClient(flow)) return Drop("refused");
     }
-    const bool answers = (s.flags & (kSyn | kAck)) == (kSyn | kAck) &&
-                         s.ack == flow.conn.isn + 1;
+    const bool answers =
+        (s.flags & (kSyn | kAck)) == (kSyn | kAck) && s.ack == first;
     if (flow.state == kSynSent && !answers && !(s.flags & kRst)) {
       return Refuse(s, "before_handshake");
     }
-    if (flow.another && flow.state == kEstablished &&
-        (s.flags & (kSyn | kAck | kRst)) == (kSyn | kAck) &&
-        s.ack != flow.conn.isn + 1) {
+    const bool begins = flow.another && flow.state == kEstablished &&
+                        !answers && (s.flags & (kSyn | kAck)) == (kSyn | kAck);
+    if (begins || (answers && flow.answer && s.seq != *flow.answer)) {
       if (s.damage == 0) flow.state = kClosed;
       return Refuse(s, "before_handshake");
     }
@@ -399,8 +435,9 @@ class PacketModel {
         flow.state = kClosed;
       }
     } else if (s.flags & kSyn) {
-      if (flow.state == kSynSent) flow.state = kSynReceived;
-      if (flow.state == kSynReceived && answers) {
+      if (flow.state == kSynSent && answers) {
+        flow.state = kSynReceived;
+        flow.answer = s.seq;
         flow.next_out = flow.acked_out = s.seq + 1;
         flow.acked_in = flow.conn.isn + 1;
       }
@@ -425,7 +462,8 @@ class PacketModel {
     if (s.flags & kAck) {
       const uint32_t first = flow.conn.isn + 1, n = flow.conn.header();
       // From the header's end to that of what the client has sent.
-      if (flow.sent && s.ack - first - n <= flow.next_in - first) {
+      const uint32_t moved = s.ack - flow.conn.shift;
+      if (flow.sent && moved - first - n <= flow.next_in - first) {
         flow.acked = true;
       }
       NoteAck(&flow.acked_in, flow.next_in, ack);
@@ -455,7 +493,8 @@ class PacketModel {
                               const Quotation& about) {
     const bool unreachable =
         error.ip.v6 ? error.type == 1 : error.type == 3 && error.code != 4;
-    return unreachable && flow.state == kSynSent && about.seq == flow.conn.isn;
+    return unreachable && flow.state == kSynSent &&
+           about.seq == flow.conn.isn + flow.conn.shift;
   }
   Prediction ErrorToClient(Flow& flow, const IcmpError& error,
                            const Quotation& about) {

@@ -87,6 +87,25 @@ TEST_P(PacketOffloadTest, B1_TheHeaderGoesAheadOfAFrameOfManySegments) {
   }
 }
 
+// Each of them alone could open a connection at a backend that has forgotten all
+// but its SYN cookie (see packet_flow.h).
+TEST_P(PacketOffloadTest, NoneOfManySegmentsFitsASynCookie) {
+  if (AtXdp() && !AtGeneric())
+    GTEST_SKIP() << "then a veth takes no such frames";
+  const Conn conn = Established(v6());
+  const uint32_t n = conn.header();
+  ForgetCaptured();
+  for (const uint32_t acks : {n - 4, n - 3, n + 1000, n + 5003, n + 5004}) {
+    const Segment data = conn.FromClient(kAck, 0, acks, Bytes(5000, 0x16));
+    Segment wanted = conn.ToBackend(data, n);
+    if (acks >= n - 3 && acks <= n + 5003) {
+      wanted.ack = conn.server_isn + 1 + n - 8;
+    }
+    Send(data, 1000);
+    ExpectLeft(wanted);
+  }
+}
+
 // Its sums are its own, though those of what came were the hardware's: in0
 // completes in software what it is left to.
 TEST_P(PacketOffloadTest, B5_AnErrorAboutWhatIsTooBigIsComplete) {

@@ -58,8 +58,7 @@ inline Bytes MoveEdges(const Bytes& options,
     if (kind != 5) return;
     const size_t end = std::min(size, size_t{2 + 4 * 8});
     for (size_t i = 2; i + 4 <= end; i += 4) {
-      const uint32_t moved =
-          move(Get16(options, at + i) << 16 | Get16(options, at + i + 2));
+      const uint32_t moved = move(Get32(options, at + i));
       Set16(out, at + i, moved >> 16);
       Set16(out, at + i + 2, moved & 0xffff);
     }

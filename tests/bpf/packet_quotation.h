@@ -40,7 +40,7 @@ inline std::optional<Quotation> ReadQuotation(bool v6, const Bytes& quoted) {
             about.destination.end() - static_cast<long>(size));
   about.source_port = static_cast<uint16_t>(Get16(quoted, tcp));
   about.destination_port = static_cast<uint16_t>(Get16(quoted, tcp + 2));
-  about.seq = Get16(quoted, tcp + 4) << 16 | Get16(quoted, tcp + 6);
+  about.seq = Get32(quoted, tcp + 4);
   return about;
 }
 

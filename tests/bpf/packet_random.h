@@ -98,10 +98,11 @@ class RandomFrames {
     Segment s = conn.FromBackend(0, 0, 0);
     Vary(&s);
     s.seq = Below(3) == 0 ? flow_.next_out : Near();
-    s.ack = Below(3) == 0 ? flow_.next_in + conn.header() : Near();
+    s.ack =
+        conn.shift + (Below(3) == 0 ? flow_.next_in + conn.header() : Near());
     if (flow_.state == PacketModel::kSynSent && Below(2) == 0) {
       s.flags = OneOf<uint8_t>({kSyn | kAck, kSyn | kAck, kRst | kAck});
-      s.ack = conn.isn + 1;
+      s.ack = conn.isn + conn.shift + 1;
     }
     return s;
   }

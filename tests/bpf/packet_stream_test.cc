@@ -1,6 +1,7 @@
 // What follows the handshake, frame by frame: numbers, options, ends, and what
 // is refused.
 #include <functional>
+#include <set>
 
 #include "packet_fixture.h"
 
@@ -16,17 +17,17 @@ INSTANTIATE_TEST_SUITE_P(Both, PacketStreamTest, ::testing::Bool(), FamilyName);
 // client, from the stream's.
 void ExpectEdges(const Conn& conn, const Edges& edges, const Edges& wanted,
                  const std::function<void(Segment, Segment)>& check) {
-  const auto at = [&](const Edges& offsets) {
+  const auto from = [&](uint32_t first, const Edges& offsets) {
     Edges numbers;
     for (const auto& [left, right] : offsets) {
-      numbers.push_back({conn.isn + 1 + left, conn.isn + 1 + right});
+      numbers.push_back({first + left, first + right});
     }
     return Sack(numbers);
   };
   Segment in = conn.FromBackend(kAck, 0, conn.header());
-  in.options = at(edges);
+  in.options = from(conn.isn + conn.shift + 1, edges);
   Segment out = conn.ToClient(in, conn.header());
-  out.options = at(wanted);
+  out.options = from(conn.isn + 1, wanted);
   check(in, out);
   // Behind timestamps, as usual.
   if (edges.size() > 3) return;
@@ -148,17 +149,93 @@ TEST_P(PacketStreamTest, NumbersBeforeTheFirstByteAreUsedInTheNextLap) {
   }
 }
 
-// The one byte that a probe may have must not fall into the header.
-TEST_P(PacketStreamTest, B13_AKeepaliveBeforeAnyByteStaysBeforeTheHeader) {
+// The one byte that a probe may have must not come before the header.
+TEST_P(PacketStreamTest, B13_AKeepaliveBeforeAnyByteIsForWhoHasTheHeader) {
   for (const bool sent : {false, true}) {
     const Conn conn = sent ? Greeted(v6()) : Answered(v6());
     for (const size_t garbage : {0U, 1U}) {
-      const Segment probe = conn.FromClient(kAck, -1, 0, Bytes(garbage, 0));
-      ExpectSent(probe, conn.ToBackend(probe, 0));
+      ExpectDropped(conn.FromClient(kAck, -1, 0, Bytes(garbage, 0)),
+                    HG_PACKET_MALFORMED);
     }
   }
   const Conn conn = Established(v6());
-  ExpectFromClient(conn, conn.FromClient(kAck, -1, 0));
+  for (const size_t garbage : {0U, 1U}) {
+    ExpectFromClient(conn, conn.FromClient(kAck, -1, 0, Bytes(garbage, 0)));
+  }
+}
+
+// ---- SYN cookies ------------------------------------------------------------
+
+// To a backend that has forgotten the connection, its cookie would be good for
+// what is as far from the SYN as it acknowledges bytes, give or take three.
+TEST_P(PacketStreamTest, WhatFitsASynCookieHasOtherNumbers) {
+  const Conn conn = Established(v6());
+  const uint32_t n = conn.header();
+  ExpectFromClient(conn, conn.FromClient(kAck, 0, 0, Bytes(200, 1)));
+  ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n + 200, Bytes(400, 1)));
+  for (const uint32_t at : {0U, 7U, 199U, 200U, 210U}) {
+    for (int64_t apart = -5; apart <= 5; ++apart) {
+      const bool fits = apart >= -3 && apart <= 3;
+      const int64_t acks = int64_t{n} + at + apart;
+      const auto expect = [&](uint8_t flags, const Bytes& data, uint32_t seq,
+                              uint32_t ack) {
+        const Segment s = conn.FromClient(flags, at, acks, data);
+        Segment out = conn.ToBackend(s, n);
+        if (fits) out.seq += seq;
+        if (fits && ack != 0) out.ack = conn.server_isn + 1 + n + at - ack;
+        ExpectSent(s, out);
+      };
+      const bool is_old = at < 200;
+      expect(kAck, {}, is_old ? 0U - 8 : 8, 0);
+      expect(kAck | kPsh, conn.Header(), 0, 8);
+      if (at + conn.Header().size() >= 200) break;  // It was new.
+    }
+  }
+}
+
+TEST_P(PacketStreamTest, NothingElseFitsASynCookieBeforeTheHeaderIsThere) {
+  const Conn conn = Greeted(v6());
+  const uint32_t n = conn.header();
+  const Bytes forged = conn.Header();
+  // In the midst of a stream that begins there, or behind the header.
+  for (const int64_t acks : {int64_t{n} - 3, int64_t{n}, int64_t{n} + 3}) {
+    const Segment s = conn.FromClient(kAck | kPsh, 0, acks, forged);
+    Segment behind = conn.ToBackend(s, n);
+    behind.ack = conn.server_isn + 1 + n - 8;
+    ForgetCaptured();
+    EXPECT_EQ(Run(s).verdict, kSent);
+    EXPECT_EQ(Captured(), Build(behind));
+  }
+  const Segment s = conn.FromClient(kAck | kPsh, 1, int64_t{n} + 1, forged);
+  Segment out = conn.ToBackend(s, n);
+  out.ack -= 8;
+  ExpectSent(s, out);
+  // Nor does what no window was open for.
+  const Segment last = conn.FromClient(kAck, 65535, 0, Text("x"));
+  ExpectSent(last, conn.ToBackend(last, n));
+  ExpectDropped(conn.FromClient(kAck, 65536, 0, Text("x")),
+                HG_PACKET_MALFORMED);
+}
+
+// Which fits the cookie of a connection that had the same port before.
+TEST_P(PacketStreamTest, NobodyLearnsWhatTheBackendsNumbersWere) {
+  Conn conn = Established(v6());
+  std::set<uint32_t> shifts;
+  for (int i = 0; i < 20; ++i) {
+    shifts.insert(conn.shift);
+    CloseInOrder(conn);
+    const uint32_t end = conn.isn + conn.shift + 1 + conn.header() + 1;
+    conn.isn += 1000;
+    Open(&conn);
+    // A backend in TIME_WAIT takes it for a new one.
+    EXPECT_LT(conn.isn + conn.shift - end, 1U << 31);
+    ExpectSent(conn.SynAck(), conn.ToClient(conn.SynAck(), 0));
+    const Segment ack = conn.FromClient(kAck, 0, 0);
+    ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+    const Segment answer = conn.FromBackend(kAck, 0, conn.header());
+    ExpectSent(answer, conn.ToClient(answer, conn.header()));
+  }
+  EXPECT_EQ(shifts.size(), 20U);
 }
 
 TEST_P(PacketStreamTest, B13_UrgentDataAndEcnAreKept) {
@@ -447,6 +524,7 @@ TEST_P(PacketStreamTest, B14_IpOptionsStay) {
     conn.backend = BackendAddress(1, false);
     conn.source_port =
         static_cast<uint16_t>(Get16(outcome.frame, 14 + 20 + size));
+    conn.shift = Get32(outcome.frame, 14 + 20 + size + 4) - conn.isn;
     ExpectFrame(outcome.frame, conn.ToBackend(syn, 0));
     ExpectSent(conn.SynAck(), conn.ToClient(conn.SynAck(), 0));
     Segment ack = conn.FromClient(kAck, 0, 0);

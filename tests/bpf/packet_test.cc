@@ -156,8 +156,11 @@ TEST_P(PacketTest, AServiceWithoutHeaderIsPlainTranslation) {
     ExpectSent(in, conn.ToBackend(in, 0));
   }
   Segment answer = conn.FromBackend(kAck, 0, 6);
-  answer.options = Sack({{conn.isn + 7, conn.isn + 9}});
-  ExpectSent(answer, conn.ToClient(answer, 0));
+  const uint32_t seen = conn.isn + conn.shift;
+  answer.options = Sack({{seen + 7, seen + 9}});
+  Segment wanted = conn.ToClient(answer, 0);
+  wanted.options = Sack({{conn.isn + 7, conn.isn + 9}});
+  ExpectSent(answer, wanted);
 }
 
 void ForEverySize(size_t first, size_t last,
@@ -331,8 +334,8 @@ TEST_P(PacketTest, B10_NumbersWrap) {
     const Conn conn = Established(v6(), isn);
     ExpectFromClient(conn, conn.FromClient(kAck, 0, 0, Bytes(100, 1)));
     Segment ack = conn.FromBackend(kAck, 0, conn.header() + 50);
-    ack.options =
-        Sack({{isn + 1 + conn.header() + 60, isn + 1 + conn.header() + 100}});
+    const uint32_t seen = isn + conn.shift + 1 + conn.header();
+    ack.options = Sack({{seen + 60, seen + 100}});
     Segment wanted = conn.ToClient(ack, conn.header());
     wanted.options = Sack({{isn + 61, isn + 101}});
     ExpectSent(ack, wanted);

@@ -135,7 +135,7 @@ class PacketRawTest : public PacketLab {
       ADD_FAILURE() << "no SYN-ACK";
       return 0;
     }
-    return Get16(*got, 4) << 16 | Get16(*got, 6);
+    return Get32(*got, 4);
   }
 
   Conn conn_;
@@ -152,8 +152,13 @@ class PacketRawEndsTest : public PacketRawTest {
       body();
     });
   }
-  void Open() const {
-    FromClient(conn_.Syn(), 0);
+  void Open() {
+    client_.Send(conn_.Syn());
+    const std::optional<Bytes> got = backend_.Receive();
+    ASSERT_TRUE(got.has_value());
+    conn_.shift = Get32(*got, TcpAt(v6()) - ETH_HLEN + 4) - conn_.isn;
+    const Bytes syn = Build(conn_.ToBackend(conn_.Syn(), 0));
+    EXPECT_EQ(*got, Bytes(syn.begin() + ETH_HLEN, syn.end()));
     FromBackend(conn_.SynAck(), 0);
   }
   // It arrives at the other end, moved by `shift`.
@@ -216,8 +221,9 @@ TEST_F(PacketRawEndsTest, B13_ARstInPlaceOfTheHandshakesAck) {
     EXPECT_EQ(daemon_->Service(v6() ? "mail6" : "mail")["connections_total"],
               0);
     // It has crossed the SYN-ACK's retransmission.
-    FromBackend(conn_.SynAck(), 0);
-    FromClient(conn_.FromClient(kRst, 0, 0), 0);
+    backend_.Send(conn_.SynAck());
+    Segment rst = ResetFor(conn_.SynAck());
+    ExpectArrives(backend_, rst);
   });
 }
 
@@ -241,9 +247,7 @@ TEST_F(PacketRawEndsTest, B13_AcknowledgementsOfWhatWasNeverSent) {
   ForBoth([&] {
     const Segment ack = conn_.FromClient(kAck, 0, 70000);
     client_.Send(ack);
-    ExpectArrives(backend_, conn_.HeaderFor(ack));
-    // The backend does not believe it, and the next one is right.
-    FromBackend(conn_.FromBackend(kAck, 0, 0), 0);
+    ExpectArrives(client_, ResetFor(ack));
     Establish();
     FromBackend(conn_.FromBackend(kAck, 0, header() + 5000), header());
     FromClient(conn_.FromClient(kAck, 0, 5000), header());
@@ -292,25 +296,77 @@ TEST_F(PacketRawTest, WhatTheBackendHasForgottenIsNotOpenedAgain) {
   ForBoth([&] {
     const UniqueFd listener =
         ListenAt(v6() ? "[2001:db8:2::11]:25" : "198.18.2.11:25");
-    client_.Send(conn_.Syn());
-    conn_.server_isn = WaitSynAck();
-    client_.Send(conn_.FromClient(kAck, 0, 0));
-    TcpSocket backend = TcpSocket::Accept(listener);
-    ASSERT_TRUE(backend.valid());
-    EXPECT_EQ(backend.Receive(header()).size(), header());
-    ASSERT_TRUE(backend.Send("220\r\n"));
-    ASSERT_TRUE(NextWith(kPsh).has_value());
-    backend.Forget();
     for (const uint32_t before : {0U, header()}) {
+      client_.Send(conn_.Syn());
+      conn_.server_isn = WaitSynAck();
+      client_.Send(conn_.FromClient(kAck, 0, 0));
+      TcpSocket backend = TcpSocket::Accept(listener);
+      ASSERT_TRUE(backend.valid());
+      EXPECT_EQ(backend.Receive(header()).size(), header());
+      ASSERT_TRUE(backend.Send("220\r\n"));
+      ASSERT_TRUE(NextWith(kPsh).has_value());
+      backend.Forget();
       Segment syn = conn_.Syn();
       syn.seq -= before;
       client_.Send(syn);
+      ++conn_.client_port;
+      client_.Send(conn_.Syn());
+      const std::optional<Bytes> answer = NextWith(kSyn);
+      ASSERT_TRUE(answer.has_value());
+      EXPECT_EQ(Get16(*answer, 2), conn_.client_port);
+      ++conn_.client_port;
     }
-    ++conn_.client_port;
-    client_.Send(conn_.Syn());
-    const std::optional<Bytes> answer = NextWith(kSyn);
-    ASSERT_TRUE(answer.has_value());
-    EXPECT_EQ(Get16(*answer, 2), conn_.client_port);
+  });
+}
+
+// To Linux, a cookie is good for whatever is as far from the SYN as it is from
+// the cookie: in the midst of the client's stream, if that is sent on as it is.
+TEST_F(PacketRawTest, NoSynCookieOpensAConnectionWithoutHeader) {
+  Shell("ip netns exec backend sysctl -qw net.ipv4.tcp_syncookies=2");
+  ForBoth([&] {
+    const UniqueFd listener =
+        ListenAt(v6() ? "[2001:db8:2::11]:25" : "198.18.2.11:25");
+    Conn liar = conn_;
+    liar.client = Parse(v6() ? "2001:db8::bad" : "198.18.0.66");
+    const Bytes forged = Concat({liar.Header(), Text("forged")});
+    const auto expect_honest = [&](Conn& conn) {
+      client_.Send(conn.FromClient(kAck, 0, 0));
+      client_.Send(conn.FromClient(kAck | kPsh, 0, 0, Text("honest")));
+      TcpSocket backend = TcpSocket::Accept(listener);
+      EXPECT_TRUE(backend.valid());
+      const Bytes wanted = Concat({conn.Header(), Text("honest")});
+      EXPECT_EQ(backend.Receive(wanted.size()),
+                std::string(wanted.begin(), wanted.end()));
+      return backend;
+    };
+    const auto answered = [&] {
+      ++conn_.client_port;
+      client_.Send(conn_.Syn());
+      conn_.server_isn = WaitSynAck();
+    };
+    // Before the handshake's end, by the first data or later ones.
+    for (const uint32_t at : {0U, 1U, 100U}) {
+      SCOPED_TRACE(at);
+      answered();
+      client_.Send(
+          conn_.FromClient(kAck | kPsh, at, int64_t{header()} + at, forged));
+      expect_honest(conn_);
+    }
+    // The probe's byte, by the cookie of the next MSS.
+    answered();
+    client_.Send(conn_.FromClient(kAck, -1, 0, Text("X")));
+    expect_honest(conn_);
+    // Once the backend has forgotten it.
+    answered();
+    TcpSocket backend = expect_honest(conn_);
+    ASSERT_TRUE(backend.Send(std::string(200, 's')));
+    ASSERT_TRUE(NextWith(kPsh).has_value());
+    backend.Forget();
+    for (const int64_t at : {0L, 6L, 20L}) {
+      client_.Send(conn_.FromClient(kAck | kPsh, at, header() + at, forged));
+    }
+    answered();
+    expect_honest(conn_);
   });
 }
 
