@@ -297,14 +297,16 @@ PacketPath::Checksums PacketPath::ChecksumsOf(const std::string& name,
 }
 
 // Whether most of what has come in lately is left to tc for its checksum: then
-// XDP is in the way only. Without it nobody counts, so it is not looked for any
-// more. What looks so and is not may be anybody's, to take XDP off; what nobody
-// can tell of counts neither way.
+// XDP is in the way only. Without it nobody counts, but for a moment, so it stays
+// as it is until Attach(). What looks so and is not may be anybody's, to take XDP
+// off; what nobody can tell of counts neither way.
 bool PacketPath::IsMostlyIncomplete(const std::string& name, Link& link) const {
   const Checksums now = ChecksumsOf(name, link.ifindex);
   const Checksums& before = link.judged;
   const uint64_t incomplete = now.incomplete - before.incomplete;
-  if (incomplete < kIncompleteToJudge) return link.mostly_incomplete;
+  if (link.mostly_incomplete || incomplete < kIncompleteToJudge) {
+    return link.mostly_incomplete;
+  }
   // Not read:
   if (now.received <= before.received) return link.mostly_incomplete;
   // More than half of received - (left - told), with no difference below 0.
