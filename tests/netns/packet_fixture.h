@@ -199,6 +199,15 @@ ip -n client route add 2001:db8:1::1 via 2001:db8:4::1)");
       return daemon_->ActiveConnections() == connections;
     });
   }
+  void ExpectNoneIsCounted() const {
+    for (const char* kind : {"service", "backend"}) {
+      const nlohmann::json rows =
+          daemon_->Json({kind, "list"}).at(absl::StrCat(kind, "s"));
+      for (const nlohmann::json& row : rows) {
+        EXPECT_EQ(row["connections_active"], 0) << row;
+      }
+    }
+  }
   // An nftables rule set in a namespace, both families.
   static void Nft(const std::string& netns, const std::string& hook,
                   const std::string& rules) {

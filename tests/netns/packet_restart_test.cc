@@ -77,14 +77,7 @@ class PacketRestartTest : public PacketLab,
   void ExpectNoneIsLeft() {
     held_.clear();
     EXPECT_TRUE(WaitActive(0));
-    for (const nlohmann::json& row :
-         daemon_->Json({"service", "list"})["services"]) {
-      EXPECT_EQ(row["connections_active"], 0) << row;
-    }
-    for (const nlohmann::json& row :
-         daemon_->Json({"backend", "list"})["backends"]) {
-      EXPECT_EQ(row["connections_active"], 0) << row;
-    }
+    ExpectNoneIsCounted();
   }
   void ExpectNewOnesWork(const std::vector<Endpoint>& vips) {
     for (const Endpoint& vip : vips) {
