@@ -158,7 +158,7 @@ uint32_t BackendTable::TakeId(const Known& known) {
     return adopted_.extract(adopted).key();
   }
   const uint32_t id = ids_.Take().value();  // The caller has made room.
-  datapath::Clear(datapath_->backend_stats(id));
+  datapath::ClearTotals(datapath_->backend_stats(id));
   datapath::Clear(datapath_->greeting_times(id));
   return id;
 }

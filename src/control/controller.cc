@@ -302,7 +302,7 @@ uint32_t Controller::TakeServiceId(const std::string& name) {
     }
     path->ClearBytes(id);
   }
-  datapath::Clear(stats);
+  datapath::ClearTotals(stats);
   return id;
 }
 

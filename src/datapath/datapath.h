@@ -83,6 +83,25 @@ void Clear(Stats& shared) {
     Set(field[i], 0);
   }
 }
+// What is counted down, too.
+inline std::array<const __u64*, 3> ActiveCounts(const hg_service_stats& stats) {
+  return {&stats.connections_active, &stats.own_active, &stats.queue_active};
+}
+inline std::array<const __u64*, 2> ActiveCounts(const hg_backend_stats& stats) {
+  return {&stats.connections_active, &stats.own_active};
+}
+// For a new owner of the id. What the last one's connections have counted up
+// they have yet to count down.
+template <typename Stats>
+void ClearTotals(Stats& shared) {
+  const auto active = ActiveCounts(shared);
+  auto* field = reinterpret_cast<__u64*>(&shared);
+  for (size_t i = 0; i < sizeof(Stats) / sizeof(__u64); ++i) {
+    if (std::find(active.begin(), active.end(), &field[i]) == active.end()) {
+      Set(field[i], 0);
+    }
+  }
+}
 
 // Adds a time, from a connect to the backend's first byte, to the histogram.
 void CountGreeting(hg_greeting_times& times, int64_t ns);

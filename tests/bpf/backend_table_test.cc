@@ -12,27 +12,50 @@ namespace {
 
 constexpr char kPins[] = "/sys/fs/bpf/backend_table_test";
 
+class BackendTableTest : public ::testing::Test {
+ protected:
+  BackendTableTest() {
+    service_.name = "mail";
+    service_.health.type = config::HealthType::kNone;
+    backend_.name = "one";
+    backend_.address = *IpAddress::Parse("198.18.2.11");
+    backend_.port = 25;
+  }
+  uint32_t PutOne(const BackendTable::Start& start = {}) {
+    return table_.Put(service_, 1, nullptr, backend_, {}, start);
+  }
+
+  const std::unique_ptr<datapath::Datapath> datapath_ =
+      *datapath::Datapath::Open({kPins, 1, 1024});
+  const std::unique_ptr<EventLoop> loop_ = *EventLoop::Make();
+  BackendTable table_{loop_.get(), datapath_.get(), [](Backend&, bool) {}};
+  config::Service service_;
+  config::Backend backend_;
+};
+
 // Packets may come before anything else is said of it.
-TEST(BackendTableTest, ANewOneIsAsOperatorsWantItAtOnce) {
-  auto datapath = datapath::Datapath::Open({kPins, 1, 1024});
-  ASSERT_TRUE(datapath.ok()) << datapath.status();
-  auto loop = EventLoop::Make();
-  ASSERT_TRUE(loop.ok()) << loop.status();
-  BackendTable table(loop->get(), datapath->get(), [](Backend&, bool) {});
-  config::Service service;
-  service.name = "mail";
-  service.health.type = config::HealthType::kNone;
-  config::Backend backend;
-  backend.name = "one";
-  backend.address = *IpAddress::Parse("198.18.2.11");
-  backend.port = 25;
-  const uint32_t id = table.Put(service, 1, nullptr, backend, {},
-                                {.admin = HG_ADMIN_MAINT, .weight = 7});
+TEST_F(BackendTableTest, ANewOneIsAsOperatorsWantItAtOnce) {
+  const uint32_t id = PutOne({.admin = HG_ADMIN_MAINT, .weight = 7});
   const UniqueFd map(bpf_obj_get(absl::StrCat(kPins, "/backends").c_str()));
   hg_backend published{};
   ASSERT_EQ(bpf_map_lookup_elem(map.get(), &id, &published), 0);
   EXPECT_EQ(published.admin, HG_ADMIN_MAINT);
   EXPECT_EQ(published.weight, 7U);
+}
+
+// Of the one that had the id before: a handshake that ended after it had gone.
+TEST_F(BackendTableTest, WhoWasCountedUpIsCountedDownUnderTheNextOne) {
+  const uint32_t id = PutOne();
+  table_.Retire(id);
+  table_.FreeRetired();
+  hg_backend_stats& stats = datapath_->backend_stats(id);
+  datapath::Add(stats.connections_total, 1);
+  datapath::Add(stats.connections_active, 1);
+  for (uint32_t next = PutOne(); next != id; next = PutOne()) {
+    table_.Retire(next);
+  }
+  EXPECT_EQ(datapath::Read(stats.connections_total), 0U);
+  EXPECT_EQ(datapath::Read(stats.connections_active), 1U);
 }
 
 }  // namespace
