@@ -118,11 +118,10 @@ void BackendTable::Adopt(const std::vector<Known>& wanted) {
     known.name = found.name;
     known.address = {IpAddress::FromBytes(std::to_array(found.address)),
                      static_cast<uint16_t>(found.port)};
+    ids_.TakeThis(id);
     if (std::find(wanted.begin(), wanted.end(), known) != wanted.end()) {
-      ids_.TakeThis(id);
       adopted_[id] = known;
     } else if (ConnectionsActive(id) > 0) {
-      ids_.TakeThis(id);
       Backend& backend = backends_[id];
       backend.row.id = id;
       backend.row.service = ServiceOfLastRun(found.service);
@@ -130,6 +129,8 @@ void BackendTable::Adopt(const std::vector<Known>& wanted) {
       backend.row.address = known.address;
       backend.service_id = found.service;
       backend.retired = true;
+    } else {
+      ids_.Return(id);  // Late: handshakes may be under way.
     }
   }
 }

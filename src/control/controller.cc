@@ -314,9 +314,12 @@ void Controller::Adopt(const config::Config& next,
   adopted_services_.clear();
   std::vector<BackendTable::Known> backends;
   for (const auto& [name, id] : options_.datapath->adopted().services) {
-    const auto service = next.services.find(name);
-    if (service == next.services.end()) continue;
     service_ids_.TakeThis(id);
+    const auto service = next.services.find(name);
+    if (service == next.services.end()) {
+      service_ids_.Return(id);  // Late.
+      continue;
+    }
     adopted_services_[name] = id;
     const config::Pool pool =
         Overlaid(service->second, next.pools.at(service->second.pool), changes);

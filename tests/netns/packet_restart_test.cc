@@ -32,6 +32,12 @@ std::string ConfigOf(const std::string& backends,
                        .health = "{type: none}"});
 }
 
+// So its last backend has the highest id.
+std::string OnlyMail(const std::string& backends) {
+  const std::string config = ConfigOf(backends);
+  return config.substr(0, config.find("  mail6:"));
+}
+
 std::string Replaced(std::string config, const std::string& what,
                      const std::string& by) {
   for (size_t at = config.find(what); at != std::string::npos;
@@ -53,6 +59,22 @@ class PacketRestartTest : public PacketLab,
     }
     End();
   }
+  // One with each of two backends, whose last ACK does not come before
+  // ReleaseAcks(), and the daemon has ended.
+  void BeginTwoAndEnd() {
+    daemon_ =
+        std::make_unique<Daemon>(OnlyMail(absl::StrCat(kOne, "\n", kTwo)));
+    Nft(kClient, "output", "tcp dport 25 tcp flags == ack drop");
+    for (int i = 0; i < 2; ++i) {
+      held_.push_back(TcpSocket::Connect(kClient, vip_));
+      ASSERT_TRUE(held_.back().valid());
+    }
+    End();
+  }
+  void ReleaseAcks() {
+    Shell("ip netns exec client nft delete table inet lose_output");
+    ExpectHeldWork(kGreeting);
+  }
   void End() {
     ::kill(daemon_->pid(), GetParam());
     EXPECT_EQ(daemon_->WaitExit(), GetParam() == SIGKILL ? 128 + SIGKILL : 0);
@@ -68,9 +90,11 @@ class PacketRestartTest : public PacketLab,
                    const std::string& backend) const {
     return daemon_->Backend(service, backend)["connections_active"];
   }
-  void ExpectHeldWork() {
+  // `first`: what they have yet to hear.
+  void ExpectHeldWork(const std::string& first = "") {
     for (TcpSocket& socket : held_) {
-      EXPECT_TRUE(socket.Send("x") && socket.Receive(1) == "x");
+      EXPECT_TRUE(socket.Send("x") &&
+                  socket.Receive(first.size() + 1) == first + "x");
     }
   }
   // What they counted is taken back, once.
@@ -138,6 +162,29 @@ TEST_P(PacketRestartTest, ABackendThatIsGoneKeepsItsConnections) {
   EXPECT_EQ(ActiveOf("mail", "two"), kHeld / 2);
   EXPECT_EQ(ActiveOf("mail", "new"), 0);
   ExpectHeldWork();
+  ExpectNoneIsLeft();
+  ExpectNewOnesWork({vip_});
+}
+
+// Its id has handshakes that count for it when they end.
+TEST_P(PacketRestartTest, ABackendThatIsNewGetsNobodyElsesHandshakes) {
+  BeginTwoAndEnd();
+  StartAgain(OnlyMail(absl::StrCat(kOne, "\n", kNew)));
+  ReleaseAcks();
+  EXPECT_EQ(ActiveOf("mail"), 2);
+  EXPECT_EQ(ActiveOf("mail", "one"), 1);
+  EXPECT_EQ(ActiveOf("mail", "new"), 0);
+  ExpectNoneIsLeft();
+  ExpectNewOnesWork({vip_});
+}
+
+TEST_P(PacketRestartTest, ABackendThatIsAddedLaterGetsNoneEither) {
+  BeginTwoAndEnd();
+  StartAgain(OnlyMail(kOne));
+  ReleaseAcks();
+  EXPECT_EQ(
+      daemon_->Ctl({"backend", "add", "mail/new", "198.18.2.13:25"}).exit_code,
+      0);
   ExpectNoneIsLeft();
   ExpectNewOnesWork({vip_});
 }
