@@ -254,13 +254,16 @@ absl::StatusOr<std::unique_ptr<Datapath>> Datapath::Open(const Options& asked) {
       access(absl::StrCat(options.pin_dir, "/packet_flows").c_str(), F_OK) == 0;
   absl::StatusOr<Skeleton> skeleton = made->LoadWhatCan(options);
   if (!skeleton.ok() && options.adopt) {
-    log::Warning("connections of the packet path from the last run end: %s",
-                 skeleton.status().message());
+    const std::string reason(skeleton.status().message());
     options.adopt = false;
     skeleton = made->LoadWhatCan(options);
+    if (skeleton.ok()) {
+      log::Warning("connections of the packet path from the last run end: %s",
+                   reason);
+    }
   }
-  if (!options.adopt) RemovePacketPath(options.pin_dir);
   RETURN_IF_ERROR(skeleton.status());
+  if (!options.adopt) RemovePacketPath(options.pin_dir);
   made->skeleton_ = *std::move(skeleton);
   made->adopt_ = made->leaves_ = options.adopt;
   made->select_fd_ = bpf_program__fd(made->skeleton_->progs.select_backend);

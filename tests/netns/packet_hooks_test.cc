@@ -330,8 +330,8 @@ TEST_F(PacketLoadTest, WhatCannotBeLoadedIsSplicedAndSaysWhy) {
   const auto server = Node();
   daemon_ = std::make_unique<Daemon>(
       PacketConfig(),
-      DaemonOptions{.wrapper = {"env", absl::StrCat("LD_PRELOAD=",
-                                                    HG_NO_PACKET_LIBRARY)}});
+      DaemonOptions{.wrapper = {"env", "LD_PRELOAD=" HG_NO_OBJECT_LIBRARY,
+                                "HG_REFUSED_OBJECT=headgate_packet_bpf"}});
   EXPECT_EQ(Load(5).ok, 5u);
   TcpSocket held = TcpSocket::Connect(kClient, vip_);
   ASSERT_EQ(held.Receive(11), kGreeting);

@@ -83,6 +83,23 @@ class PacketRestartTest : public PacketLab,
     daemon_ =
         std::make_unique<Daemon>(config, DaemonOptions{.keep_state = true});
   }
+  void ExpectRefused(const std::vector<std::string>& wrapper) {
+    Daemon refused(
+        ConfigOf(kOne),
+        {.wrapper = wrapper, .wait_until_ready = false, .keep_state = true});
+    EXPECT_EQ(refused.WaitExit(), 1);
+    EXPECT_FALSE(refused.LogHas("from the last run end")) << refused.Log();
+    ExpectHeldWork();
+  }
+  void ExpectAdopted() {
+    StartAgain(ConfigOf(kOne));
+    EXPECT_TRUE(
+        daemon_->LogHas(absl::StrCat("goes on with ", kHeld, " connections")));
+    EXPECT_EQ(ActiveOf("mail"), kHeld);
+    ExpectHeldWork();
+    ExpectNoneIsLeft();
+    ExpectNewOnesWork({vip_});
+  }
   int64_t ActiveOf(const std::string& service) const {
     return daemon_->Service(service)["connections_active"];
   }
@@ -236,22 +253,18 @@ TEST_P(PacketRestartTest, WithoutAServiceOnItThePathIsGone) {
 TEST_P(PacketRestartTest, AStartThatIsRefusedLeavesThePathAsItWas) {
   HoldAndEnd(ConfigOf(kOne));
   Shell("ip netns exec edge sysctl -qw net.ipv4.ip_local_reserved_ports=''");
-  {
-    Daemon refused(ConfigOf(kOne),
-                   {.wait_until_ready = false, .keep_state = true});
-    EXPECT_EQ(refused.WaitExit(), 1);
-  }
-  ExpectHeldWork();
+  ExpectRefused({});
   Shell(
       "ip netns exec edge sysctl -qw "
       "net.ipv4.ip_local_reserved_ports=10240-32767");
-  StartAgain(ConfigOf(kOne));
-  EXPECT_TRUE(
-      daemon_->LogHas(absl::StrCat("goes on with ", kHeld, " connections")));
-  EXPECT_EQ(ActiveOf("mail"), kHeld);
-  ExpectHeldWork();
-  ExpectNoneIsLeft();
-  ExpectNewOnesWork({vip_});
+  ExpectAdopted();
+}
+
+TEST_P(PacketRestartTest, AStartThatCannotLoadLeavesItToo) {
+  HoldAndEnd(ConfigOf(kOne));
+  ExpectRefused({"env", "LD_PRELOAD=" HG_NO_OBJECT_LIBRARY,
+                 "HG_REFUSED_OBJECT=headgate_bpf"});
+  ExpectAdopted();
 }
 
 INSTANTIATE_TEST_SUITE_P(Ended, PacketRestartTest,

@@ -1,13 +1,15 @@
-// To be preloaded: what a kernel says that does not take the packet path's
-// programs, but the others.
+// To be preloaded: what a kernel says that does not take the programs of the
+// object that HG_REFUSED_OBJECT names, but others.
 #include <bpf/libbpf.h>
 #include <dlfcn.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 
 extern "C" int bpf_object__load_skeleton(bpf_object_skeleton* skeleton) {
-  if (std::strcmp(skeleton->name, "headgate_packet_bpf") == 0) {
+  const char* const refused = std::getenv("HG_REFUSED_OBJECT");
+  if (refused != nullptr && std::strcmp(skeleton->name, refused) == 0) {
     errno = EACCES;
     return -EACCES;
   }
