@@ -157,11 +157,7 @@ absl::StatusOr<Controller::Applied> Controller::Apply(config::Config next,
   Applied applied;
   applied.changes = config::Diff(config_, next);
   if (generation_ == 0 || !applied.changes.empty()) {
-    std::vector<std::string> gone;
-    for (const auto& [name, service] : services_) {
-      if (!next.services.contains(name)) gone.push_back(name);
-    }
-    for (const std::string& name : gone) RemoveService(name);
+    RemoveServices(next);
     options_.datapath->splice_budget().set_limit(BacklogTotal(next.splice));
     for (const auto& worker : workers_) worker->SetSplice(next.splice);
     changes_ = std::move(changes);
@@ -243,6 +239,23 @@ absl::Status Controller::TryBind(const config::Config& next) const {
   return listeners_.TryBind(wanted);
 }
 
+// Those that `next` has not. Their ids may be used again at once: by then
+// nobody is brought to them.
+void Controller::RemoveServices(const config::Config& next) {
+  std::vector<std::string> gone;
+  std::set<uint32_t> kept;
+  for (const auto& [name, service] : services_) {
+    if (next.services.contains(name)) {
+      kept.insert(service.id);
+    } else {
+      gone.push_back(name);
+    }
+  }
+  for (const std::string& name : gone) RemoveService(name);
+  datapath::PacketPath* const path = options_.datapath->packet();
+  if (!gone.empty() && path != nullptr) path->KeepListeners(kept);
+}
+
 void Controller::RemoveService(const std::string& name) {
   const Service& service = services_.at(name);
   for (const auto& worker : workers_) worker->RemoveService(service.id);
@@ -251,6 +264,7 @@ void Controller::RemoveService(const std::string& name) {
   LogIfFailed(options_.datapath->EraseService(service.id));
   tables_.Return(service.table);
   service_ids_.Return(service.id);
+  ids_gone_.insert(service.id);
   services_.erase(name);
   backends_.FreeRetired();
 }
@@ -294,15 +308,19 @@ void Controller::PutService(const config::Service& config,
 uint32_t Controller::TakeServiceId(const std::string& name) {
   if (const auto known = adopted_services_.extract(name)) return known.mapped();
   const uint32_t id = service_ids_.Take().value();  // The parser counted them.
-  hg_service_stats& stats = options_.datapath->service_stats(id);
   if (datapath::PacketPath* path = options_.datapath->packet()) {
-    // Who had it last may have connections that have yet to end.
-    if (datapath::Read(stats.connections_active) > 0) {
-      path->KillIf([id](const hg_flow& flow) { return flow.service == id; });
+    // Who had it last may have connections that have yet to end: so may others,
+    // and to look for them takes a walk through the table.
+    if (ids_gone_.contains(id)) {
+      path->KillIf([this](const hg_flow& flow) {
+        return ids_gone_.contains(flow.service);
+      });
+      ids_gone_.clear();
     }
     path->ClearBytes(id);
   }
-  datapath::ClearTotals(stats);
+  ids_gone_.erase(id);
+  datapath::ClearTotals(options_.datapath->service_stats(id));
   return id;
 }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -156,6 +157,7 @@ class Controller {
                          const RuntimeChanges& changes);
   Listeners::Wanted WantedListeners(const config::Config& config) const;
   absl::Status TryBind(const config::Config& next) const;
+  void RemoveServices(const config::Config& next);
   void RemoveService(const std::string& name);
   uint32_t TakeServiceId(const std::string& name);
   void ApplyPacket();
@@ -209,6 +211,7 @@ class Controller {
   SourcePorts source_ports_;
   Tables tables_;
   IdPool service_ids_{HG_MAX_SERVICES};
+  std::set<uint32_t> ids_gone_;  // Of services that may have connections.
   std::map<std::string, uint32_t> adopted_services_;  // Ids; not Put() yet.
   std::map<std::string, Service> services_;
   BackendTable backends_;

@@ -106,25 +106,35 @@ TEST_F(PacketReloadTest, OnceNoServiceUsesItItsConnectionsEnd) {
   EXPECT_EQ(Load(5).ok, 5u);
 }
 
-// There are 255 ids: with so many services at once, theirs are used again.
+// There are 255 ids: with so many services at once, theirs are used again. No
+// connection comes with them, be it old or under way.
 TEST_F(PacketReloadTest, AnIdThatIsUsedAgainBringsNoConnection) {
   const auto config_of = [](absl::string_view prefix) {
-    std::string config =
-        absl::StrReplaceAll(PacketConfig({.health = "{type: none}"}),
-                            {{"  mail", absl::StrCat("  ", prefix, "mail")}});
+    std::string config = absl::StrReplaceAll(
+        PacketConfig({.health = "{type: none}"}),
+        {{"  mail", absl::StrCat("  ", prefix, "mail")},
+         {"  nodes6:",
+          "  others: {backends: [{name: two, address: \"198.18.2.12:25\"}]}\n"
+          "  nodes6:"}});
     for (int i = 0; i < 200; ++i) {
       absl::StrAppend(&config, "  ", prefix, "other", i,
                       ": {listen: [198.18.1.1:", 3000 + i,
-                      "], pool: nodes, health: {type: none}}\n");
+                      "], pool: others, health: {type: none}}\n");
     }
     return config;
   };
-  const auto server = Node();
+  const auto server = Node(), other = Node("198.18.2.12");
   daemon_ = std::make_unique<Daemon>(config_of("a"));
   TcpSocket held = TcpSocket::Connect(kClient, vip_);
   ASSERT_EQ(held.Receive(11), kGreeting);
+  std::future<LoadReport> load =
+      std::async(std::launch::async, [this] { return Load(10000, 32); });
+  ASSERT_TRUE(WaitUntil(kTcpTimeout, [&] { return server->accepted() > 100; }));
   Reload(config_of("b"));
   EXPECT_TRUE(held.ReceivesReset());
+  load.wait();
+  EXPECT_EQ(other->accepted(), 0u) << "of another service";
+  EXPECT_TRUE(WaitActive(0));
   ExpectNoneIsCounted();
   EXPECT_EQ(Load(5).ok, 5u);
 }
