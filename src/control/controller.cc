@@ -165,6 +165,7 @@ absl::StatusOr<Controller::Applied> Controller::Apply(config::Config next,
     for (const auto& [name, service] : next.services) {
       PutService(service, next.pools.at(service.pool));
     }
+    tables_.EraseAdopted();
     config_ = std::move(next);
     ApplyPacket();  // Before somebody connects who would be spliced.
     listeners_.Set(WantedListeners(config_));
@@ -360,6 +361,7 @@ void Controller::EraseUnadopted(const config::Config& next) {
     }
   }
   backends_.EraseUnadopted();
+  tables_.Adopt();
   packet_.Adopt(next, kept);
 }
 

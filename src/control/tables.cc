@@ -2,10 +2,25 @@
 
 #include <algorithm>
 
-#include "base/log.h"
-#include "base/status.h"
+#include "control/publish.h"
 
 namespace headgate::control {
+
+void Tables::Adopt() {
+  for (const auto& [id, in_use] : datapath_->adopted().tables) {
+    ids_.TakeThis(id);
+    if (in_use) {
+      adopted_.push_back(id);
+    } else {
+      Erase(id);
+    }
+  }
+}
+
+void Tables::EraseAdopted() {
+  for (const uint32_t id : adopted_) Erase(id);
+  adopted_.clear();
+}
 
 absl::StatusOr<uint32_t> Tables::Take(const Members& members) {
   const auto known = tables_.find(members);
@@ -15,7 +30,8 @@ absl::StatusOr<uint32_t> Tables::Take(const Members& members) {
   }
   const std::vector<uint16_t> slots = balance::BuildTable(members);
   if (slots.empty()) return 0;
-  // One for each service, and one that is about to replace another, fit.
+  // One for each service fits, and beside them those of the last run, or one
+  // that is about to replace another.
   const uint32_t id = ids_.Take().value();
   if (absl::Status put = datapath_->PutTable(id, slots); !put.ok()) {
     datapath_->EraseTable(id).IgnoreError();
@@ -31,10 +47,13 @@ void Tables::Return(uint32_t id) {
       std::find_if(tables_.begin(), tables_.end(),
                    [id](const auto& each) { return each.second.id == id; });
   if (table == tables_.end() || --table->second.users > 0) return;
-  const absl::Status erased = datapath_->EraseTable(id);
-  if (!erased.ok()) log::Error("%s", erased.message());
-  ids_.Return(id);
+  Erase(id);
   tables_.erase(table);
+}
+
+void Tables::Erase(uint32_t id) {
+  LogIfFailed(datapath_->EraseTable(id));
+  ids_.Return(id);
 }
 
 }  // namespace headgate::control

@@ -21,6 +21,12 @@ class Tables {
 
   explicit Tables(datapath::Datapath* datapath) : datapath_(datapath) {}
 
+  // Once, before the first Take(): erases those of the last run, see
+  // Datapath::adopted(), that no service has; the others stay as they are until
+  // EraseAdopted(), when every service has been published anew.
+  void Adopt();
+  void EraseAdopted();
+
   // The id of the table for a service whose list is `members`, for one more
   // user. Building one takes about a millisecond.
   absl::StatusOr<uint32_t> Take(const Members& members);
@@ -33,8 +39,11 @@ class Tables {
     uint32_t users = 0;
   };
 
+  void Erase(uint32_t id);
+
   datapath::Datapath* datapath_;
   IdPool ids_{HG_MAX_TABLES};
+  std::vector<uint32_t> adopted_;
   std::map<Members, Table> tables_;
 };
 

@@ -52,6 +52,15 @@ absl::Status Erase(bpf_map* map, uint32_t id) {
       errno, absl::StrCat("erase from map ", bpf_map__name(map), " at ", id));
 }
 
+template <typename Look>
+void ForEachKey(const bpf_map* map, const Look& look) {
+  uint32_t key = 0, *before = nullptr;
+  while (bpf_map__get_next_key(map, before, &key, sizeof key) == 0) {
+    look(key);
+    before = &key;
+  }
+}
+
 absl::StatusOr<UniqueFd> LockDirectory(const std::string& path) {
   UniqueFd fd(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("open ", path));
@@ -161,29 +170,30 @@ absl::Status Datapath::Adopt(const std::string& pin_dir,
 }
 
 void Datapath::ReadAdopted() {
-  uint32_t id = 0, *before = nullptr;
-  while (bpf_map__get_next_key(skeleton_->maps.services, before, &id,
-                               sizeof id) == 0) {
+  const auto& maps = skeleton_->maps;
+  ForEachKey(maps.tables, [&](uint32_t key) {
+    adopted_.tables[key / HG_TABLE_CHUNKS] = false;
+  });
+  ForEachKey(maps.services, [&](uint32_t id) {
     hg_service service{};
-    if (bpf_map__lookup_elem(skeleton_->maps.services, &id, sizeof id, &service,
-                             sizeof service, 0) == 0) {
-      service.name[HG_NAME_LEN - 1] = 0;
-      adopted_.services[service.name] = id;
+    if (bpf_map__lookup_elem(maps.services, &id, sizeof id, &service,
+                             sizeof service, 0) != 0) {
+      return;
     }
-    before = &id;
-  }
-  before = nullptr;
-  while (bpf_map__get_next_key(skeleton_->maps.backends, before, &id,
-                               sizeof id) == 0) {
+    service.name[HG_NAME_LEN - 1] = 0;
+    adopted_.services[service.name] = id;
+    if (service.table != 0) adopted_.tables[service.table] = true;
+  });
+  ForEachKey(maps.backends, [&](uint32_t id) {
     hg_backend backend{};
-    if (bpf_map__lookup_elem(skeleton_->maps.backends, &id, sizeof id, &backend,
-                             sizeof backend, 0) == 0) {
-      backend.name[HG_NAME_LEN - 1] = 0;
-      adopted_.backends[id] = backend;
+    if (bpf_map__lookup_elem(maps.backends, &id, sizeof id, &backend,
+                             sizeof backend, 0) != 0) {
+      return;
     }
-    before = &id;
-  }
-  for (id = 1; id < HG_MAX_BACKENDS; ++id) {
+    backend.name[HG_NAME_LEN - 1] = 0;
+    adopted_.backends[id] = backend;
+  });
+  for (uint32_t id = 1; id < HG_MAX_BACKENDS; ++id) {
     if (Read(backend_stats(id).connections_active) > 0) adopted_.backends[id];
   }
 }

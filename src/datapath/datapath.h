@@ -139,6 +139,8 @@ class Datapath {
     std::map<std::string, uint32_t> services;  // By name.
     // By id; without a name: it was removed, and has connections.
     std::map<uint32_t, hg_backend> backends;
+    // Ids, and whether a service has the table.
+    std::map<uint32_t, bool> tables;
   };
   // Empty: nothing was.
   const Adopted& adopted() const { return adopted_; }

@@ -4,8 +4,10 @@
 
 #include <csignal>
 
+#include "bpf/abi/types.h"
 #include "netns/packet_fixture.h"
 #include "netns/packet_hooks.h"
+#include "support/bpf_map.h"
 
 namespace headgate::testing {
 namespace {
@@ -265,6 +267,28 @@ TEST_P(PacketRestartTest, AStartThatCannotLoadLeavesItToo) {
   ExpectRefused({"env", "LD_PRELOAD=" HG_NO_OBJECT_LIBRARY,
                  "HG_REFUSED_OBJECT=headgate_bpf"});
   ExpectAdopted();
+}
+
+// Packets find their backends by them until its services are published.
+TEST_P(PacketRestartTest, TablesOfTheLastRunAreNeitherChangedNorLeft) {
+  const auto config_of = [](int weight) {
+    return Replaced(OnlyMail(absl::StrCat(kOne, "\n", kTwo)), "25\"}",
+                    absl::StrCat("25\", weight: ", weight, "}")) +
+           "    balance: source\n";
+  };
+  const auto table = [this] {
+    return DumpMap(daemon_->pin_dir(), "services").at(0).at("table");
+  };
+  daemon_ = std::make_unique<Daemon>(config_of(1));
+  EXPECT_EQ(daemon_->Ctl({"backend", "weight", "mail/two", "2"}).exit_code, 0);
+  for (const int weight : {1, 3}) {
+    const nlohmann::json before = table();
+    End();
+    StartAgain(config_of(weight));
+    EXPECT_NE(table(), before) << weight;
+    EXPECT_EQ(DumpMap(daemon_->pin_dir(), "tables").size(),
+              size_t{HG_TABLE_CHUNKS});
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Ended, PacketRestartTest,
