@@ -33,9 +33,10 @@ Endpoint AddressOf(const config::Service& service,
 }
 
 BackendTable::BackendTable(EventLoop* loop, datapath::Datapath* datapath,
-                           OnCheck on_check)
+                           MapWriter* writer, OnCheck on_check)
     : loop_(loop),
       datapath_(datapath),
+      writer_(writer),
       on_check_(std::move(on_check)),
       farewells_(loop),
       monitor_(
@@ -168,7 +169,8 @@ void BackendTable::Retire(uint32_t id) {
   Backend* backend = Find(id);
   if (backend == nullptr || backend->retired) return;
   monitor_.Remove(id);
-  LogIfFailed(datapath_->EraseBackend(id));
+  writer_->Do({MapWriter::Map::kBackends, id},
+              [this, id] { return datapath_->EraseBackend(id); });
   backend->retired = true;
   const auto members = members_.find(backend->service_id);
   members->second.ids.erase(id);
@@ -276,7 +278,10 @@ void BackendTable::Publish(const Backend& backend) {
   std::memcpy(value.address, backend.row.address.address.bytes().data(),
               sizeof value.address);
   value.port = backend.row.address.port;
-  LogIfFailed(datapath_->PutBackend(backend.row.id, value));
+  writer_->Do({MapWriter::Map::kBackends, backend.row.id},
+              [this, id = backend.row.id, value] {
+                return datapath_->PutBackend(id, value);
+              });
 }
 
 void BackendTable::PublishAll(uint32_t service_id) {

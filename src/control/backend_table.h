@@ -13,6 +13,7 @@
 #include "absl/functional/any_invocable.h"
 #include "config/types.h"
 #include "control/id_pool.h"
+#include "control/map_writer.h"
 #include "control/paced_drain.h"
 #include "control/state.h"
 #include "datapath/datapath.h"
@@ -56,7 +57,8 @@ class BackendTable {
   // After each check; `changed`: the backend's state is new.
   using OnCheck = absl::AnyInvocable<void(Backend&, bool changed)>;
 
-  BackendTable(EventLoop* loop, datapath::Datapath* datapath, OnCheck on_check);
+  BackendTable(EventLoop* loop, datapath::Datapath* datapath, MapWriter* writer,
+               OnCheck on_check);
 
   // Once, before the first Put(): backends of the last run, see
   // Datapath::adopted(), that are among these keep their ids. Of the others
@@ -145,6 +147,7 @@ class BackendTable {
 
   EventLoop* loop_;
   datapath::Datapath* datapath_;
+  MapWriter* writer_;
   OnCheck on_check_;
   health::Farewells farewells_;
   health::Monitor monitor_;

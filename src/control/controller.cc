@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -69,7 +70,9 @@ Controller::Controller(const Options& options)
     : options_(options),
       listeners_(options.loop, &workers_),
       tables_(options.datapath),
-      backends_(options.loop, options.datapath,
+      writer_(options.loop,
+              [this](const std::string& problem) { NoteUnwritten(problem); }),
+      backends_(options.loop, options.datapath, &writer_,
                 [this](Backend& backend, bool changed) {
                   OnCheck(backend, changed);
                 }),
@@ -262,7 +265,10 @@ void Controller::RemoveService(const std::string& name) {
   for (const auto& worker : workers_) worker->RemoveService(service.id);
   listeners_.Forget(service.id);
   for (const uint32_t id : service.backends) backends_.Retire(id);
-  LogIfFailed(options_.datapath->EraseService(service.id));
+  writer_.Do({MapWriter::Map::kServices, service.id},
+             [datapath = options_.datapath, id = service.id] {
+               return datapath->EraseService(id);
+             });
   tables_.Return(service.table);
   service_ids_.Return(service.id);
   ids_gone_.insert(service.id);
@@ -371,23 +377,32 @@ void Controller::ApplyPacket() {
   packet_.Apply(config_, ids);
 }
 
-void Controller::PublishService(Service& service) {
-  const uint32_t old_table = service.table;
-  service.table = TakeTable(service);
+void Controller::PublishService(const Service& service) {
+  writer_.Do({MapWriter::Map::kServices, service.id},
+             [this, name = service.config.name] {
+               return TryToPublish(services_.at(name));
+             });
+}
+
+// Without a table hashes draw by weight until there is one.
+absl::Status Controller::TryToPublish(Service& service) {
+  const absl::StatusOr<uint32_t> table = TakeTable(service);
   hg_service value{};
   CopyName(service.config.name, value.name);
   value.balance = ToAbi(service.config.balance);
   value.panic_threshold = service.config.panic_threshold;
   value.use_draining =
       service.config.last_resort == config::LastResort::kDraining ? 1 : 0;
-  value.table = service.table;
+  value.table = table.value_or(0);
   value.backend_count = static_cast<uint32_t>(service.backends.size());
   std::copy(service.backends.begin(), service.backends.end(), value.backends);
-  LogIfFailed(options_.datapath->PutService(service.id, value));
-  tables_.Return(old_table);
+  const absl::Status put = options_.datapath->PutService(service.id, value);
+  tables_.Return(put.ok() ? std::exchange(service.table, value.table)
+                          : value.table);
+  return put.ok() ? table.status() : put;
 }
 
-uint32_t Controller::TakeTable(const Service& service) {
+absl::StatusOr<uint32_t> Controller::TakeTable(const Service& service) {
   if (service.config.balance != config::Balance::kMaglev &&
       service.config.balance != config::Balance::kSource) {
     return 0;
@@ -397,9 +412,16 @@ uint32_t Controller::TakeTable(const Service& service) {
     const BackendRow& row = backends_.at(id).row;
     members.push_back({row.name, row.weight});
   }
-  const absl::StatusOr<uint32_t> table = tables_.Take(members);
-  LogIfFailed(table.status());
-  return table.value_or(0);  // Without one, hashes draw by weight.
+  return tables_.Take(members);
+}
+
+void Controller::NoteUnwritten(const std::string& problem) {
+  if (!SetProblem("maps", problem)) return;
+  if (problem.empty()) {
+    log::Info("the kernel has been told all that it was to be told");
+  } else {
+    log::Error("%s", problem);
+  }
 }
 
 // ---- health ----------------------------------------------------------------

@@ -18,6 +18,7 @@
 #include "control/ejections.h"
 #include "control/id_pool.h"
 #include "control/listeners.h"
+#include "control/map_writer.h"
 #include "control/packet_services.h"
 #include "control/runtime_changes.h"
 #include "control/saved_state.h"
@@ -145,7 +146,7 @@ class Controller {
     config::Service config;
     std::vector<uint32_t> backends;  // In pool order.
     std::shared_ptr<relay::Queue> queue;
-    uint32_t table = 0;  // In `tables_`; 0: needs none.
+    uint32_t table = 0;  // In `tables_`, what the map names; 0: none.
     bool panic = false;  // As the log has it.
   };
 
@@ -164,8 +165,10 @@ class Controller {
   void Adopt(const config::Config& next, const RuntimeChanges& changes);
   void EraseUnadopted(const config::Config& next);
   void PutService(const config::Service& service, const config::Pool& pool);
-  void PublishService(Service& service);
-  uint32_t TakeTable(const Service& service);
+  void PublishService(const Service& service);
+  absl::Status TryToPublish(Service& service);
+  absl::StatusOr<uint32_t> TakeTable(const Service& service);
+  void NoteUnwritten(const std::string& problem);
   void NotePanic(Service& service) const;
   // Whether selection ignores health; bpf/lib/select.h has the rule.
   bool InPanic(const Service& service) const;
@@ -214,6 +217,7 @@ class Controller {
   std::set<uint32_t> ids_gone_;  // Of services that may have connections.
   std::map<std::string, uint32_t> adopted_services_;  // Ids; not Put() yet.
   std::map<std::string, Service> services_;
+  MapWriter writer_;
   BackendTable backends_;
   PacketServices packet_;
   std::map<uint64_t, std::unique_ptr<health::Check>> checks_now_;

@@ -16,8 +16,7 @@ inline void CopyName(const std::string& name, char (&out)[HG_NAME_LEN]) {
   std::memcpy(out, name.data(), std::min<size_t>(name.size(), HG_NAME_LEN - 1));
 }
 
-// For writes that cannot fail but for the map being full, which
-// Controller::CheckRoom excludes.
+// For what takes no memory. Other writes are a MapWriter's.
 inline void LogIfFailed(const absl::Status& status) {
   if (!status.ok()) log::Error("%s", status.message());
 }

@@ -28,7 +28,9 @@ class BackendTableTest : public ::testing::Test {
   const std::unique_ptr<datapath::Datapath> datapath_ =
       *datapath::Datapath::Open({kPins, 1, 1024});
   const std::unique_ptr<EventLoop> loop_ = *EventLoop::Make();
-  BackendTable table_{loop_.get(), datapath_.get(), [](Backend&, bool) {}};
+  MapWriter writer_{loop_.get(), [](const std::string&) {}};
+  BackendTable table_{loop_.get(), datapath_.get(), &writer_,
+                      [](Backend&, bool) {}};
   config::Service service_;
   config::Backend backend_;
 };

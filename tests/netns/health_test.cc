@@ -6,6 +6,7 @@
 #include "absl/strings/substitute.h"
 #include "support/bpf_map.h"
 #include "support/daemon.h"
+#include "support/injection.h"
 #include "support/lab.h"
 #include "support/load.h"
 #include "support/server.h"
@@ -111,6 +112,25 @@ TEST_F(HealthTest, D3_AClosedCheckPortTakesABackendDownAndBackUp) {
   EXPECT_TRUE(daemon.LogHas("Server mail/one is UP")) << daemon.Log();
   EXPECT_EQ(Load(20), 20u);
   EXPECT_EQ(one_.accepted(), before + 10);
+}
+
+TEST_F(HealthTest, WhatTheMapsDoNotTakeIsPublishedAgain) {
+  Daemon daemon(kConfig);
+  ASSERT_TRUE(BothUp(daemon));
+  const auto problems = [&] {
+    return daemon.Json({"status"})["problems"].dump();
+  };
+  {
+    const Injection fault(daemon.pid(), "bpf:error=ENOMEM");
+    check_one_->Kill();
+    EXPECT_TRUE(daemon.WaitBackendState("mail", "one", "down"));
+    EXPECT_TRUE(absl::StrContains(problems(), "update map backends"))
+        << problems();
+  }
+  EXPECT_TRUE(WaitUntil(absl::Seconds(5), [&] {
+    return InMap(daemon, "one")["health"] == "HG_HEALTH_DOWN" &&
+           !absl::StrContains(problems(), "update map");
+  })) << problems();
 }
 
 TEST_F(HealthTest, ABlackHoleIsATimeout) {
