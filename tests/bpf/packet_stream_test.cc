@@ -173,24 +173,27 @@ TEST_P(PacketStreamTest, WhatFitsASynCookieHasOtherNumbers) {
   const uint32_t n = conn.header();
   ExpectFromClient(conn, conn.FromClient(kAck, 0, 0, Bytes(200, 1)));
   ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n + 200, Bytes(400, 1)));
-  for (const uint32_t at : {0U, 7U, 199U, 200U, 210U}) {
-    for (int64_t apart = -5; apart <= 5; ++apart) {
-      const bool fits = apart >= -3 && apart <= 3;
-      const int64_t acks = int64_t{n} + at + apart;
-      const auto expect = [&](uint8_t flags, const Bytes& data, uint32_t seq,
-                              uint32_t ack) {
-        const Segment s = conn.FromClient(flags, at, acks, data);
-        Segment out = conn.ToBackend(s, n);
-        if (fits) out.seq += seq;
-        if (fits && ack != 0) out.ack = conn.server_isn + 1 + n + at - ack;
-        ExpectSent(s, out);
-      };
-      const bool is_old = at < 200;
-      expect(kAck, {}, is_old ? 0U - 8 : 8, 0);
-      expect(kAck | kPsh, conn.Header(), 0, 8);
-      if (at + conn.Header().size() >= 200) break;  // It was new.
+  const auto expect = [&](uint32_t at, int64_t apart, uint8_t flags,
+                          const Bytes& data) {
+    const Segment s = conn.FromClient(flags, at, int64_t{n} + at + apart, data);
+    Segment out = conn.ToBackend(s, n);
+    const bool fits = apart >= -3 && apart <= 3;
+    if (fits && data.empty() && (flags & kFin) == 0) {
+      out.seq += at < 200 ? 0U - 8 : 8;  // Old, or not.
+    } else if (fits) {
+      out.ack = conn.server_isn + 1 + n + at - 8;
+    }
+    ExpectSent(s, out);
+  };
+  for (const bool data : {false, true}) {
+    for (const uint32_t at : {0U, 7U, 199U, 200U, 210U}) {
+      for (int64_t apart = -5; apart <= 5; ++apart) {
+        SCOPED_TRACE(absl::StrCat(data, " ", at, " ", apart));
+        expect(at, apart, kAck, data ? conn.Header() : Bytes());
+      }
     }
   }
+  expect(300, 0, kFin | kAck, {});
 }
 
 TEST_P(PacketStreamTest, NothingElseFitsASynCookieBeforeTheHeaderIsThere) {

@@ -138,6 +138,19 @@ class PacketRawTest : public PacketLab {
     return Get32(*got, 4);
   }
 
+  // Whatever came before, the next connection that the backend has is this one,
+  // and begins with its header.
+  TcpSocket ExpectHonest(const UniqueFd& listener) const {
+    client_.Send(conn_.FromClient(kAck, 0, 0));
+    client_.Send(conn_.FromClient(kAck | kPsh, 0, 0, Text("honest")));
+    TcpSocket backend = TcpSocket::Accept(listener);
+    EXPECT_TRUE(backend.valid());
+    const Bytes wanted = Concat({conn_.Header(), Text("honest")});
+    EXPECT_EQ(backend.Receive(wanted.size()),
+              std::string(wanted.begin(), wanted.end()));
+    return backend;
+  }
+
   Conn conn_;
   const RawEnd client_{kClient, "c0", "e0"};
 };
@@ -222,8 +235,7 @@ TEST_F(PacketRawEndsTest, B13_ARstInPlaceOfTheHandshakesAck) {
               0);
     // It has crossed the SYN-ACK's retransmission.
     backend_.Send(conn_.SynAck());
-    Segment rst = ResetFor(conn_.SynAck());
-    ExpectArrives(backend_, rst);
+    ExpectArrives(backend_, ResetFor(conn_.SynAck()));
   });
 }
 
@@ -329,16 +341,6 @@ TEST_F(PacketRawTest, NoSynCookieOpensAConnectionWithoutHeader) {
     Conn liar = conn_;
     liar.client = Parse(v6() ? "2001:db8::bad" : "198.18.0.66");
     const Bytes forged = Concat({liar.Header(), Text("forged")});
-    const auto expect_honest = [&](Conn& conn) {
-      client_.Send(conn.FromClient(kAck, 0, 0));
-      client_.Send(conn.FromClient(kAck | kPsh, 0, 0, Text("honest")));
-      TcpSocket backend = TcpSocket::Accept(listener);
-      EXPECT_TRUE(backend.valid());
-      const Bytes wanted = Concat({conn.Header(), Text("honest")});
-      EXPECT_EQ(backend.Receive(wanted.size()),
-                std::string(wanted.begin(), wanted.end()));
-      return backend;
-    };
     const auto answered = [&] {
       ++conn_.client_port;
       client_.Send(conn_.Syn());
@@ -350,15 +352,15 @@ TEST_F(PacketRawTest, NoSynCookieOpensAConnectionWithoutHeader) {
       answered();
       client_.Send(
           conn_.FromClient(kAck | kPsh, at, int64_t{header()} + at, forged));
-      expect_honest(conn_);
+      ExpectHonest(listener);
     }
     // The probe's byte, by the cookie of the next MSS.
     answered();
     client_.Send(conn_.FromClient(kAck, -1, 0, Text("X")));
-    expect_honest(conn_);
+    ExpectHonest(listener);
     // Once the backend has forgotten it.
     answered();
-    TcpSocket backend = expect_honest(conn_);
+    TcpSocket backend = ExpectHonest(listener);
     ASSERT_TRUE(backend.Send(std::string(200, 's')));
     ASSERT_TRUE(NextWith(kPsh).has_value());
     backend.Forget();
@@ -366,7 +368,7 @@ TEST_F(PacketRawTest, NoSynCookieOpensAConnectionWithoutHeader) {
       client_.Send(conn_.FromClient(kAck | kPsh, at, header() + at, forged));
     }
     answered();
-    expect_honest(conn_);
+    ExpectHonest(listener);
   });
 }
 
@@ -389,13 +391,7 @@ TEST_F(PacketRawTest, AForgedHeaderIsNoneOfTheBackends) {
       // Of which the header is the whole of it, once moved on.
       forged = Concat({liar.Header(), Text("forged")});
       client_.Send(conn_.FromClient(kAck, -int64_t{ahead}, 0, forged));
-      client_.Send(conn_.FromClient(kAck, 0, 0));
-      client_.Send(conn_.FromClient(kAck | kPsh, 0, 0, Text("honest")));
-      TcpSocket backend = TcpSocket::Accept(listener);
-      ASSERT_TRUE(backend.valid());
-      const Bytes wanted = Concat({conn_.Header(), Text("honest")});
-      EXPECT_EQ(backend.Receive(wanted.size()),
-                std::string(wanted.begin(), wanted.end()));
+      ExpectHonest(listener);
     }
   });
 }
