@@ -31,8 +31,10 @@ for ns in client edge backend; do
     net.ipv6.conf.all.accept_dad=0 \
     net.ipv6.conf.default.accept_dad=0
 done
-ip link add name c0 netns client type veth peer name e0 netns edge
-ip link add name b0 netns backend type veth peer name e1 netns edge
+# Two ends with one number look to the kernel like a device without another end,
+# and whether such a link is up it tells IPv6 up to a second later.
+ip link add name c0 index 11 netns client type veth peer name e0 netns edge
+ip link add name b0 index 12 netns backend type veth peer name e1 netns edge
 
 ip netns exec edge sysctl -qw \
   net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
