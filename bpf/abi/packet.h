@@ -94,15 +94,18 @@ HG_ABI_ASSERT(sizeof(struct hg_flow_key) == 24);
 
 /* packet_keys: a hash table whose keys are in the flows. A bucket is a cache
  * line of entries: flow number * 2 + enum hg_side, below a tag, some bits of
- * the key's hash; 0: free. A key has its entry in one of two buckets.
+ * the key's hash; 0: free. A key has its entry in its first bucket, or else, if
+ * there was no room, in its second.
  */
 enum hg_key_table {
-	HG_BUCKET_ENTRIES = 16,
+	HG_BUCKET_ENTRIES = 15,
 	HG_BUCKETS_OF_KEY = 2,
 	HG_ENTRY_TAG_SHIFT = 25,
 };
 struct hg_key_bucket {
 	__u32 entries[HG_BUCKET_ENTRIES];
+	__u32 spilled; /* at least as many as are in their second for want of room
+			* here; 0: nobody need look there */
 };
 HG_ABI_ASSERT(sizeof(struct hg_key_bucket) == 64);
 
@@ -124,12 +127,22 @@ hg_bucket_of(__u64 hash, __u32 which, __u32 buckets)
 	return (which ? hash >> 28 : hash) & (buckets - 1);
 }
 
-static inline __attribute__((always_inline)) __u64 hg_entry(__u64 hash,
-							    __u32 value)
+static inline __attribute__((always_inline)) __u64 hg_tag(__u64 hash)
 {
 	__u64 tag = hash >> (32 + HG_ENTRY_TAG_SHIFT);
 
-	return (tag ? tag : 1) << HG_ENTRY_TAG_SHIFT | value;
+	return tag ? tag : 1;
+}
+
+static inline __attribute__((always_inline)) __u64 hg_entry(__u64 hash,
+							    __u32 value)
+{
+	return hg_tag(hash) << HG_ENTRY_TAG_SHIFT | value;
+}
+
+static inline __attribute__((always_inline)) __u32 hg_entry_tag(__u32 entry)
+{
+	return entry >> HG_ENTRY_TAG_SHIFT;
 }
 
 static inline __attribute__((always_inline)) __u32 hg_entry_value(__u32 entry)
@@ -161,10 +174,10 @@ enum hg_flow_flags {
 	HG_FLOW_LAPPED = 2048, /* numbers near isn are the next lap's */
 };
 
-/* What the fields of a flow mean, where the struct's size does not tell: flows of
- * another format are not adopted.
+/* What the fields of a flow and of its keys' buckets mean, where the structs'
+ * sizes do not tell: flows of another format are not adopted.
  */
-enum { HG_FLOW_FORMAT = 3 };
+enum { HG_FLOW_FORMAT = 4 };
 
 /* packet_flows: indexed by flow number; two cache lines. Sequence numbers are the
  * end points' own: `next_in` as the client counts, without the header.

@@ -45,74 +45,104 @@ static __always_inline const struct hg_packet_config *key_config(void)
 	return bpf_map_lookup_elem(&packet_config, &zero_key);
 }
 
+/* The value of whose entry in this bucket is for the key; or NO_VALUE. */
+static __always_inline __u32 find_in(const struct hg_key_bucket *bucket,
+				     __u64 hash, const struct hg_flow_key *key,
+				     __u32 except)
+{
+	for (__u32 i = 0; i < HG_BUCKET_ENTRIES; i++) {
+		__u32 entry = *(volatile __u32 *)&bucket->entries[i];
+		__u32 value = hg_entry_value(entry);
+
+		if (hg_entry_tag(entry) == hg_tag(hash) && value != except &&
+		    belongs_to(value, key))
+			return value;
+	}
+	return NO_VALUE;
+}
+
 /* Flow number * 2 + enum hg_side of the flow that has this key, other than
  * `except`; or NO_VALUE. A function of its own for the verifier.
  */
 __weak __noinline __u32 find_key(const struct hg_flow_key *key, __u32 except)
 {
 	const struct hg_packet_config *config = key_config();
+	struct hg_key_bucket *bucket;
+	__u32 value;
 	__u64 hash;
 
 	if (!key || !config)
 		return NO_VALUE;
 	hash = hg_hash_key(key, config->seed);
-	for (__u32 which = 0; which < HG_BUCKETS_OF_KEY; which++) {
-		struct hg_key_bucket *bucket = bucket_of(hash, which, config);
-
-		if (!bucket)
-			return NO_VALUE;
-		for (__u32 i = 0; i < HG_BUCKET_ENTRIES; i++) {
-			__u32 entry = *(volatile __u32 *)&bucket->entries[i];
-			__u32 value = hg_entry_value(entry);
-
-			if (entry == hg_entry(hash, value) &&
-			    value != except && belongs_to(value, key))
-				return value;
-		}
-	}
-	return NO_VALUE;
+	bucket = bucket_of(hash, 0, config);
+	if (!bucket)
+		return NO_VALUE;
+	value = find_in(bucket, hash, key, except);
+	if (value != NO_VALUE || !*(volatile __u32 *)&bucket->spilled)
+		return value;
+	bucket = bucket_of(hash, 1, config);
+	return bucket ? find_in(bucket, hash, key, except) : NO_VALUE;
 }
 
-static __always_inline __u32 entry_of(__u64 hash, __u32 value)
-{
-	return value == NO_VALUE ? 0 : hg_entry(hash, value);
-}
-
-/* Puts one value in the place of another, NO_VALUE being room, in a bucket of the
- * key: 0; none has it: -1.
+/* Puts one entry in the place of another, 0 being room; 0, or -1: the bucket has
+ * none such.
  */
-__weak __noinline int swap_value(const struct hg_flow_key *key, __u32 old,
-				 __u32 value)
+static __always_inline int swap_in(struct hg_key_bucket *bucket, __u32 from,
+				   __u32 to)
+{
+	for (__u32 i = 0; i < HG_BUCKET_ENTRIES; i++) {
+		__u32 *entry = &bucket->entries[i];
+
+		if (*(volatile __u32 *)entry == from &&
+		    __sync_val_compare_and_swap(entry, from, to) == from)
+			return 0;
+	}
+	return -1;
+}
+
+/* 0, or -1: the key's buckets are full. */
+__weak __noinline int put_value(const struct hg_flow_key *key, __u32 value)
 {
 	const struct hg_packet_config *config = key_config();
-	__u32 from, to;
+	struct hg_key_bucket *first, *second;
+	__u32 entry;
 	__u64 hash;
 
 	if (!key || !config)
 		return -1;
 	hash = hg_hash_key(key, config->seed);
-	from = entry_of(hash, old);
-	to = entry_of(hash, value);
-	for (__u32 which = 0; which < HG_BUCKETS_OF_KEY; which++) {
-		struct hg_key_bucket *bucket = bucket_of(hash, which, config);
-
-		if (!bucket)
-			return -1;
-		for (__u32 i = 0; i < HG_BUCKET_ENTRIES; i++) {
-			__u32 *entry = &bucket->entries[i];
-
-			if (*(volatile __u32 *)entry == from &&
-			    __sync_val_compare_and_swap(entry, from, to) == from)
-				return 0;
-		}
-	}
+	entry = hg_entry(hash, value);
+	first = bucket_of(hash, 0, config);
+	second = bucket_of(hash, 1, config);
+	if (!first || !second)
+		return -1;
+	if (!swap_in(first, 0, entry))
+		return 0;
+	/* Ahead of the entry, which is looked for only then. */
+	__sync_fetch_and_add(&first->spilled, 1);
+	if (!swap_in(second, 0, entry))
+		return 0;
+	__sync_fetch_and_add(&first->spilled, -1);
 	return -1;
 }
 
-static __always_inline void erase_key(const struct hg_flow_key *key,
-				      __u32 value)
+__weak __noinline int erase_key(const struct hg_flow_key *key, __u32 value)
 {
-	swap_value(key, value, NO_VALUE);
+	const struct hg_packet_config *config = key_config();
+	struct hg_key_bucket *first, *second;
+	__u32 entry;
+	__u64 hash;
+
+	if (!key || !config)
+		return 0;
+	hash = hg_hash_key(key, config->seed);
+	entry = hg_entry(hash, value);
+	first = bucket_of(hash, 0, config);
+	second = bucket_of(hash, 1, config);
+	if (first && second && swap_in(first, entry, 0) &&
+	    !swap_in(second, entry, 0))
+		__sync_fetch_and_add(&first->spilled, -1);
+	return 0;
 }
 
 /* An entry for a key that the flow has by now, and that find_key() knew nobody
@@ -122,7 +152,7 @@ static __always_inline void erase_key(const struct hg_flow_key *key,
  */
 static __always_inline int put_key(const struct hg_flow_key *key, __u32 value)
 {
-	if (swap_value(key, NO_VALUE, value))
+	if (put_value(key, value))
 		return -1;
 	if (find_key(key, value) == NO_VALUE)
 		return 0;

@@ -220,10 +220,10 @@ absl::Status PacketPath::Pin() {
   return absl::OkStatus();
 }
 
-// Of a full table an eighth to a quarter of the entries is in use: both buckets
+// Of a full table about an eighth to a quarter of the entries is in use: both buckets
 // of a key are never full in practice (unit.datapath_test).
 uint32_t PacketPath::KeyBuckets(uint32_t max_flows) {
-  return std::max(1U, std::bit_ceil(max_flows) * 8 / HG_BUCKET_ENTRIES);
+  return std::max(1U, std::bit_ceil(max_flows) / 2);
 }
 
 absl::Status PacketPath::SetUpKeys(bool adopt) {

@@ -37,6 +37,17 @@ uint64_t ClosedAt(const hg_flow& flow) {
   return __atomic_load_n(&flow.since, __ATOMIC_RELAXED) / 1'000'000'000;
 }
 
+bool EraseEntry(hg_key_bucket& bucket, __u32 entry) {
+  for (__u32& place : bucket.entries) {
+    __u32 expected = entry;
+    if (__atomic_compare_exchange_n(&place, &expected, 0, false,
+                                    __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+      return true;
+    }
+  }
+  return false;
+}
+
 PacketAddress AddressAt(const bpf_map* map, uint32_t id) {
   hg_packet_local local{};
   bpf_map__lookup_elem(map, &id, sizeof id, &local, sizeof local, 0);
@@ -88,15 +99,12 @@ void PacketPath::EraseKeys(uint32_t number) {
 
 void PacketPath::EraseKey(const hg_flow_key& key, uint32_t value) {
   const uint64_t hash = hg_hash_key(&key, seed_);
+  const auto entry = static_cast<__u32>(hg_entry(hash, value));
   const auto buckets = static_cast<uint32_t>(keys_.size());
-  for (uint32_t which = 0; which < HG_BUCKETS_OF_KEY; ++which) {
-    for (__u32& entry : keys_[hg_bucket_of(hash, which, buckets)].entries) {
-      auto expected = static_cast<__u32>(hg_entry(hash, value));
-      if (__atomic_compare_exchange_n(&entry, &expected, 0, false,
-                                      __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
-        return;
-      }
-    }
+  hg_key_bucket& first = keys_[hg_bucket_of(hash, 0, buckets)];
+  if (!EraseEntry(first, entry) &&
+      EraseEntry(keys_[hg_bucket_of(hash, 1, buckets)], entry)) {
+    __atomic_fetch_sub(&first.spilled, 1, __ATOMIC_RELEASE);
   }
 }
 
