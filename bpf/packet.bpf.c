@@ -5,6 +5,16 @@ char LICENSE[] SEC("license") = "GPL";
 
 struct hg_trace packet_trace;
 
+static __always_inline int send_rewritten(frame_t *frame, struct packet *p)
+{
+	struct rewrite to = {
+	    .source = &p->source,
+	    .destination = &p->destination,
+	};
+
+	return parse_ip(frame, p) ? HG_PACKET_FAILED : forward(frame, p, &to);
+}
+
 SEC("tc")
 int packet_ingress(frame_t *frame)
 {

@@ -49,7 +49,7 @@ static __always_inline void write_reason(const struct packet *p, __u32 exit,
 
 	icmp->icmp6_code = 0;
 	icmp->icmp6_cksum = 0;
-	icmp->icmp6_mtu = too_big ? bpf_htonl(p->mtu) : 0;
+	icmp->icmp6_mtu = too_big ? bpf_htonl(p->way.mtu_result) : 0;
 	if (p->v6) {
 		icmp->icmp6_type =
 		    too_big ? ICMPV6_PKT_TOOBIG : ICMPV6_TIME_EXCEED;

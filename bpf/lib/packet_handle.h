@@ -40,7 +40,7 @@ static __always_inline int handle(frame_t *frame)
 	p = &s->packet;
 	p->flow = 0;
 	p->service = 0;
-	p->left_by = 0;
+	p->way.ifindex = 0;
 	if (parse_ip(frame, p))
 		return VERDICT_NOT_OURS;
 	local = find_address(&p->destination);

@@ -42,9 +42,10 @@ static __noinline int forward_syn(frame_t *frame, struct packet *p,
 				  struct rewrite *to, struct packet_scratch *s)
 {
 	struct option_walk walk = {.options = s->options};
+	long found = find_way(frame, p, to, headers_length(p));
 	int exit;
 
-	walk.max_mss = max_mss(frame, p, to);
+	walk.max_mss = max_mss(frame, p, to, found);
 	exit = edit_options(frame, p, &walk, &to->options_sum);
 	if (exit)
 		return exit;
@@ -60,7 +61,7 @@ static __noinline int forward_syn(frame_t *frame, struct packet *p,
 		    seal(frame, p, to, (__u8 *)&s->request))
 			return HG_PACKET_FAILED;
 	}
-	return forward(frame, p, to);
+	return take_way(frame, p, found);
 }
 
 /* Asks selection for a backend, other than the one that `tried` has. It is not
@@ -205,7 +206,7 @@ static __always_inline void note_client_side(const frame_t *frame,
 {
 	__u32 interface = arrived_at(frame);
 
-	flow->client_side = p->left_by == interface ? 0 : interface;
+	flow->client_side = p->way.ifindex == interface ? 0 : interface;
 }
 
 /* The backend has not answered, or refused: the client's next SYN fits another

@@ -50,11 +50,11 @@ struct packet {
 	__u32 flags;
 	__u32 options; /* bytes */
 	__u32 payload; /* bytes */
-	__u32 mtu;     /* of the way out, where that is too small */
 	/* For who wants to know; 0: none. */
 	__u32 flow;    /* number * 2 + enum hg_side + 1 */
 	__u32 service; /* id, where there is no flow */
-	__u32 left_by; /* interface, other than the one it came by */
+	/* How it leaves; ifindex 0: where it came by. */
+	struct bpf_fib_lookup way __attribute__((aligned(8)));
 };
 
 static __always_inline void map_v4(struct hg_packet_local *to, __be32 address)

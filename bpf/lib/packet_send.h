@@ -11,4 +11,12 @@
 #include "bpf/lib/packet_send_tc.h"
 #endif
 
+/* Sends the packet where its destination is, as routes are now. */
+static __noinline int forward(frame_t *frame, struct packet *p,
+			      const struct rewrite *to)
+{
+	return take_way(frame, p,
+			find_way(frame, p, to, packet_length(frame, p)));
+}
+
 #endif

@@ -22,31 +22,28 @@ static __always_inline int send_back(frame_t *frame)
 	return redirect_to(arrived_at(frame));
 }
 
-/* Sends the packet where its destination is, as routes are now. */
-static __noinline int forward(frame_t *frame, struct packet *p,
-			      const struct rewrite *to)
+/* Sends the packet the way that find_way() has found. */
+static __always_inline int take_way(frame_t *frame, const struct packet *p,
+				    long found)
 {
-	struct bpf_fib_lookup fib = {};
-	long found;
+	const struct bpf_fib_lookup *way = &p->way;
 
-	found = find_way(frame, p, to, &fib);
-	p->left_by = fib.ifindex;
 	if (found == BPF_FIB_LKUP_RET_SUCCESS) {
-		if (write_macs(frame, fib.dmac, fib.smac))
+		if (write_macs(frame, way->dmac, way->smac))
 			return HG_PACKET_FAILED;
-		return redirect_to(fib.ifindex);
+		return redirect_to(way->ifindex);
 	}
 	if (found == BPF_FIB_LKUP_RET_NO_NEIGH) {
 		struct bpf_redir_neigh next = {};
 
-		next.nh_family = fib.family;
-		__builtin_memcpy(next.ipv6_nh, fib.ipv6_dst, 16);
-		return bpf_redirect_neigh(fib.ifindex, &next, sizeof(next),
+		next.nh_family = way->family;
+		__builtin_memcpy(next.ipv6_nh, way->ipv6_dst, 16);
+		return bpf_redirect_neigh(way->ifindex, &next, sizeof(next),
 					  0) == TC_ACT_REDIRECT
 			   ? 0
 			   : HG_PACKET_FAILED;
 	}
-	return no_way(p, &fib, found);
+	return no_way(found);
 }
 
 /* Whether the frame is the second of those that split_header_off() made of
@@ -140,16 +137,6 @@ static __noinline int count_incomplete(frame_t *frame, __u32 l4)
 	__sync_fetch_and_add(&sums->told, 1);
 	__sync_fetch_and_add(&sums->incomplete, partial);
 	return 0;
-}
-
-static __always_inline int send_rewritten(frame_t *frame, struct packet *p)
-{
-	struct rewrite to = {
-	    .source = &p->source,
-	    .destination = &p->destination,
-	};
-
-	return parse_ip(frame, p) ? HG_PACKET_FAILED : forward(frame, p, &to);
 }
 
 #endif

@@ -82,22 +82,19 @@ static __always_inline int send_back(frame_t *frame)
 	return transmit(frame, arrived_at(frame));
 }
 
-/* Sends the packet where its destination is, as routes are now. */
-static __noinline int forward(frame_t *frame, struct packet *p,
-			      const struct rewrite *to)
+/* Sends the packet the way that find_way() has found. */
+static __always_inline int take_way(frame_t *frame, const struct packet *p,
+				    long found)
 {
-	struct bpf_fib_lookup fib = {};
-	long found;
+	const struct bpf_fib_lookup *way = &p->way;
 
-	found = find_way(frame, p, to, &fib);
-	p->left_by = fib.ifindex;
 	if (found == BPF_FIB_LKUP_RET_NO_NEIGH)
 		return leave_rewritten(frame, HG_LEFT_NO_NEIGHBOUR);
 	if (found != BPF_FIB_LKUP_RET_SUCCESS)
-		return no_way(p, &fib, found);
-	if (write_macs(frame, fib.dmac, fib.smac))
+		return no_way(found);
+	if (write_macs(frame, way->dmac, way->smac))
 		return HG_PACKET_FAILED;
-	return transmit(frame, fib.ifindex);
+	return transmit(frame, way->ifindex);
 }
 
 static __always_inline int

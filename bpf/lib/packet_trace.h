@@ -107,8 +107,8 @@ static __noinline int trace_departure(frame_t *frame, __u32 verdict, __u32 exit)
 		event->left_by = 0;
 		if (verdict != VERDICT_DROP) {
 			event->size_after = copy_frame(frame, event->after);
-			event->left_by = s->packet.left_by
-					     ? s->packet.left_by
+			event->left_by = s->packet.way.ifindex
+					     ? s->packet.way.ifindex
 					     : event->came_by;
 		}
 		if (bpf_ringbuf_output(&packet_events, event, sizeof(*event),
