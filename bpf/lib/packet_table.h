@@ -156,16 +156,17 @@ static long try_port(__u64 step, struct port_search *search)
 	const struct hg_packet_config *config = search->config;
 	struct hg_flow *flow = search->flow;
 	__u32 value = search->number * 2 + HG_FROM_BACKEND;
-	__u32 random = bpf_get_prandom_u32();
+	__u32 random = bpf_get_prandom_u32(); /* half of it for each */
 	__u32 family = search->v6 & 1;
 	__u32 count = config->source_count[family];
 	__u32 span = config->last_port - config->first_port + 1;
 
 	if (!count || !span)
 		return 1;
-	flow->source = config->sources[family][(random >> 16) % count & 255];
+	flow->source =
+	    config->sources[family][((random >> 16) * count >> 16) & 255];
 	flow->source_port =
-	    config->first_port + (bpf_get_prandom_u32() & 0xffff) % span;
+	    config->first_port + ((random & 0xffff) * span >> 16);
 	if (step == 0 && flow->client_port >= config->first_port &&
 	    flow->client_port <= config->last_port)
 		flow->source_port = flow->client_port;
