@@ -5,6 +5,7 @@ char LICENSE[] SEC("license") = "GPL";
 
 struct hg_trace packet_trace;
 
+/* What XDP has rewritten, whatever GRO has joined it with since. */
 static __always_inline int send_rewritten(frame_t *frame, struct packet *p)
 {
 	struct rewrite to = {
@@ -12,7 +13,10 @@ static __always_inline int send_rewritten(frame_t *frame, struct packet *p)
 	    .destination = &p->destination,
 	};
 
-	return parse_ip(frame, p) ? HG_PACKET_FAILED : forward(frame, p, &to);
+	if (parse_ip(frame, p) ||
+	    (p->protocol == IPPROTO_TCP && parse_tcp(frame, p)))
+		return HG_PACKET_FAILED;
+	return forward(frame, p, &to);
 }
 
 SEC("tc")

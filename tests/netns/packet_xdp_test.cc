@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
 #include <thread>
 
@@ -223,6 +224,24 @@ TEST_F(PacketXdpTest, B18_WhereNobodyTakesFramesFromXdpTcSendsThem) {
   const double left = LeftToTc("e0", "no_transmit");
   EXPECT_EQ(Load(5).ok, 5u);
   EXPECT_EQ(LeftToTc("e0", "no_transmit"), left);
+}
+
+// They are as long as their own headers say, not those of the packet before.
+TEST_F(PacketXdpTest, WhatIsJoinedBehindXdpIsNotTooBig) {
+  SendCompleteChecksums();
+  SetOffload(kBackend, "b0", ETHTOOL_SGRO, false);
+  SetOffload(kEdge, "e0", ETHTOOL_SGRO, true);
+  Start();
+  Shell("ip netns exec client sysctl -qw net.ipv4.tcp_timestamps=0");
+  std::atomic<bool> done = false;
+  std::thread others([&] {  // Their SYNs have options.
+    while (!done) RunLoad({.target = At("198.18.1.1:81"), .total = 8});
+  });
+  ExpectStreams(10, 20 << 20);
+  done = true;
+  others.join();
+  EXPECT_GE(LeftToTc("e0", "no_transmit"), 1000);
+  EXPECT_EQ(Drops("too_big"), 0);
 }
 
 // Before Linux 6.15 a tap has no room ahead of a frame for what tc must know of
