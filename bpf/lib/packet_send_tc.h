@@ -22,7 +22,10 @@ static __always_inline int send_back(frame_t *frame)
 	return redirect_to(arrived_at(frame));
 }
 
-/* Sends the packet the way that find_way() has found. */
+/* Sends the packet the way that find_way() has found. By bpf_redirect_neigh()
+ * alone it would be as fast; by the stack's own forwarding slower, and only where
+ * accept_local is set, for the sources are ours.
+ */
 static __always_inline int take_way(frame_t *frame, const struct packet *p,
 				    long found)
 {
