@@ -73,7 +73,7 @@ class Bench:
 
     def wants(self, subject, case):
         return (case.quick or not self.options.quick) and \
-            (case.mode != "program" or subject.hook) and \
+            (case.mode not in ("program", "growth") or subject.hook) and \
             self.options.only.search(f"{subject.name} {case.name}")
 
     def plan(self):

@@ -14,6 +14,8 @@ _PATIENCE_SECONDS = 40
 _SAMPLE_SECONDS = 0.05
 _QUIET_SECONDS = 0.5
 _QUIET_BYTES = 100_000
+_TRIES = 5
+_STEADY = 1.15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,13 @@ SYN_ACK = Metric("syn_ack_ns", "SYN-ACK, ns", "less")
 HEADER = Metric("header_ns", "ACK with header, ns", "less")
 DATA_IN = Metric("data_in_ns", "data in, caches warm, ns", "less")
 DATA_OUT = Metric("data_out_ns", "data out, caches warm, ns", "less")
+GROWTH = {name: Metric(f"{name}_growth", f"{title}, growth in %", "less")
+          for name, title in (
+              ("syn_ns", "SYN"), ("syn_ack_ns", "SYN-ACK"),
+              ("header_ns", "ACK with header"), ("first_in_ns", "data in"),
+              ("first_out_ns", "data out"))}
+GROWTH_OF_ALL = Metric("all_growth", "all five, growth in %", "less")
+FLOW_BYTES = Metric("flow_bytes", "memory, B/flow", "less")
 INSTRUCTIONS = Metric("instructions", "BPF instructions, all in all", "less")
 KERNEL_BYTES = Metric("kernel_bytes", "kernel memory, B/connection", "less")
 
@@ -49,7 +58,7 @@ KERNEL_BYTES = Metric("kernel_bytes", "kernel memory, B/connection", "less")
 class Case:
     name: str
     title: str
-    mode: str  # Of the load; "program": without one.
+    mode: str  # Of the load; "program", "growth": without one.
     metrics: tuple
     connections: int
     size: int = 64
@@ -96,6 +105,9 @@ ALL = (
          (USER_BYTES, KERNEL_BYTES), 5000, fresh=True),
     Case("program", "a packet by BPF_PROG_RUN", "program",
          (DATA_IN, DATA_OUT, SYN, SYN_ACK, HEADER, INSTRUCTIONS), 1,
+         quick=False),
+    Case("growth", "from 1,000 to 1,000,000 flows, a packet by BPF_PROG_RUN",
+         "growth", (*GROWTH.values(), GROWTH_OF_ALL, FLOW_BYTES), 1,
          quick=False),
 )
 
@@ -171,26 +183,62 @@ def _wait_for_kernel():
             least, quiet_since = used, now
 
 
-def _measure_program(case, subject, options):
-    """What the program's own test finds, in a network of its own."""
+def _ask_program(subject, options, *tests):
+    """What the program's own tests find, in a network of their own: of each
+    test what it records."""
     path = f"{options.work}/program.json"
-    run("env", f"HG_PACKET_HOOK={subject.hook}", "unshare", "--net", "--",
-        f"{options.bin}/packet_program_test", f"--gtest_output=json:{path}",
-        "--gtest_filter=PacketSpeedTest.*Small*:PacketSpeedTest.*Verifier*")
+    names = ":".join(f"PacketSpeedTest.*{test}*" for test in tests)
+    run("env", f"HG_PACKET_HOOK={subject.hook}", "HG_SOAK=1", "unshare",
+        "--net", "--", f"{options.bin}/packet_program_test",
+        f"--gtest_output=json:{path}", f"--gtest_filter={names}")
     with open(path, encoding="utf-8") as file:
         suites = json.load(file)["testsuites"]
-    found = {name: value for suite in suites for test in suite["testsuite"]
-             for name, value in test.items()}
-    missing = [each.name for each in case.metrics if each.name not in found]
+    found = [test for suite in suites for test in suite["testsuite"]]
+    return [next(each for each in found if test in each["name"])
+            for test in tests]
+
+
+def _tell(found, names):
+    missing = [name for name in names if name not in found]
     if missing:
         raise Failure(f"no test tells {', '.join(missing)}")
-    return {metric.name: float(found[metric.name]) for metric in case.metrics}
+    return {name: float(found[name]) for name in names}
+
+
+def _measure_program(case, subject, options):
+    small, verifier = _ask_program(subject, options, "Small", "Verifier")
+    return _tell(small | verifier, [metric.name for metric in case.metrics])
+
+
+def _measure_growth(subject, options):
+    """Machines change their speed by more than what is asked for: the small
+    table is measured before and after the large one, and must not have."""
+    for _ in range(_TRIES):
+        before, many, after = (
+            _tell(_ask_program(subject, options, table)[0],
+                  [*GROWTH, FLOW_BYTES.name])
+            for table in ("Small", "Large", "Small"))
+        sums = [sum(few[name] for name in GROWTH) for few in (before, after)]
+        if max(sums) < _STEADY * min(sums):
+            break
+    else:
+        raise Failure(f"the machine changed its speed {_TRIES} times")
+
+    def growth(names):
+        few = sum(before[name] + after[name] for name in names) / 2
+        return 100 * (sum(many[name] for name in names) / few - 1)
+
+    return {**{metric.name: growth([name]) for name, metric in GROWTH.items()},
+            GROWTH_OF_ALL.name: growth(GROWTH),
+            FLOW_BYTES.name: many[FLOW_BYTES.name]}
 
 
 def measure(case, subject, options, slow_rate):
     """One measurement: {metric name: number}. Raises Failure."""
     if case.mode == "program":
         return _measure_program(case, subject, options)
+    if case.mode == "growth":
+        return _measure_growth(subject, options)
     if case.fresh:
         subject.stop()
     subject.start()

@@ -37,6 +37,8 @@ _MARKS = (
     ("packet", "haproxy", r"bulk-.*", "cpu_per_gb", "<= 0.50"),
     ("packet", "haproxy", r"connect", "rate", ">= 1.50"),
     ("packet", "", r"program", r"data_(in|out)_ns", "< 150 ns"),
+    ("packet", "", r"growth", r".*_growth", "< 30 %"),
+    ("packet", "", r"growth", r"flow_bytes", "<= 256 B"),
     ("packet-xdp", "", r"program", r"data_(in|out)_ns", "< 150 ns"),
 )
 
