@@ -67,8 +67,12 @@ bool PacketServices::Needed(const config::Config& config) {
 
 absl::Status PacketServices::Check(const config::Config& config) {
   if (!Needed(config)) return absl::OkStatus();
-  return datapath::CheckPacketPorts(config.packet->first_port,
-                                    config.packet->last_port);
+  const uint16_t first = config.packet->first_port;
+  const uint16_t last = config.packet->last_port;
+  const absl::Status ours = CheckPortsAreOurs(first, last);
+  if (ours.ok()) return ours;
+  return absl::FailedPreconditionError(
+      absl::StrCat("packet.ports: ", first, "-", last, ": ", ours.message()));
 }
 
 bool PacketServices::active() const {

@@ -7,11 +7,8 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
-#include <fstream>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "datapath/packet_hook.h"
@@ -21,13 +18,6 @@
 
 namespace headgate::datapath {
 namespace {
-
-std::string ReadLine(const std::string& path) {
-  std::ifstream file(path);
-  std::string line;
-  std::getline(file, line);
-  return line;
-}
 
 template <typename Sum, typename Value>
 absl::Status SumPerCpu(const bpf_map* map, uint32_t key, const Sum& sum,
@@ -39,25 +29,6 @@ absl::Status SumPerCpu(const bpf_map* map, uint32_t key, const Sum& sum,
   }
   for (const Value& value : values) sum(value);
   return absl::OkStatus();
-}
-
-// "1,5-9" has which of first..last?
-bool AllReserved(const std::string& list, uint32_t first, uint32_t last) {
-  std::vector<bool> reserved(65536, false);
-  for (const absl::string_view part :
-       absl::StrSplit(list, ',', absl::SkipEmpty())) {
-    const std::vector<absl::string_view> ends = absl::StrSplit(part, '-');
-    uint32_t from = 0, to = 0;
-    if (!absl::SimpleAtoi(ends.front(), &from) ||
-        !absl::SimpleAtoi(ends.back(), &to)) {
-      continue;
-    }
-    for (uint32_t port = from; port <= to && port < 65536; ++port) {
-      reserved[port] = true;
-    }
-  }
-  return std::all_of(reserved.begin() + first, reserved.begin() + last + 1,
-                     [](bool is) { return is; });
 }
 
 }  // namespace
@@ -78,33 +49,6 @@ const char* PacketLeftName(hg_packet_left reason) {
 #undef HG_PACKET_LEFT_NAME
   };
   return kNames[reason];
-}
-
-absl::Status CheckPacketPorts(uint16_t first, uint16_t last) {
-  const std::vector<std::string> range =
-      absl::StrSplit(ReadLine("/proc/sys/net/ipv4/ip_local_port_range"),
-                     absl::ByAnyChar("\t "), absl::SkipEmpty());
-  uint32_t low = 0, high = 0;
-  if (range.size() != 2 || !absl::SimpleAtoi(range[0], &low) ||
-      !absl::SimpleAtoi(range[1], &high)) {
-    return absl::OkStatus();
-  }
-  const uint32_t from = std::max<uint32_t>(low, first);
-  const uint32_t to = std::min<uint32_t>(high, last);
-  if (from > to ||
-      AllReserved(ReadLine("/proc/sys/net/ipv4/ip_local_reserved_ports"), from,
-                  to)) {
-    return absl::OkStatus();
-  }
-  return absl::FailedPreconditionError(absl::StrCat(
-      "packet.ports: ", first, "-", last, ": the kernel gives ports ", from,
-      "-", to,
-      " to sockets of its own (net.ipv4.ip_local_port_range); choose "
-      "a range outside ",
-      low, "-", high,
-      ", or take it from the kernel: sysctl -w "
-      "net.ipv4.ip_local_reserved_ports=",
-      from, "-", to));
 }
 
 void PacketPath::SkeletonDeleter::operator()(

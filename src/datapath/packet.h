@@ -36,11 +36,6 @@ namespace headgate::datapath {
 const char* PacketExitName(hg_packet_exit exit);
 const char* PacketLeftName(hg_packet_left reason);
 
-// Whether the kernel may give a port of this range to a socket of its own:
-// FailedPrecondition, with the fix (net.ipv4.ip_local_port_range, less
-// net.ipv4.ip_local_reserved_ports).
-absl::Status CheckPacketPorts(uint16_t first, uint16_t last);
-
 // From `first` on, and below `end`. Who has other things to do goes through a
 // large table a part at a time.
 struct FlowNumbers {

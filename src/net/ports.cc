@@ -50,6 +50,20 @@ std::string ReadSysctl(absl::string_view name) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
+Range ParsePortRange(absl::string_view sysctl) {
+  return ParseRange(absl::StripAsciiWhitespace(sysctl), " \t");
+}
+
+// Of which the kernel's list, in which no port is named twice, has none.
+uint64_t CountUnreserved(const Range& all, absl::string_view reserved) {
+  uint64_t count = all.size();
+  for (absl::string_view text : absl::StrSplit(
+           absl::StripAsciiWhitespace(reserved), ',', absl::SkipEmpty())) {
+    count -= std::min(count, ParseRange(text, "-").Common(all).size());
+  }
+  return count;
+}
+
 // "0100007F:0019": words as this machine has them, of bytes in network order.
 std::optional<Endpoint> ParseRow(absl::string_view text) {
   const std::pair<absl::string_view, absl::string_view> parts =
@@ -73,18 +87,35 @@ std::optional<Endpoint> ParseRow(absl::string_view text) {
 }  // namespace
 
 uint64_t CountSourcePorts(absl::string_view range, absl::string_view reserved) {
-  const Range all = ParseRange(absl::StripAsciiWhitespace(range), " \t");
-  uint64_t count = all.size();
-  for (absl::string_view text : absl::StrSplit(
-           absl::StripAsciiWhitespace(reserved), ',', absl::SkipEmpty())) {
-    count -= std::min(count, ParseRange(text, "-").Common(all).size());
-  }
-  return count;
+  return CountUnreserved(ParsePortRange(range), reserved);
 }
 
 uint64_t CountSourcePorts() {
   return CountSourcePorts(ReadSysctl("ip_local_port_range"),
                           ReadSysctl("ip_local_reserved_ports"));
+}
+
+absl::Status CheckPortsAreOurs(uint16_t first, uint16_t last,
+                               absl::string_view range,
+                               absl::string_view reserved) {
+  const Range kernels = ParsePortRange(range);
+  const Range common = kernels.Common({first, last});
+  if (CountUnreserved(common, reserved) == 0) return absl::OkStatus();
+  std::string list(absl::StripAsciiWhitespace(reserved));
+  if (!list.empty()) list += ',';
+  return absl::FailedPreconditionError(absl::StrCat(
+      "the kernel gives ports ", common.low, "-", common.high,
+      " to sockets of its own (net.ipv4.ip_local_port_range); choose a range "
+      "outside ",
+      kernels.low, "-", kernels.high,
+      ", or take it from the kernel: sysctl -w "
+      "net.ipv4.ip_local_reserved_ports=",
+      list, common.low, "-", common.high));
+}
+
+absl::Status CheckPortsAreOurs(uint16_t first, uint16_t last) {
+  return CheckPortsAreOurs(first, last, ReadSysctl("ip_local_port_range"),
+                           ReadSysctl("ip_local_reserved_ports"));
 }
 
 std::set<Endpoint> ListeningEndpoints(std::istream& table) {

@@ -6,6 +6,7 @@
 #include <istream>
 #include <set>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "net/address.h"
@@ -19,6 +20,13 @@ namespace headgate {
 uint64_t CountSourcePorts(absl::string_view range, absl::string_view reserved);
 // The same for what the sysctls of this network namespace say now.
 uint64_t CountSourcePorts();
+
+// FailedPrecondition, with what mends it, if the kernel may give one of
+// first..last to a socket of its own. What is reserved already stays so.
+absl::Status CheckPortsAreOurs(uint16_t first, uint16_t last,
+                               absl::string_view range,
+                               absl::string_view reserved);
+absl::Status CheckPortsAreOurs(uint16_t first, uint16_t last);
 
 // Where TCP sockets listen, by a table as in /proc/net/tcp or tcp6 (kernel,
 // tcp_seq_show()), whose first rows they are; what follows is not read.

@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 
 #include <sstream>
+#include <string>
 
 namespace headgate {
 namespace {
@@ -25,6 +26,32 @@ TEST(PortsTest, WhatIsNoRangeHasNoPorts) {
   for (const char* text : {"", "\n", "a\tb", "2\t1", "1\t2\t3"}) {
     EXPECT_EQ(CountSourcePorts(text, ""), 0u) << text;
   }
+}
+
+TEST(PortsTest, OursAreWhereTheKernelGivesNone) {
+  const char* const kRange = "1000\t1099\n";
+  EXPECT_TRUE(CheckPortsAreOurs(1100, 2000, kRange, "\n").ok());
+  EXPECT_TRUE(CheckPortsAreOurs(100, 999, kRange, "\n").ok());
+  EXPECT_TRUE(CheckPortsAreOurs(1010, 1019, kRange, "1010-1019\n").ok());
+  // What lies outside the kernel's range need not be reserved.
+  EXPECT_TRUE(CheckPortsAreOurs(1090, 2000, kRange, "1-5,1090-1099\n").ok());
+  EXPECT_TRUE(CheckPortsAreOurs(1, 65535, "no range", "").ok());
+}
+
+TEST(PortsTest, WhatMendsItKeepsWhatIsReserved) {
+  const auto fix = [](uint16_t first, uint16_t last, const char* reserved) {
+    const std::string text(
+        CheckPortsAreOurs(first, last, "1000\t1099\n", reserved).message());
+    return text.substr(text.rfind('=') + 1);
+  };
+  EXPECT_EQ(fix(1010, 1019, "\n"), "1010-1019");
+  EXPECT_EQ(fix(1090, 2000, "\n"), "1090-1099");
+  EXPECT_EQ(fix(1010, 1019, "22,8080\n"), "22,8080,1010-1019");
+  // With a gap, and at either end.
+  EXPECT_EQ(fix(1010, 1019, "1010-1013,1015-1019\n"),
+            "1010-1013,1015-1019,1010-1019");
+  EXPECT_EQ(fix(1010, 1019, "1011-1019\n"), "1011-1019,1010-1019");
+  EXPECT_EQ(fix(1010, 1019, "1000-1018\n"), "1000-1018,1010-1019");
 }
 
 TEST(PortsTest, ThisMachineHasSome) {
