@@ -208,13 +208,14 @@ inline Bytes Concat(std::initializer_list<Bytes> parts) {
 }
 
 // As much of what usual stacks send as `size` has room for, NOPs for the rest.
-inline Bytes OptionsOf(size_t size) {
+// SACK edges begin at `edge`.
+inline Bytes OptionsOf(size_t size, uint32_t edge = 1000) {
   Bytes options;
   if (size >= 12) options = Timestamps();
   Edges blocks;
   while (options.size() + 4 + 8 * (blocks.size() + 1) <= size) {
     const auto n = static_cast<uint32_t>(blocks.size());
-    blocks.push_back({1000 + 100 * n, 1050 + 100 * n});
+    blocks.push_back({edge + 100 * n, edge + 100 * n + 50});
   }
   if (!blocks.empty()) Append(options, Sack(blocks));
   Append(options, Nops(size - options.size()));

@@ -1,7 +1,6 @@
 // The handshake and the header, frame by frame. Names B1 to B20 are those of
 // the known failures of other implementations.
 #include <algorithm>
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -91,18 +90,6 @@ TEST_P(PacketTest, MptcpAndFastOpenAreTakenOutOfASyn) {
   ExpectSent(answer, passed);
 }
 
-TEST_P(PacketTest, DataOfASynAreDroppedOddLengthsToo) {
-  for (size_t size = 1; size <= 9; ++size) {
-    Conn conn = NewConn(v6());
-    Open(&conn);
-    Segment syn = conn.Syn();
-    syn.payload = Bytes(size, 0xa5);
-    Segment wanted = conn.ToBackend(syn, 0);
-    wanted.payload.clear();
-    ExpectSent(syn, wanted);
-  }
-}
-
 TEST_P(PacketTest, B11_TheMssIsClampedToWhatBothWaysCarry) {
   const uint32_t headers = v6() ? 60 : 40;
   for (const uint32_t mtu : {1500U, 1492U, 1280U}) {
@@ -163,46 +150,6 @@ TEST_P(PacketTest, AServiceWithoutHeaderIsPlainTranslation) {
   ExpectSent(answer, wanted);
 }
 
-void ForEverySize(size_t first, size_t last,
-                  const std::function<void(size_t)>& check) {
-  for (size_t size = first; size <= last; size += 4) {
-    SCOPED_TRACE(absl::StrCat("doff ", 20 + size));
-    check(size);
-  }
-}
-
-TEST_P(PacketTest, B2_AHeaderFollowsEveryUsualLengthOfOptions) {
-  ForEverySize(0, 20, [&](size_t size) {
-    const Conn conn = Answered(v6());
-    Segment ack = conn.FromClient(kAck, 0, 0);
-    ack.options = OptionsOf(size);
-    ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
-  });
-}
-
-TEST_P(PacketTest, B3_AHeaderFollowsOptionsThatFillTheirSpace) {
-  ForEverySize(24, 40, [&](size_t size) {
-    const Conn conn = Answered(v6());
-    Segment ack = conn.FromClient(kAck, 0, 0);
-    ack.options = OptionsOf(size);
-    ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
-  });
-}
-
-TEST_P(PacketTest, B2_DataPassWithEveryLengthOfOptions) {
-  const Conn conn = Established(v6());
-  ForEverySize(0, 40, [&](size_t size) {
-    for (const size_t payload : {1U, 2U, 3U, 700U, 1000U}) {
-      Segment data = conn.FromClient(kAck | kPsh, 10, 0, Bytes(payload, 0x5a));
-      data.options = OptionsOf(size);
-      ExpectFromClient(conn, data);
-      Segment answer = conn.FromBackend(kAck, 0, 600, Bytes(payload, 0xa5));
-      answer.options = Nops(size);
-      ExpectFromBackend(conn, answer);
-    }
-  });
-}
-
 TEST_P(PacketTest, B3_SignedSegmentsAreRefused) {
   const Bytes md5 = Concat({{19, 18}, Bytes(16, 9), Nops(2)});
   const Bytes ao = Concat({{29, 16}, Bytes(14, 9)});
@@ -253,42 +200,6 @@ TEST_P(PacketTest, B10_ACongestionSignalOnTheHandshakesAckIsKept) {
   ack.ae = true;
   ack.tos = 1;
   ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
-}
-
-// What the clone became, on its way of its own.
-void ExpectBehind(const std::optional<Bytes>& frame, const Segment& wanted) {
-  ASSERT_TRUE(frame.has_value()) << "nothing left by out0";
-  EXPECT_EQ(*frame, Build(wanted)) << Hex(*frame) << Hex(Build(wanted));
-}
-
-TEST_P(PacketTest, B6_TheHeaderGoesAheadOfDataThatCameFirst) {
-  for (const size_t size : {1U, 2U, 27U, 28U, 52U, 1400U}) {
-    const Conn conn = Answered(v6());
-    ForgetCaptured();
-    Segment data = conn.FromClient(kAck | kPsh, 0, 0, Bytes(size, 0x77));
-    data.options = Timestamps();
-    for (int i = 0; i < 2; ++i) {  // It is lost once.
-      const Exits before = Counted();
-      const Outcome ahead = Run(data);
-      EXPECT_EQ(ahead.verdict, kSent);
-      EXPECT_EQ(ahead.mark, 0U);
-      ExpectFrame(ahead.frame, conn.HeaderFor(data));
-      ExpectBehind(Captured(), conn.ToBackend(data, conn.header()));
-      EXPECT_EQ(Since(before), (Exits{{"header_ahead", 1}, {"forwarded", 1}}));
-    }
-    ExpectFromBackend(conn, conn.FromBackend(kAck, 0, conn.header()));
-    ExpectFromClient(conn, data);
-  }
-}
-
-TEST_P(PacketTest, B13_AFinBeforeAnyDataHasTheHeaderAheadOfIt) {
-  const Conn conn = Answered(v6());
-  ForgetCaptured();
-  const Segment fin = conn.FromClient(kFin | kAck, 0, 0);
-  const Outcome ahead = Run(fin);
-  EXPECT_EQ(ahead.verdict, kSent);
-  ExpectFrame(ahead.frame, conn.HeaderFor(fin));
-  ExpectBehind(Captured(), conn.ToBackend(fin, conn.header()));
 }
 
 TEST_P(PacketTest, DataBehindAHeaderThatWasAcknowledgedMeanwhilePass) {
