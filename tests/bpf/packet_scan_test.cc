@@ -3,6 +3,7 @@
 #include <map>
 #include <random>
 #include <set>
+#include <tuple>
 
 #include "packet_fixture.h"
 
@@ -33,6 +34,15 @@ class PacketScanTest : public PacketProgramTest {
     return Passes(data, conn.ToBackend(data, 28), "in0") &&
            Passes(answer, conn.ToClient(answer, 28), "out0");
   }
+  // No two live flows look the same to a backend.
+  static void ExpectLegsOfTheirOwn() {
+    std::set<std::tuple<uint32_t, PacketAddress, uint16_t>> legs;
+    const std::vector<PacketPath::Flow> flows = packet().Flows();
+    for (const PacketPath::Flow& flow : flows) {
+      legs.insert({flow.state.backend, flow.source, flow.state.source_port});
+    }
+    EXPECT_EQ(legs.size(), flows.size());
+  }
 };
 
 // What becomes of each probe: answered and reset, answered and forgotten,
@@ -44,7 +54,6 @@ TEST_F(PacketScanTest, AScanIsCarriedOrCountedAndNobodyElseNotices) {
   std::vector<Conn> held;
   for (uint32_t i = 0; i < kHeld; ++i) held.push_back(Established(false));
   std::mt19937 random(kProbes);
-  std::map<uint16_t, uint32_t> owners;  // Of source ports, by probe.
   uint64_t carried = 0, refused = 0;
   int mixed = 0, stopped = 0;
   const Exits before = Counted();
@@ -72,6 +81,7 @@ TEST_F(PacketScanTest, AScanIsCarriedOrCountedAndNobodyElseNotices) {
       mixed += Passes(refusal, conn.ToClient(refusal, 0), "out0") ? 0 : 1;
     }
     if (i % 64 == 0) stopped += GoesOn(held[i / 64 % kHeld]) ? 0 : 1;
+    if (i % kFlows == 0) ExpectLegsOfTheirOwn();
   }
   EXPECT_EQ(mixed, 0);
   EXPECT_EQ(stopped, 0) << "an established connection was disturbed";
