@@ -180,14 +180,16 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
   static uint32_t BackendId(uint32_t service, uint32_t n) {
     return service * 10 + n;
   }
+  static bool IsOfV6(uint32_t service) {
+    return service == kService6 || service == kPlain6;
+  }
   static hg_backend BackendOf(uint32_t service, uint32_t n) {
     hg_backend backend{};
     backend.service = service;
     backend.weight = 1;
     backend.health = HG_HEALTH_UP;
     backend.port = 30125;
-    const PacketAddress address =
-        BackendAddress(n, service == kService6 || service == kPlain6);
+    const PacketAddress address = BackendAddress(n, IsOfV6(service));
     std::copy(address.begin(), address.end(), backend.address);
     return backend;
   }

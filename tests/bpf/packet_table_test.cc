@@ -38,6 +38,34 @@ class PacketTableTest : public PacketProgramTest {
     const Segment rst = conn.FromClient(kRst, 0, 0);
     ExpectSent(rst, conn.ToBackend(rst, conn.header()));
   }
+  // Two clients of each family, to its services, of which one has two
+  // addresses. All from one port, which they would keep as a source port.
+  static std::vector<Conn> ConnsOfOnePort() {
+    std::vector<Conn> conns;
+    for (const bool v6 : {false, true}) {
+      Conn conn = NewConn(v6);
+      conn.client_port = kFirstPort;
+      const auto other = Parse(v6 ? "2001:db8:8000::1" : "198.19.0.1");
+      for (const PacketAddress& client : {conn.client, other}) {
+        conn.client = client;
+        for (const PacketPath::Listener& at : DefaultSetup().listeners) {
+          if (IsOfV6(at.value.service) != v6) continue;
+          conn.vip = at.address;
+          conn.vip_port = at.port;
+          conn.isn += 0x10101;
+          conn.server_isn += 0x20202;
+          conns.push_back(conn);
+        }
+      }
+    }
+    return conns;
+  }
+  // A byte each, after so many.
+  static void ExpectToTalk(const Conn& conn, uint32_t said) {
+    ExpectFromBackend(
+        conn, conn.FromBackend(kAck, said, conn.header() + said, Text("b")));
+    ExpectFromClient(conn, conn.FromClient(kAck, said, said + 1, Text("a")));
+  }
 };
 
 TEST_F(PacketTableTest, AFullTableRefusesAndCounts) {
@@ -194,29 +222,30 @@ TEST_F(PacketTableTest, ANewAttemptFromTheSamePortReplacesAnUnfinishedOne) {
   ExpectSent(again.SynAck(), again.ToClient(again.SynAck(), 0));
 }
 
-TEST_F(PacketTableTest, B19_TwoServicesOfOneClientsPortDoNotMix) {
-  Conn first = NewConn(false);
-  Conn second = first;
-  second.vip = Parse("198.18.1.2");
-  second.isn = 0xabcdef01;
-  second.server_isn = 0x777;
-  Conn plain = first;
-  plain.vip_port = kPlainPort;
-  Open(&first);
-  Open(&second);
-  Open(&plain);
-  EXPECT_EQ((std::set<uint16_t>{first.source_port, second.source_port,
-                                plain.source_port}
-                 .size()),
-            3U);
-  for (const Conn& conn : {first, second}) {
-    ExpectSent(conn.SynAck(), conn.ToClient(conn.SynAck(), 0));
-    const Segment ack = conn.FromClient(kAck, 0, 0);
-    ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
-    ExpectFromBackend(conn, conn.FromBackend(kAck, 0, conn.header()));
+TEST_F(PacketTableTest, B19_TwoClientsOfOnePortThroughTwoServicesDoNotMix) {
+  std::vector<Conn> conns = ConnsOfOnePort();
+  ASSERT_EQ(conns.size(), 12U);
+  std::set<std::pair<PacketAddress, uint16_t>> legs;
+  for (Conn& conn : conns) {
+    Open(&conn);
+    EXPECT_TRUE(legs.insert({conn.source, conn.source_port}).second);
   }
-  Close(first);
-  ExpectFromClient(second, second.FromClient(kAck, 0, 0, Text("x")));
+  for (const Conn& conn : conns) {
+    ExpectSent(conn.SynAck(), conn.ToClient(conn.SynAck(), 0));
+  }
+  for (const Conn& conn : conns) {
+    const Segment ack = conn.FromClient(kAck, 0, 0);
+    if (conn.header() == 0) {
+      ExpectFromClient(conn, ack);
+    } else {
+      ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+    }
+  }
+  for (const Conn& conn : conns) ExpectToTalk(conn, 0);
+  // Its end is no other's.
+  ExpectFromClient(conns.back(), conns.back().FromClient(kRst, 1, 0));
+  conns.pop_back();
+  for (const Conn& conn : conns) ExpectToTalk(conn, 1);
 }
 
 TEST_F(PacketTableTest, MaxConnectionsBoundsThem) {
