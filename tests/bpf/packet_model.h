@@ -394,11 +394,13 @@ class PacketModel {
   }
 
   // The backend refuses, or cannot be reached: as long as another may do
-  // better, that is not the client's to know.
+  // better, that is not the client's to know. Nor will it know if what says so
+  // goes no further; its next SYN goes to another all the same.
   bool IsKeptFromClient(Flow& flow) const {
+    flow.refused = true;
     std::set<PacketAddress> tried = flow.tried;
     tried.insert(flow.conn.backend);
-    return flow.refused = tried.size() < backends_;
+    return tried.size() < backends_;
   }
   Prediction BackendOf(Flow& flow, const Segment& s) {
     const uint32_t first = flow.conn.isn + flow.conn.shift + 1;
