@@ -48,9 +48,12 @@ TEST(AbiTest, SizesAreThoseOfTheMaps) {
 TEST(DatapathTest, PinsWithTypeInformationAndUnpins) {
   {
     auto datapath = Open();
+    const absl::Status packet = datapath->OpenPacket(16, false);
+    ASSERT_TRUE(packet.ok()) << packet;
     for (const char* name :
          {"services", "backends", "service_stats", "backend_stats",
-          "splice_flows", "splice_fallback", "splice_verdicts"}) {
+          "splice_flows", "splice_fallback", "splice_verdicts", "packet_flows",
+          "packet_bytes", "packet_exits", "packet_left"}) {
       const UniqueFd pin = OpenPin(name);
       ASSERT_TRUE(pin.valid()) << name;
       bpf_map_info info{};

@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <tuple>
+#include <utility>
+
 #include "absl/strings/match.h"
 #include "support/bpf_map.h"
 #include "support/daemon.h"
@@ -20,6 +23,7 @@ using Type = json::value_t;
 
 constexpr char kConfig[] = R"(
 metrics: {listen: 127.0.0.1:9140}
+packet: {interfaces: [e0, e1], source: [198.18.2.1], ports: 10240-32767}
 pools:
   nodes:
     backends:
@@ -43,10 +47,23 @@ services:
     backend_port: 30125
     datapath: relay
     health: {type: none}
+  submission:
+    listen: [198.18.1.1:587]
+    pool: nodes
+    backend_port: 30125
+    datapath: packet
+    health: {type: tcp, interval: 200ms, timeout: 100ms, rise: 1, fall: 1}
+  held-packet:
+    listen: [198.18.1.1:465]
+    pool: nodes
+    backend_port: 30125
+    datapath: packet
+    health: {type: none}
 )";
 
 constexpr size_t kSmtpConnections = 60;
 constexpr size_t kImapConnections = 40;
+constexpr size_t kPacketConnections = 20;
 const std::string kSent(100, 'q');
 constexpr char kGreeting[] = "220 ok\r\n";
 
@@ -55,15 +72,20 @@ class ContractTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
     lab_ = new Lab;
+    Shell(
+        "ip netns exec edge sysctl -qw "
+        "net.ipv4.ip_local_reserved_ports=10240-32767");
     server_ = new Server({At("198.18.2.11:30125")},
                          {.greeting = kGreeting, .echo = true});
     daemon_ = new Daemon(kConfig);
     EXPECT_TRUE(daemon_->WaitBackendState("smtp", "one", "up"));
     EXPECT_TRUE(daemon_->WaitBackendState("smtp", "two", "down"));
     EXPECT_TRUE(daemon_->WaitBackendState("imap", "two", "down"));
+    EXPECT_TRUE(daemon_->WaitBackendState("submission", "two", "down"));
     Load("198.18.1.1:25", kSmtpConnections / 2);
     Load("[2001:db8:1::1]:25", kSmtpConnections / 2);
     Load("198.18.1.1:143", kImapConnections);
+    Load("198.18.1.1:587", kPacketConnections);
     EXPECT_TRUE(WaitUntil(absl::Seconds(5),
                           [] { return daemon_->ActiveConnections() == 0; }));
   }
@@ -133,9 +155,10 @@ TEST_F(ContractTest, Status) {
                         {"datapaths", Type::object}});
   ExpectFields(status["datapaths"], {{"splice", kBool}, {"packet", kBool}});
   EXPECT_EQ(status["ready"], true);
-  EXPECT_EQ(status["services"], 3);
-  EXPECT_EQ(status["backends_up"], 4);  // Unchecked ones are up.
-  EXPECT_EQ(status["backends_total"], 6);
+  EXPECT_EQ(status["datapaths"]["packet"], true);
+  EXPECT_EQ(status["services"], 5);
+  EXPECT_EQ(status["backends_up"], 7);  // Unchecked ones are up.
+  EXPECT_EQ(status["backends_total"], 10);
   EXPECT_EQ(Exit({"status", "--wait", "--timeout=5s"}), 0);
 }
 
@@ -156,11 +179,17 @@ TEST_F(ContractTest, Services) {
   EXPECT_EQ(smtp["listen"], json({"198.18.1.1:25", "[2001:db8:1::1]:25"}));
   EXPECT_EQ(smtp["datapath"], "splice");
   EXPECT_EQ(smtp["balance"], "round_robin");
-  EXPECT_EQ(smtp["connections_total"], kSmtpConnections);
+  EXPECT_EQ(daemon_->Service("submission")["datapath"], "packet");
   // Payload only: the header is not counted.
-  EXPECT_EQ(smtp["bytes_in_total"], kSmtpConnections * kSent.size());
-  EXPECT_EQ(smtp["bytes_out_total"],
-            kSmtpConnections * (kSent.size() + sizeof kGreeting - 1));
+  for (const auto& [name, connections] :
+       {std::pair("smtp", kSmtpConnections),
+        std::pair("submission", kPacketConnections)}) {
+    json service = daemon_->Service(name);
+    EXPECT_EQ(service["connections_total"], connections);
+    EXPECT_EQ(service["bytes_in_total"], connections * kSent.size());
+    EXPECT_EQ(service["bytes_out_total"],
+              connections * (kSent.size() + sizeof kGreeting - 1));
+  }
   const HttpResponse api = daemon_->Api("GET", "/v1/services");
   EXPECT_EQ(api.status, 200);
   EXPECT_EQ(api.content_type.rfind("application/json", 0), 0u);
@@ -169,7 +198,7 @@ TEST_F(ContractTest, Services) {
 }
 
 TEST_F(ContractTest, Backends) {
-  EXPECT_EQ(daemon_->Json({"backend", "list"})["backends"].size(), 6u);
+  EXPECT_EQ(daemon_->Json({"backend", "list"})["backends"].size(), 10u);
   EXPECT_EQ(
       daemon_->Json({"backend", "list", "--service=imap"})["backends"].size(),
       2u);
@@ -196,31 +225,36 @@ TEST_F(ContractTest, Backends) {
 }
 
 TEST_F(ContractTest, Connections) {
-  TcpSocket socket = TcpSocket::Connect(kClient, At("198.18.1.1:993"));
-  ASSERT_EQ(socket.Receive(8), kGreeting);
-  json list = daemon_->Json({"conn", "list", "--service=held"})["connections"];
-  ASSERT_EQ(list.size(), 1u) << list;
-  ExpectFields(list[0], {{"id", kInteger},
-                         {"service", kText},
-                         {"backend", kText},
-                         {"client", kText},
-                         {"datapath", kText},
-                         {"age_seconds", kNumber},
-                         {"idle_seconds", kNumber},
-                         {"bytes_in", kInteger},
-                         {"bytes_out", kInteger}});
-  EXPECT_EQ(list[0]["client"], LocalEndpoint(socket.fd()).ToString());
-  EXPECT_EQ(list[0]["datapath"], "relay");
-  EXPECT_EQ(list[0]["bytes_in"], 0);
-  EXPECT_EQ(list[0]["bytes_out"], 8);
-  EXPECT_TRUE(
-      daemon_->Json({"conn", "list", "--service=smtp"})["connections"].empty());
-  EXPECT_EQ(daemon_->ActiveConnections(), 1);
-  EXPECT_EQ(Exit({"conn", "kill", list[0]["id"].dump()}), 0);
-  EXPECT_EQ(socket.Receive(1), "");
-  EXPECT_NE(socket.error(), ETIMEDOUT);
-  EXPECT_TRUE(WaitUntil(absl::Seconds(5),
-                        [] { return daemon_->ActiveConnections() == 0; }));
+  for (const auto& [service, datapath, at] :
+       {std::tuple("held", "relay", "198.18.1.1:993"),
+        std::tuple("held-packet", "packet", "198.18.1.1:465")}) {
+    TcpSocket socket = TcpSocket::Connect(kClient, At(at));
+    ASSERT_EQ(socket.Receive(8), kGreeting);
+    json list = daemon_->Json(
+        {"conn", "list", absl::StrCat("--service=", service)})["connections"];
+    ASSERT_EQ(list.size(), 1u) << list;
+    ExpectFields(list[0], {{"id", kInteger},
+                           {"service", kText},
+                           {"backend", kText},
+                           {"client", kText},
+                           {"datapath", kText},
+                           {"age_seconds", kNumber},
+                           {"idle_seconds", kNumber},
+                           {"bytes_in", kInteger},
+                           {"bytes_out", kInteger}});
+    EXPECT_EQ(list[0]["client"], LocalEndpoint(socket.fd()).ToString());
+    EXPECT_EQ(list[0]["datapath"], datapath);
+    EXPECT_EQ(list[0]["bytes_in"], 0);
+    EXPECT_EQ(list[0]["bytes_out"], 8);
+    EXPECT_TRUE(daemon_->Json({"conn", "list", "--service=smtp"})["connections"]
+                    .empty());
+    EXPECT_EQ(daemon_->ActiveConnections(), 1);
+    EXPECT_EQ(Exit({"conn", "kill", list[0]["id"].dump()}), 0);
+    EXPECT_EQ(socket.Receive(1), "");
+    EXPECT_NE(socket.error(), ETIMEDOUT);
+    EXPECT_TRUE(WaitUntil(absl::Seconds(5),
+                          [] { return daemon_->ActiveConnections() == 0; }));
+  }
 }
 
 TEST_F(ContractTest, ExitCodes) {
@@ -256,9 +290,13 @@ TEST_F(ContractTest, Metrics) {
   const std::map<std::string, double> expected = {
       {"headgate_connections_total{service=\"smtp\"}", kSmtpConnections},
       {"headgate_connections_total{service=\"imap\"}", kImapConnections},
+      {"headgate_connections_total{service=\"submission\"}",
+       kPacketConnections},
       {"headgate_connections_active{service=\"smtp\"}", 0},
       {"headgate_bytes_total{direction=\"in\",service=\"imap\"}",
        static_cast<double>(kImapConnections * kSent.size())},
+      {"headgate_bytes_total{direction=\"in\",service=\"submission\"}",
+       static_cast<double>(kPacketConnections * kSent.size())},
       {"headgate_backend_up{backend=\"one\",service=\"smtp\"}", 1},
       {"headgate_backend_up{backend=\"two\",service=\"smtp\"}", 0},
       {"headgate_backend_state{backend=\"one\",service=\"smtp\",state=\"up\"}",
@@ -272,6 +310,10 @@ TEST_F(ContractTest, Metrics) {
       {"headgate_connect_failures_total{backend=\"one\",reason=\"refused\","
        "service=\"smtp\"}",
        0},
+      {"headgate_connect_failures_total{backend=\"one\",reason=\"refused\","
+       "service=\"submission\"}",
+       0},
+      {"headgate_drops_total{reason=\"flow_table_full\"}", 0},
   };
   for (const auto& [series, value] : expected) {
     const auto found = metrics.find(series);
@@ -283,11 +325,14 @@ TEST_F(ContractTest, Metrics) {
     if (absl::StartsWith(series, "headgate_splice_fallbacks_total{reason=")) {
       fallbacks += value;
     }
-    if (absl::StartsWith(series, "headgate_connections_total{")) {
+    if (absl::StartsWith(series, "headgate_connections_total{") &&
+        series.find("packet") == std::string::npos &&
+        series.find("submission") == std::string::npos) {
       connections += value;
     }
   }
-  // None of them moved enough to be spliced, and each says why.
+  // None of those that have sockets moved enough to be spliced, and each says
+  // why.
   EXPECT_EQ(fallbacks, connections);
   EXPECT_TRUE(absl::StrContains(daemon_->MetricsText(),
                                 "# TYPE headgate_drops_total counter"));
@@ -310,8 +355,11 @@ TEST_F(ContractTest, CountersInMapsAgreeWithCtlAndMetrics) {
     bytes_out += service["bytes_out_total"].get<int64_t>();
   }
   EXPECT_EQ(SumMapField(stats, "connections_total"), connections);
-  EXPECT_EQ(SumMapField(stats, "bytes_in"), bytes_in);
-  EXPECT_EQ(SumMapField(stats, "bytes_out"), bytes_out);
+  const std::vector<json> packet = DumpMap(daemon_->pin_dir(), "packet_bytes");
+  EXPECT_EQ(SumMapField(stats, "bytes_in") + SumMapField(packet, "in"),
+            bytes_in);
+  EXPECT_EQ(SumMapField(stats, "bytes_out") + SumMapField(packet, "out"),
+            bytes_out);
   double metric = 0;
   for (const auto& [series, value] : daemon_->Metrics()) {
     if (absl::StartsWith(series, "headgate_connections_total{")) {

@@ -27,7 +27,11 @@ std::vector<nlohmann::json> Dump(const std::vector<std::string>& which) {
       ADD_FAILURE() << absl::StrJoin(which, " ") << " has no BTF";
       return values;
     }
-    values.push_back(formatted->at("value"));
+    if (const auto cpus = formatted->find("values"); cpus != formatted->end()) {
+      for (const auto& cpu : *cpus) values.push_back(cpu.at("value"));
+    } else {
+      values.push_back(formatted->at("value"));
+    }
   }
   return values;
 }

@@ -11,8 +11,8 @@
 
 namespace headgate::testing {
 
-// The values of a map by their BTF names; fails the test when the dump fails
-// or shows no names.
+// The values of a map by their BTF names, one of each CPU if it has such; fails
+// the test when the dump fails or shows no names.
 std::vector<nlohmann::json> DumpMap(const std::string& pin_dir,
                                     const std::string& map);
 
