@@ -169,6 +169,7 @@ enum hg_flow_flags {
 	HG_FLOW_FIN_OUT_ACKED = 32,
 	HG_FLOW_REFUSED = 64,  /* the backend answered the SYN by RST */
 	HG_FLOW_QUEUED = 128,  /* is in packet_closed */
+	HG_FLOW_ODD = 256,     /* a SYN that may get lost for what it is */
 	HG_FLOW_ANOTHER = 512, /* the client has sent the SYN of another one */
 	HG_FLOW_UNREACHABLE = 1024, /* the SYN was answered so, by ICMP */
 	HG_FLOW_LAPPED = 2048, /* numbers near isn are the next lap's */

@@ -17,6 +17,7 @@
 enum {
 	CLAIM_TRIES = 4, /* backends */
 	ANSWER_MS = 700, /* a client sends its SYN again after 1 s (RFC 6298) */
+	LEAST_TTL = 32,	 /* hosts begin at 64 or above */
 };
 
 static __always_inline int to_backend(const struct packet *p,
@@ -88,6 +89,18 @@ __weak __noinline int choose_backend(struct hg_flow *flow, struct packet_scratch
 	return 1;
 }
 
+/* A TTL that does not last, or a source route, which hosts discard: when such a
+ * SYN gets no answer, that says nothing of the backend.
+ */
+static __always_inline void note_odd_syn(const struct packet *p,
+					 struct hg_flow *flow)
+{
+	__u32 head = p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+
+	if (p->ttl < LEAST_TTL || p->l4 - p->l3 != head)
+		set_flags(flow, HG_FLOW_ODD);
+}
+
 static __always_inline void count_failed_connect(const struct hg_flow *flow)
 {
 	__u32 backend = flow->backend;
@@ -98,6 +111,8 @@ static __always_inline void count_failed_connect(const struct hg_flow *flow)
 		return;
 	if (flow->flags & HG_FLOW_REFUSED)
 		__sync_fetch_and_add(&stats->connect_refused, 1);
+	else if (flow->flags & HG_FLOW_ODD)
+		return;
 	else if (flow->flags & HG_FLOW_UNREACHABLE)
 		__sync_fetch_and_add(&stats->connect_unreachable, 1);
 	else
@@ -300,6 +315,7 @@ static __noinline int open_flow(frame_t *frame, struct packet *p,
 	next->next_in = p->seq + 1;
 	next->last_seen = now_seconds();
 	next->asked = now_ms();
+	note_odd_syn(p, next);
 	if (!choose_backend(next, s)) {
 		verdict = refuse(frame, p, s, HG_PACKET_NO_BACKEND);
 		if (verdict != VERDICT_NOT_OURS)

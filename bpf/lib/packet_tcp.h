@@ -157,10 +157,12 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 	if (!is_kept_by_backend(flow))
 		touch(flow);
 	if (p->flags & TCP_SYN) {
-		if (flow->state == HG_FLOW_SYN_SENT)
+		if (flow->state == HG_FLOW_SYN_SENT) {
 			ask_another(flow, number, p->v6, s);
-		else if (p->seq != flow->isn)
+			note_odd_syn(p, flow);
+		} else if (p->seq != flow->isn) {
 			set_flags(flow, HG_FLOW_ANOTHER);
+		}
 		exit = to_backend(p, flow, seq_to_backend(flow, p), &to);
 		if (!exit)
 			exit = forward_syn(frame, p, &to, s);

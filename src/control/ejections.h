@@ -8,8 +8,8 @@
 // what counts as a success, and ending or staying silent before it is a
 // failure. Elsewhere being connected is all that can be judged: a client can
 // make a server close at once, and a service whose servers never answer is as
-// good as any. No client can make a failure, but in the packet path: the SYN is
-// its own there, and may be one that gets no further than the edge.
+// good as any. No client can make a failure; in the packet path, whose SYNs are
+// the clients' own, those that may get lost by themselves are not counted.
 //
 // Never the last backend of a service that takes connections is ejected, and
 // never more than max_percent of its backends; backups are counted apart. One

@@ -47,6 +47,46 @@ TEST_P(PacketTest, ASynThatIsNotAnsweredGoesToAnother) {
   ExpectSent(conn.Syn(), conn.ToBackend(conn.Syn(), 0));
 }
 
+// Or anybody could have backends ejected.
+TEST_P(PacketTest, ASynThatMayGetLostByItselfIsNoBackendsFault) {
+  Serve({1, 2});
+  const auto timeouts = [] {
+    const uint32_t service = v6() ? kService6 : kService4;
+    return Read(datapath_->backend_stats(service * 10 + 1).connect_timeout) +
+           Read(datapath_->backend_stats(service * 10 + 2).connect_timeout);
+  };
+  Segment odd, brief, ordinary;
+  brief.ttl = 31;
+  ordinary.ttl = 32;
+  odd.ip_options = v6() ? Bytes() : Bytes{131, 7, 4, 198, 18, 2, 11, 0};
+  for (const auto& [like, failures] :
+       {std::pair(brief, 0U), std::pair(odd, v6() ? 1U : 0U),
+        std::pair(ordinary, 1U)}) {
+    Conn conn = NewConn(v6());
+    Segment syn = conn.Syn();
+    syn.ttl = like.ttl;
+    syn.ip_options = like.ip_options;
+    ASSERT_EQ(Run(syn).verdict, kSent);
+    for (const PacketPath::Flow& flow : packet().Flows()) {
+      if (flow.state.client_port != conn.client_port) continue;
+      conn.source_port = flow.state.source_port;
+      std::copy_n(flow.state.backend_address, 16, conn.backend.begin());
+    }
+    const PacketAddress first = conn.backend;
+    const uint64_t before = timeouts();
+    WaitForAnswer(conn);
+    Open(&conn);
+    EXPECT_NE(conn.backend, first);
+    EXPECT_EQ(timeouts(), before + failures);
+    // What a backend says of itself counts.
+    const uint32_t id =
+        (v6() ? 20 : 10) + (conn.backend == BackendAddress(1, v6()) ? 1U : 2U);
+    const uint64_t refused = Read(datapath_->backend_stats(id).connect_refused);
+    Run(conn.FromBackend(kRst | kAck, -1, 0));
+    EXPECT_EQ(Read(datapath_->backend_stats(id).connect_refused), refused + 1);
+  }
+}
+
 TEST_P(PacketTest, WithOneBackendASynComesAgainToIt) {
   Conn conn = NewConn(v6());
   Open(&conn);
