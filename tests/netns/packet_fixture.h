@@ -28,6 +28,7 @@
 namespace headgate::testing {
 
 struct PacketOptions {
+  std::string attach = "tc";
   std::string packet = "";   // Lines of the packet section.
   std::string service = "";  // Lines of both services.
   std::string backends = R"(      - {name: one, address: "198.18.2.11:25"})";
@@ -41,6 +42,7 @@ metrics: {listen: 127.0.0.1:9140}
 packet:
   interfaces: [e0, e1]
   source: [198.18.2.1, "2001:db8:2::1"]
+  attach: $4
 $0
 pools:
   nodes:
@@ -64,7 +66,7 @@ $1
 $1
 )",
                           options.packet, options.service, options.backends,
-                          options.health);
+                          options.health, options.attach);
 }
 
 // What passes a device: frames of SOCK_RAW, IP packets of SOCK_DGRAM.
@@ -238,10 +240,47 @@ ip -n client route add 2001:db8:1::1 via 2001:db8:4::1)");
         << device << " " << command;
   }
 
+  // As a veth does while it has GRO.
+  static void TakeFramesFromXdp() {
+    SetOffload(kClient, "c0", ETHTOOL_SGRO, true);
+    SetOffload(kBackend, "b0", ETHTOOL_SGRO, true);
+  }
+  static void SendCompleteChecksums() {
+    SetOffload(kClient, "c0", ETHTOOL_STXCSUM, false);
+    SetOffload(kBackend, "b0", ETHTOOL_STXCSUM, false);
+  }
+
   Lab lab_;
   std::unique_ptr<Daemon> daemon_;
   const Endpoint vip_ = At("198.18.1.1:25");
   const Endpoint vip6_ = At("[2001:db8:1::1]:25");
 };
+
+// The same by either hook, which has to carry it: "tc" or "xdp".
+class PacketHookTest : public PacketLab,
+                       public ::testing::WithParamInterface<std::string> {
+ protected:
+  PacketHookTest() {
+    if (GetParam() == "tc") return;
+    TakeFramesFromXdp();
+    SendCompleteChecksums();
+    // GRO joins no frames: a test sees and loses each by itself.
+    Shell(R"(ip -n client link set c0 gro_max_size 1
+             ip -n backend link set b0 gro_max_size 1)");
+  }
+  void Start(PacketOptions options = {}) {
+    options.attach = GetParam();
+    PacketLab::Start(options);
+  }
+  void TearDown() override {
+    // tc does what takes more, as where a header goes ahead of data.
+    EXPECT_GT(PacketsAt(GetParam()),
+              PacketsAt(GetParam() == "xdp" ? "tc" : "xdp"));
+  }
+};
+inline const auto kEitherHook = ::testing::Values("tc", "xdp");
+inline std::string HookName(const ::testing::TestParamInfo<std::string>& hook) {
+  return hook.param;
+}
 
 }  // namespace headgate::testing

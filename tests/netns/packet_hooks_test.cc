@@ -23,10 +23,10 @@ class PacketHooksTest : public PacketLab,
  protected:
   static std::string Config(const std::string& interfaces = "[e0, e1]",
                             const std::string& ports = "10240-32767") {
-    std::string config = PacketConfig(
-        {.packet = absl::StrCat("  ports: ", ports,
-                                GetParam() == "xdp" ? "\n  attach: xdp" : ""),
-         .health = "{type: none}"});
+    std::string config =
+        PacketConfig({.attach = GetParam() == "xdp" ? "xdp" : "tc",
+                      .packet = absl::StrCat("  ports: ", ports),
+                      .health = "{type: none}"});
     return config.replace(config.find("[e0, e1]"), 8, interfaces);
   }
   static std::string WithoutPacketSection() {

@@ -77,11 +77,11 @@ class RawEnd {
   UniqueFd fd_;
 };
 
-class PacketRawTest : public PacketLab {
+class PacketRawTest : public PacketHookTest {
  protected:
   PacketRawTest() {
     Nft(kClient, "input", "meta l4proto tcp drop");
-    PacketLab::Start({.health = "{type: none}"});
+    Start({.health = "{type: none}"});
   }
   // `body` with each family's `conn_`.
   void ForBoth(const std::function<void()>& body) {
@@ -201,8 +201,10 @@ class PacketRawEndsTest : public PacketRawTest {
 
   const RawEnd backend_{kBackend, "b0", "e1"};
 };
+INSTANTIATE_TEST_SUITE_P(At, PacketRawTest, kEitherHook, HookName);
+INSTANTIATE_TEST_SUITE_P(At, PacketRawEndsTest, kEitherHook, HookName);
 
-TEST_F(PacketRawEndsTest, B6_DataWithTheHandshakesAck) {
+TEST_P(PacketRawEndsTest, B6_DataWithTheHandshakesAck) {
   ForBoth([&] {
     const Segment data = conn_.FromClient(kAck | kPsh, 0, 0, Text("EHLO\r\n"));
     FromClientBehindHeader(data);
@@ -213,7 +215,7 @@ TEST_F(PacketRawEndsTest, B6_DataWithTheHandshakesAck) {
   });
 }
 
-TEST_F(PacketRawEndsTest, B13_AFinWithTheHandshakesAck) {
+TEST_P(PacketRawEndsTest, B13_AFinWithTheHandshakesAck) {
   ForBoth([&] {
     for (const char* last_words : {"", "QUIT\r\n"}) {
       const Bytes data = Text(last_words);
@@ -228,7 +230,7 @@ TEST_F(PacketRawEndsTest, B13_AFinWithTheHandshakesAck) {
   });
 }
 
-TEST_F(PacketRawEndsTest, B13_ARstInPlaceOfTheHandshakesAck) {
+TEST_P(PacketRawEndsTest, B13_ARstInPlaceOfTheHandshakesAck) {
   ForBoth([&] {
     FromClient(conn_.FromClient(kRst, 0, 0), 0);
     EXPECT_EQ(daemon_->Service(v6() ? "mail6" : "mail")["connections_total"],
@@ -239,7 +241,7 @@ TEST_F(PacketRawEndsTest, B13_ARstInPlaceOfTheHandshakesAck) {
   });
 }
 
-TEST_F(PacketRawEndsTest, B7_RetransmissionsThatOverlap) {
+TEST_P(PacketRawEndsTest, B7_RetransmissionsThatOverlap) {
   ForBoth([&] {
     FromClientBehindHeader(conn_.FromClient(kAck, 0, 0, Text("0123456789")));
     FromClientBehindHeader(conn_.FromClient(kAck, 0, 0, Text("0123")));
@@ -255,7 +257,7 @@ TEST_F(PacketRawEndsTest, B7_RetransmissionsThatOverlap) {
   });
 }
 
-TEST_F(PacketRawEndsTest, B13_AcknowledgementsOfWhatWasNeverSent) {
+TEST_P(PacketRawEndsTest, B13_AcknowledgementsOfWhatWasNeverSent) {
   ForBoth([&] {
     const Segment ack = conn_.FromClient(kAck, 0, 70000);
     client_.Send(ack);
@@ -266,7 +268,7 @@ TEST_F(PacketRawEndsTest, B13_AcknowledgementsOfWhatWasNeverSent) {
   });
 }
 
-TEST_F(PacketRawEndsTest, B13_BothCloseAtOnce) {
+TEST_P(PacketRawEndsTest, B13_BothCloseAtOnce) {
   ForBoth([&] {
     Establish();
     const Segment in = conn_.FromClient(kFin | kAck, 0, 0, Text("bye"));
@@ -285,7 +287,7 @@ TEST_F(PacketRawEndsTest, B13_BothCloseAtOnce) {
 
 // The kernel ignores them as well; they may be another edge's, which has the
 // same addresses.
-TEST_F(PacketRawTest, FramesForAnotherMacAreNotOurs) {
+TEST_P(PacketRawTest, FramesForAnotherMacAreNotOurs) {
   Shell("ip -n edge link set e0 promisc on");
   ForBoth([&] {
     const UniqueFd listener =
@@ -304,7 +306,7 @@ TEST_F(PacketRawTest, FramesForAnotherMacAreNotOurs) {
 // Its SYN again, or one that becomes it, opens another connection at a backend
 // that has forgotten the first: without header, for the edge knows of one. So
 // the client does not learn the number that it would need.
-TEST_F(PacketRawTest, WhatTheBackendHasForgottenIsNotOpenedAgain) {
+TEST_P(PacketRawTest, WhatTheBackendHasForgottenIsNotOpenedAgain) {
   ForBoth([&] {
     const UniqueFd listener =
         ListenAt(v6() ? "[2001:db8:2::11]:25" : "198.18.2.11:25");
@@ -333,7 +335,7 @@ TEST_F(PacketRawTest, WhatTheBackendHasForgottenIsNotOpenedAgain) {
 
 // To Linux, a cookie is good for whatever is as far from the SYN as it is from
 // the cookie: in the midst of the client's stream, if that is sent on as it is.
-TEST_F(PacketRawTest, NoSynCookieOpensAConnectionWithoutHeader) {
+TEST_P(PacketRawTest, NoSynCookieOpensAConnectionWithoutHeader) {
   Shell("ip netns exec backend sysctl -qw net.ipv4.tcp_syncookies=2");
   ForBoth([&] {
     const UniqueFd listener =
@@ -373,7 +375,7 @@ TEST_F(PacketRawTest, NoSynCookieOpensAConnectionWithoutHeader) {
 }
 
 // Bytes ahead of the first one would be where the backend expects the header.
-TEST_F(PacketRawTest, AForgedHeaderIsNoneOfTheBackends) {
+TEST_P(PacketRawTest, AForgedHeaderIsNoneOfTheBackends) {
   ForBoth([&] {
     const UniqueFd listener =
         ListenAt(v6() ? "[2001:db8:2::11]:25" : "198.18.2.11:25");

@@ -24,18 +24,9 @@ namespace {
 
 class PacketXdpTest : public PacketLab {
  protected:
-  PacketXdpTest() {
-    // A veth takes frames from XDP while its peer has GRO.
-    SetOffload(kClient, "c0", ETHTOOL_SGRO, true);
-    SetOffload(kBackend, "b0", ETHTOOL_SGRO, true);
-  }
-  static void SendCompleteChecksums() {
-    SetOffload(kClient, "c0", ETHTOOL_STXCSUM, false);
-    SetOffload(kBackend, "b0", ETHTOOL_STXCSUM, false);
-  }
+  PacketXdpTest() { TakeFramesFromXdp(); }
   static std::string Config(const std::string& attach = "xdp") {
-    return PacketConfig(
-        {.packet = "  attach: " + attach, .health = "{type: none}"});
+    return PacketConfig({.attach = attach, .health = "{type: none}"});
   }
   void Start() { daemon_ = std::make_unique<Daemon>(Config()); }
   void Restart(const std::string& config, int signal = SIGKILL) {
