@@ -285,34 +285,6 @@ TEST_F(PacketTest, TheLastRefusalIsTheClients) {
   EXPECT_EQ(Metric(R"(headgate_no_backend_total{service="mail"})"), 1);
 }
 
-TEST_F(PacketTest, B16_AClientUsesItsPortAgainAtOnce) {
-  const auto server = Node();
-  Start();
-  for (int i = 0; i < 50; ++i) {
-    TcpSocket client = TcpSocket::Connect(kClient, vip_, 20001);
-    ASSERT_EQ(client.Receive(11), kGreeting) << i;
-    client.Reset();
-  }
-  EXPECT_TRUE(WaitActive(0));
-}
-
-TEST_F(PacketTest, B17_WithoutASourcePortASynIsCounted) {
-  const auto server = Node();
-  Start({.packet = "  ports: 20000-20009"});
-  std::vector<TcpSocket> held;
-  for (int i = 0; i < 10; ++i) {
-    held.push_back(TcpSocket::Connect(kClient, vip_));
-    if (!held.back().valid()) break;
-    EXPECT_EQ(held.back().Receive(11), kGreeting);
-  }
-  const UniqueFd more = RunIn(kClient, [&] { return StartConnect({}, vip_); });
-  EXPECT_TRUE(WaitUntil(absl::Seconds(5),
-                        [&] { return Drops("no_source_port") >= 1; }));
-  for (TcpSocket& socket : held) {
-    EXPECT_TRUE(socket.Send("x") && socket.Receive(1) == "x");
-  }
-}
-
 TEST_F(PacketTest, AFullTableRecyclesTheClosedAndRefusesTheRest) {
   const auto server = Node();
   Start({.packet = "  max_flows: 1024"});

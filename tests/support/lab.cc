@@ -117,7 +117,9 @@ Lab::Lab() {
 Lab::~Lab() { Shell(kTearDown); }
 
 void Lab::AddClientAddress(const std::string& address) {
-  Shell(absl::StrCat("ip -n client addr add ", address, "/24 dev c0"));
+  const bool v6 = address.find(':') != std::string::npos;
+  Shell(absl::StrCat("ip -n client addr add ", address,
+                     v6 ? "/64 dev c0 nodad" : "/24 dev c0"));
 }
 
 void Lab::BlackHole(const std::string& backend_address) {

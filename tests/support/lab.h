@@ -58,7 +58,7 @@ class Lab {
   Lab(const Lab&) = delete;
   Lab& operator=(const Lab&) = delete;
 
-  // One more, 198.18.0.3 upwards.
+  // One more, 198.18.0.3 or 2001:db8::3 upwards.
   void AddClientAddress(const std::string& address);
   // Frames from the edge to a backend address vanish, as with a host that has
   // lost power.

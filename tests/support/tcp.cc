@@ -131,9 +131,9 @@ void ResetOnClose(int fd) {
 TcpSocket::TcpSocket(UniqueFd fd) : fd_(std::move(fd)) {}
 
 TcpSocket TcpSocket::Connect(const std::string& netns, const Endpoint& target,
-                             uint16_t port) {
+                             uint16_t port, const IpAddress& source) {
   TcpSocket result(
-      RunIn(netns, [&] { return StartConnect(IpAddress(), target, port); }));
+      RunIn(netns, [&] { return StartConnect(source, target, port); }));
   result.error_ = errno;
   if (!result.valid()) return result;
   result.error_ = Poll(result.fd(), POLLOUT, kTcpTimeout)

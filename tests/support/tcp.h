@@ -32,9 +32,9 @@ class TcpSocket {
  public:
   TcpSocket() = default;
   // Not valid(), with error() set, when the connection fails.
-  // `port` is the local one, 0 for any.
+  // From that address and port; ::, 0: any.
   static TcpSocket Connect(const std::string& netns, const Endpoint& target,
-                           uint16_t port = 0);
+                           uint16_t port = 0, const IpAddress& source = {});
   // Takes the next connection of a listener; not valid() after kTcpTimeout.
   static TcpSocket Accept(const UniqueFd& listener);
 
