@@ -302,6 +302,11 @@ TEST_F(PacketStreamTest, B11_ARouterOnTheWayAsksForSmallerPackets) {
 
 class PacketOutliveTest : public PacketStreamTest {
  protected:
+  // Octets at both ends: new ones come by IPv6.
+  static int64_t ReceivedByIpv4() {
+    const char* name = "IpExtInOctets";
+    return Counter(kClient, name) + Counter(kBackend, name);
+  }
   // Daemons come and go by `signal`, which they exit with `status` for. All
   // transfers are under way until the last one has adopted them.
   void ExpectStreamsOutlive(int signal, int status) {
@@ -312,7 +317,8 @@ class PacketOutliveTest : public PacketStreamTest {
     plan.target = vip_;
     plan.listen = {At("198.18.2.11:25")};
     plan.count = plan.concurrency = 1000;
-    plan.max_size = Soak() ? 8 << 20 : 512 << 10;
+    plan.max_size = Soak() ? 8 << 20 : 4 << 20;
+    plan.large = 20;  // Slow ones of them last until the last daemon.
     plan.chaos.slow = 0.5;
     plan.hold = &hold;
     StreamReport report;
@@ -321,6 +327,10 @@ class PacketOutliveTest : public PacketStreamTest {
     for (int i = 0; i < 3; ++i) {
       ::kill(daemon_->pid(), signal);
       EXPECT_EQ(daemon_->WaitExit(), status);
+      const int64_t before = ReceivedByIpv4();
+      EXPECT_TRUE(WaitUntil(kTcpTimeout, [&] {
+        return ReceivedByIpv4() > before + (1 << 20);
+      })) << "the transfers stand still without a daemon";
       EXPECT_EQ(LoadOn(vip6_, 20).ok, 20u) << "new ones, without a daemon";
       daemon_ =
           std::make_unique<Daemon>(PacketConfig({.health = "{type: none}"}),
