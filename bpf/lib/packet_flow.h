@@ -149,19 +149,22 @@ static __always_inline __u32 first_out(const struct hg_flow *flow)
 /* Moves what would fit the handshake's SYN cookie to other numbers, which mean
  * the same where the connection is open: data acknowledge less, and more will
  * follow; an ACK is from a little further on, within the window; what is old, and
- * is answered for that, is older. Of joined segments, each one would fit alone:
- * they are `joined` bytes.
+ * is answered for that, is older. Of joined segments of `each` bytes, 0 if there
+ * are none, any one could fit alone; only then: data that nothing follows leave a
+ * backend without its acknowledgment, for which its next words may wait (RFC 896)
+ * until it has sent the last ones again.
  */
 static __always_inline void keep_off_cookie(const struct hg_flow *flow,
 					    const struct packet *p,
-					    __u32 joined, __u32 *seq,
-					    __u32 *ack)
+					    __u32 each, __u32 *seq, __u32 *ack)
 {
+	__u32 joined = each ? p->payload : 0;
 	__u32 in = *seq - flow->shift - (flow->isn + 1);
-	__u32 out = *ack - first_out(flow);
+	__u32 ahead = *ack - first_out(flow) - in + COOKIE_REACH;
 
 	if (!flow->header || (p->flags & TCP_RST) || in < COOKIE_ROOM ||
-	    out - in + COOKIE_REACH > joined + 2 * COOKIE_REACH)
+	    ahead > joined + 2 * COOKIE_REACH ||
+	    (each && ahead % each > 2 * COOKIE_REACH))
 		return;
 	if (segment_end(p) != p->seq)
 		*ack = first_out(flow) + in - COOKIE_ROOM;

@@ -190,9 +190,8 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 	if (!due || (!alone && behind)) {
 		exit = to_backend(p, flow, seq_to_backend(flow, p), &to);
 		if (!exit) {
-			keep_off_cookie(flow, p,
-					segment_size(frame) ? p->payload : 0,
-					&to.seq, &to.ack);
+			keep_off_cookie(flow, p, segment_size(frame), &to.seq,
+					&to.ack);
 			note_from_client(flow, number, p);
 			exit = rewrite(frame, p, &to);
 		}

@@ -95,10 +95,14 @@ TEST_P(PacketOffloadTest, NoneOfManySegmentsFitsASynCookie) {
   const Conn conn = Established(v6());
   const uint32_t n = conn.header();
   ForgetCaptured();
-  for (const uint32_t acks : {n - 4, n - 3, n + 1000, n + 5003, n + 5004}) {
+  // What falls between their beginnings fits none, and is news to the backend.
+  for (const uint32_t acks :
+       {n - 4, n - 3, n + 3, n + 4, n + 500, n + 996, n + 997, n + 1000,
+        n + 1003, n + 1004, n + 4003, n + 4500, n + 5003, n + 5004}) {
+    SCOPED_TRACE(acks);
     const Segment data = conn.FromClient(kAck, 0, acks, Bytes(5000, 0x16));
     Segment wanted = conn.ToBackend(data, n);
-    if (acks >= n - 3 && acks <= n + 5003) {
+    if (acks <= n + 5003 && (acks + 3 - n) % 1000 <= 6) {
       wanted.ack = conn.server_isn + 1 + n - 8;
     }
     Send(data, 1000);

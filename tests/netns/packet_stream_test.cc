@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/strip.h"
 #include "packet_fixture.h"
@@ -28,6 +29,36 @@ class PacketStreamTest : public PacketLab {
     EXPECT_EQ(ChecksumErrors(kBackend), 0);
   }
 };
+
+// A backend that gathers small words (RFC 896) keeps its next one back until
+// the last is acknowledged: here by a message of some joined segments, which
+// nothing follows. Without that it waits until it probes for one (RFC 8985, 7).
+TEST_F(PacketStreamTest, AMessageAcknowledgesWhatCameBeforeIt) {
+  Start();
+  for (const auto& [vip, node] : {std::pair(vip_, "198.18.2.11:25"),
+                                  std::pair(vip6_, "[2001:db8:2::11]:25")}) {
+    const UniqueFd listener = ListenAt(node);
+    const int64_t before = Counter(kBackend, "TcpExtTCPLossProbes");
+    for (const size_t size : {1500U, 3000U, 5000U}) {
+      Session session = OpenSession(vip, listener);
+      const int off = 0;
+      ASSERT_EQ(::setsockopt(session.backend.fd(), IPPROTO_TCP, TCP_NODELAY,
+                             &off, sizeof off),
+                0);
+      const auto answer = [&](size_t asked, size_t answered) {
+        ASSERT_TRUE(session.client.Send(std::string(asked, 'c')));
+        ASSERT_EQ(session.backend.Receive(asked).size(), asked);
+        ASSERT_TRUE(session.backend.Send(std::string(answered, 'b')));
+        ASSERT_EQ(session.client.Receive(answered).size(), answered);
+      };
+      answer(25, 200);  // EHLO
+      answer(80, 500);  // MAIL, RCPT, DATA: it has said more than it was told.
+      answer(size, 30);
+    }
+    // Each would take one; so may a machine that stands still, but not thrice.
+    EXPECT_LT(Counter(kBackend, "TcpExtTCPLossProbes"), before + 3) << node;
+  }
+}
 
 TEST_F(PacketStreamTest, EverySha256IsEqual) {
   Start();
