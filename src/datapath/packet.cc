@@ -149,14 +149,18 @@ absl::Status PacketPath::Load(const Options& options, bool adopt) {
   ASSIGN_OR_RETURN(backend_stats_,
                    SharedArray<hg_backend_stats>::Map(
                        bpf_map__fd(maps.backend_stats), HG_MAX_BACKENDS));
-  if (adopt) return absl::OkStatus();
-  RETURN_IF_ERROR(FillFreeNumbers());
-  return Pin();  // Whole, for whoever adopts it.
+  if (!adopt) {
+    RETURN_IF_ERROR(FillFreeNumbers());
+    RETURN_IF_ERROR(Pin(OwnMaps()));  // Whole, for whoever adopts it.
+  }
+  // Not adopted: it has interfaces that may be gone since.
+  return Pin({maps.packet_left});
 }
 
-absl::Status PacketPath::Pin() {
-  for (bpf_map* map : OwnMaps()) {
+absl::Status PacketPath::Pin(const std::vector<bpf_map*>& which) {
+  for (bpf_map* map : which) {
     const std::string path = absl::StrCat(pin_dir_, "/", bpf_map__name(map));
+    unlink(path.c_str());  // The last run's.
     if (const int error = bpf_map__pin(map, path.c_str()); error != 0) {
       return ErrnoStatus(-error, absl::StrCat("pin ", path));
     }

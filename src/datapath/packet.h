@@ -171,10 +171,10 @@ class PacketPath {
   };
 
   PacketPath() = default;
-  std::vector<bpf_map*> OwnMaps() const;
+  std::vector<bpf_map*> OwnMaps() const;  // That the next run adopts.
   absl::Status LoadPrograms(const Options& options, bool adopt, bool xdp);
   absl::Status Load(const Options& options, bool adopt);
-  absl::Status Pin();
+  absl::Status Pin(const std::vector<bpf_map*>& which);
   absl::Status FillFreeNumbers();
   absl::Status SetUpKeys(bool adopt);
   absl::Status AttachTo(const std::string& interface);

@@ -29,6 +29,14 @@ UniqueFd OpenPin(const std::string& name) {
   return UniqueFd(bpf_obj_get((std::string(kPinDir) + "/" + name).c_str()));
 }
 
+// 0: there is no such pin.
+uint32_t PinnedId(const std::string& name) {
+  bpf_map_info info{};
+  __u32 size = sizeof info;
+  bpf_obj_get_info_by_fd(OpenPin(name).get(), &info, &size);
+  return info.id;
+}
+
 TEST(AbiTest, SizesAreThoseOfTheMaps) {
   headgate_bpf* skeleton = headgate_bpf::open();
   ASSERT_NE(skeleton, nullptr);
@@ -63,6 +71,31 @@ TEST(DatapathTest, PinsWithTypeInformationAndUnpins) {
       EXPECT_GT(info.btf_value_type_id, 0U) << name;
     }
   }
+  EXPECT_NE(access(kPinDir, F_OK), 0) << "the pins are still there";
+}
+
+// A last run without such a pin is adopted, too.
+TEST(DatapathTest, ARunThatAdoptsHasItsOwnCountOfWhatXdpLeaves) {
+  {
+    auto last = Open();
+    ASSERT_TRUE(last->OpenPacket(16).ok());
+    last->LeavePacket();
+  }
+  const uint32_t flows = PinnedId("packet_flows");
+  const uint32_t left = PinnedId("packet_left");
+  for (const bool pinned : {true, false}) {
+    if (!pinned) unlink((std::string(kPinDir) + "/packet_left").c_str());
+    auto opened = Datapath::Open({kPinDir, 2, 1024, true});
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    const absl::Status packet = (*opened)->OpenPacket(16);
+    ASSERT_TRUE(packet.ok()) << packet;
+    EXPECT_TRUE((*opened)->packet()->adopted());
+    EXPECT_EQ(PinnedId("packet_flows"), flows);
+    EXPECT_NE(PinnedId("packet_left"), left);
+    EXPECT_NE(PinnedId("packet_left"), 0U);
+    (*opened)->LeavePacket();
+  }
+  Open();  // Nothing stays.
   EXPECT_NE(access(kPinDir, F_OK), 0) << "the pins are still there";
 }
 
