@@ -313,7 +313,11 @@ TEST_F(ContractTest, Metrics) {
       {"headgate_connect_failures_total{backend=\"one\",reason=\"refused\","
        "service=\"submission\"}",
        0},
+      {"headgate_connect_failures_total{backend=\"one\",reason="
+       "\"overtaken\",service=\"submission\"}",
+       0},
       {"headgate_drops_total{reason=\"flow_table_full\"}", 0},
+      {"headgate_drops_total{reason=\"failed\"}", 0},
   };
   for (const auto& [series, value] : expected) {
     const auto found = metrics.find(series);
