@@ -47,6 +47,9 @@ static __noinline int forward_syn(frame_t *frame, struct packet *p,
 	int exit;
 
 	walk.max_mss = max_mss(frame, p, to, found);
+	/* It has asked again, and kernels before 6.3 may have answered nothing. */
+	if (found == BPF_FIB_LKUP_RET_NO_NEIGH)
+		found = find_way(frame, p, to, headers_length(p));
 	exit = edit_options(frame, p, &walk, &to->options_sum);
 	if (exit)
 		return exit;
@@ -343,9 +346,10 @@ static __noinline int open_flow(frame_t *frame, struct packet *p,
 	exit = to_backend(p, flow, seq_to_backend(flow, p), &to);
 	if (!exit)
 		exit = forward_syn(frame, p, &to, s);
-	note_client_side(frame, p, flow);
 	if (exit > 0)
 		close_flow(flow, number);
+	else
+		note_client_side(frame, p, flow);
 	return sent(exit, HG_PACKET_FORWARDED);
 }
 

@@ -166,7 +166,7 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 		exit = to_backend(p, flow, seq_to_backend(flow, p), &to);
 		if (!exit)
 			exit = forward_syn(frame, p, &to, s);
-		if (flow->state == HG_FLOW_SYN_SENT)
+		if (exit <= 0 && flow->state == HG_FLOW_SYN_SENT)
 			note_client_side(frame, p, flow);
 		return sent(exit, HG_PACKET_FORWARDED);
 	}
