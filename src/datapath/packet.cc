@@ -168,8 +168,8 @@ absl::Status PacketPath::Pin(const std::vector<bpf_map*>& which) {
   return absl::OkStatus();
 }
 
-// Of a full table about an eighth to a quarter of the entries is in use: both buckets
-// of a key are never full in practice (unit.datapath_test).
+// Of a full table about an eighth to a quarter of the entries is in use: both
+// buckets of a key are never full in practice (unit.datapath_test).
 uint32_t PacketPath::KeyBuckets(uint32_t max_flows) {
   return std::max(1U, std::bit_ceil(max_flows) / 2);
 }
