@@ -156,7 +156,7 @@ enum hg_flow_state {
 	HG_FLOW_SYN_RECEIVED = 2, /* it has; the client not yet */
 	HG_FLOW_ESTABLISHED = 3,  /* counted as a connection */
 	HG_FLOW_CLOSED = 4,	  /* kept for as long as TIME_WAIT */
-	HG_FLOW_MOVING = 5,	  /* as SYN_SENT; another backend is chosen */
+	HG_FLOW_MOVING = 5,	  /* as SYN_SENT; a backend is chosen */
 	HG_FLOW_STATE_COUNT
 };
 
@@ -169,7 +169,7 @@ enum hg_flow_flags {
 	HG_FLOW_FIN_OUT_ACKED = 32,
 	HG_FLOW_REFUSED = 64,  /* the backend answered the SYN by RST */
 	HG_FLOW_QUEUED = 128,  /* is in packet_closed */
-	HG_FLOW_ODD = 256,     /* a SYN that may get lost for what it is */
+	HG_FLOW_ODD = 256,     /* no answer to the SYN is not to be blamed */
 	HG_FLOW_ANOTHER = 512, /* the client has sent the SYN of another one */
 	HG_FLOW_UNREACHABLE = 1024, /* the SYN was answered so, by ICMP */
 	HG_FLOW_LAPPED = 2048, /* numbers near isn are the next lap's */
@@ -334,7 +334,8 @@ HG_ABI_ASSERT(sizeof(struct hg_trace_event) == 48 + 2 * HG_TRACE_BYTES);
 	X(NO_TRANSMIT, "no_transmit") /* rewritten; the way out takes none */  \
 	X(LENGTH, "length") /* would grow, without room; generic: change */    \
 	X(JOINED, "joined_segments") /* generic: longer than the MTU */        \
-	X(NO_METADATA, "no_metadata") /* all: the driver has no room for it */
+	X(NO_METADATA, "no_metadata") /* all: the driver has no room for it */ \
+	X(COOKIE, "syn_cookie") /* data that fit one: their ACK goes behind */
 
 #define HG_PACKET_LEFT_ENUM(name, text) HG_LEFT_##name,
 enum hg_packet_left {
@@ -376,9 +377,11 @@ struct hg_packet_sums {
 /* Its checksum looks incomplete. TCP begins at the offset in the last byte. */
 #define HG_PACKET_INCOMPLETE 0x48476300
 
-/* skb->mark of a data segment that waits behind its header segment, within
- * one hook.
+/* skb->mark of a frame that comes a second time, within one hook: data that wait
+ * behind the segment of their header; data that have gone ahead of their
+ * acknowledgment, which this frame is to become.
  */
 #define HG_PACKET_MARK_BEHIND 0x48476174
+#define HG_PACKET_MARK_ACK 0x48476175
 
 #endif

@@ -55,6 +55,15 @@ static __always_inline int write_flags(frame_t *frame, const struct packet *p,
 							  : 0;
 }
 
+/* Leaves the TCP header alone, with these flags; its checksum is to be sealed.
+ * Longer again at the end: what grows has no CHECKSUM_COMPLETE left.
+ */
+static __always_inline int strip(frame_t *frame, struct packet *p, __u32 flags)
+{
+	return cut_behind(frame, p, TCP_BASE) || set_length(frame, p->end - 2) ||
+	       set_length(frame, p->end) || write_flags(frame, p, flags);
+}
+
 /* Turns the segment into the RST that answers it (RFC 9293, 3.10.7.1) and
  * sends it back to where it came from.
  */
@@ -71,11 +80,9 @@ static __noinline int reset_sender(frame_t *frame, struct packet *p,
 	to.ttl = TTL_OF_OURS;
 	to.seq = acked ? p->ack : 0;
 	to.ack = acked ? 0 : segment_end(p) + ((p->flags & TCP_SYN) != 0);
-	/* Longer again at the end: what grows has no CHECKSUM_COMPLETE left. */
-	if (cut_behind(frame, p, TCP_BASE) || set_length(frame, p->end - 2) ||
-	    set_length(frame, p->end) || rewrite(frame, p, &to) ||
-	    write_flags(frame, p, TCP_RST | (acked ? 0 : TCP_ACK)) ||
-	    seal(frame, p, &to, buffer) || swap_macs(frame))
+	if (strip(frame, p, TCP_RST | (acked ? 0 : TCP_ACK)) ||
+	    rewrite(frame, p, &to) || seal(frame, p, &to, buffer) ||
+	    swap_macs(frame))
 		return HG_PACKET_FAILED;
 	return send_back(frame);
 }
@@ -90,6 +97,55 @@ static __noinline int refuse(frame_t *frame, struct packet *p,
 	if (!is_intact(frame, p, s))
 		return drop(HG_PACKET_MALFORMED);
 	return sent(reset_sender(frame, p, (__u8 *)&s->request), exit);
+}
+
+/* ---- in the client's name ------------------------------------------------ */
+
+/* Its checksum, as if it had come so. */
+static __always_inline int seal_as_it_came(frame_t *frame,
+					   const struct packet *p,
+					   __u8 *buffer)
+{
+	struct rewrite as = {.source = &p->source,
+			     .destination = &p->destination};
+
+	return seal(frame, p, &as, buffer);
+}
+
+/* A RST that ends the flow becomes our own, without what a host may discard it
+ * for, at the number up to which the backend has acknowledged: if it is further
+ * by now, it says so, and what it says of a closed flow is answered by a RST that
+ * is exact. The client's own number may be far beyond what the backend expects.
+ */
+static __noinline int own_reset(frame_t *frame, struct packet *p,
+				const struct hg_flow *flow, struct rewrite *to,
+				__u8 *buffer)
+{
+	if (flow->state != HG_FLOW_SYN_SENT)
+		p->seq = flow->acked_in;
+	to->seq = seq_to_backend(flow, p);
+	to->ttl = TTL_OF_OURS;
+	if (strip(frame, p, p->flags & (TCP_RST | TCP_ACK)))
+		return HG_PACKET_FAILED;
+	return seal_as_it_came(frame, p, buffer);
+}
+
+/* Data become an acknowledgment that follows them. Longer for once, see
+ * strip().
+ */
+static __noinline int become_ack(frame_t *frame, struct packet *p,
+				 const struct hg_flow *flow, __u8 *buffer)
+{
+	__u8 flags = (p->flags & TCP_ECE) | TCP_ACK;
+
+	if (cut_behind(frame, p, TCP_BASE + (p->options & 63)) ||
+	    set_length(frame, p->end + 2) || set_length(frame, p->end) ||
+	    store(frame, (p->l4 & 0xff) + 13, &flags, 1))
+		return HG_PACKET_FAILED;
+	p->seq = flow->next_in;
+	p->flags = flags;
+	p->payload = 0;
+	return seal_as_it_came(frame, p, buffer);
 }
 
 /* ---- the header ---------------------------------------------------------- */

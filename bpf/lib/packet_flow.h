@@ -146,32 +146,21 @@ static __always_inline __u32 first_out(const struct hg_flow *flow)
 	return flow->next_out - (__u32)flow->bytes_out;
 }
 
-/* Moves what would fit the handshake's SYN cookie to other numbers, which mean
- * the same where the connection is open: data acknowledge less, and more will
- * follow; an ACK is from a little further on, within the window; what is old, and
- * is answered for that, is older. Of joined segments of `each` bytes, 0 if there
- * are none, any one could fit alone; only then: data that nothing follows leave a
- * backend without its acknowledgment, for which its next words may wait (RFC 896)
- * until it has sent the last ones again.
+/* Whether a client's segment, at `seq` for the backend, fits the handshake's SYN
+ * cookie. Of joined segments of `each` bytes, 0 if there are none, any one could
+ * fit alone.
  */
-static __always_inline void keep_off_cookie(const struct hg_flow *flow,
-					    const struct packet *p,
-					    __u32 each, __u32 *seq, __u32 *ack)
+static __always_inline int fits_cookie(const struct hg_flow *flow,
+				       const struct packet *p, __u32 each,
+				       __u32 seq)
 {
 	__u32 joined = each ? p->payload : 0;
-	__u32 in = *seq - flow->shift - (flow->isn + 1);
-	__u32 ahead = *ack - first_out(flow) - in + COOKIE_REACH;
+	__u32 in = seq - flow->shift - (flow->isn + 1);
+	__u32 ahead = p->ack - first_out(flow) - in + COOKIE_REACH;
 
-	if (!flow->header || (p->flags & TCP_RST) || in < COOKIE_ROOM ||
-	    ahead > joined + 2 * COOKIE_REACH ||
-	    (each && ahead % each > 2 * COOKIE_REACH))
-		return;
-	if (segment_end(p) != p->seq)
-		*ack = first_out(flow) + in - COOKIE_ROOM;
-	else if (before(p->seq, flow->next_in))
-		*seq -= COOKIE_ROOM;
-	else
-		*seq += COOKIE_ROOM;
+	return flow->header && !(p->flags & TCP_RST) && in >= COOKIE_ROOM &&
+	       ahead <= joined + 2 * COOKIE_REACH &&
+	       (!each || ahead % each <= 2 * COOKIE_REACH);
 }
 
 /* Whether a backend that has the header begins another connection, to which
@@ -239,6 +228,17 @@ static __always_inline int is_over(const struct hg_flow *flow,
 	return flow->state == HG_FLOW_CLOSED && !(p->flags & TCP_RST) &&
 	       (!both_sides_closed(flow->flags) ||
 		is_ahead(segment_end(p), flow->acked_in));
+}
+
+/* Whether a client's RST ends the flow: it is at the very number that comes next
+ * (RFC 5961, 3.2); any other passes, for its receiver to challenge or to ignore.
+ * So does one that a host may discard for its IP header.
+ */
+static __always_inline int ends_flow(const struct hg_flow *flow,
+				     const struct packet *p)
+{
+	return (p->flags & TCP_RST) && !has_ip_options(p) &&
+	       flow->state != HG_FLOW_CLOSED && is_next_in(flow, p->seq);
 }
 
 #endif

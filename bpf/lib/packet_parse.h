@@ -221,6 +221,14 @@ static __always_inline int parse_tcp(frame_t *frame, struct packet *p)
 	return 0;
 }
 
+/* Or IPv6 extension headers. */
+static __always_inline int has_ip_options(const struct packet *p)
+{
+	__u32 head = p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+
+	return p->l4 - p->l3 != head;
+}
+
 static __always_inline int before(__u32 a, __u32 b)
 {
 	return (__s32)(a - b) < 0;

@@ -49,30 +49,32 @@ static __always_inline int take_way(frame_t *frame, const struct packet *p,
 	return no_way(found);
 }
 
-/* Whether the frame is the second of those that split_header_off() made of
- * one.
- */
-static __always_inline int is_marked_behind(const frame_t *frame)
+/* Of the second of those that split() made of one; otherwise 0. */
+static __always_inline __u32 mark_of(const frame_t *frame)
 {
-	return frame->mark == HG_PACKET_MARK_BEHIND;
+	__u32 mark = frame->mark;
+
+	return mark == HG_PACKET_MARK_BEHIND || mark == HG_PACKET_MARK_ACK
+		   ? mark
+		   : 0;
 }
 
-/* Likewise; the mark stays within the hook. */
-static __always_inline int is_behind_header(frame_t *frame)
+/* It stays within the hook. */
+static __always_inline __u32 take_mark(frame_t *frame)
 {
-	int behind = is_marked_behind(frame);
+	__u32 mark = mark_of(frame);
 
-	if (behind)
+	if (mark)
 		frame->mark = 0;
-	return behind;
+	return mark;
 }
 
-/* The data come again, behind a segment of the header alone, which this frame
- * becomes: a frame of GSO cannot grow, nor one that is full. 0, or the verdict.
+/* The frame comes again behind this one, with the mark: one of GSO cannot grow,
+ * nor one that is full. 0, or the verdict.
  */
-static __always_inline int split_header_off(frame_t *frame)
+static __always_inline int split(frame_t *frame, __u32 mark)
 {
-	frame->mark = HG_PACKET_MARK_BEHIND;
+	frame->mark = mark;
 	if (bpf_clone_redirect(frame, frame->ifindex, BPF_F_INGRESS))
 		return drop(HG_PACKET_FAILED);
 	frame->mark = 0;

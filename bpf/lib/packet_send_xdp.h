@@ -97,22 +97,24 @@ static __always_inline int take_way(frame_t *frame, const struct packet *p,
 	return transmit(frame, way->ifindex);
 }
 
-static __always_inline int
-is_marked_behind(const frame_t *frame __attribute__((unused)))
+static __always_inline __u32
+mark_of(const frame_t *frame __attribute__((unused)))
 {
 	return 0;
 }
 
-static __always_inline int
-is_behind_header(frame_t *frame __attribute__((unused)))
+static __always_inline __u32
+take_mark(frame_t *frame __attribute__((unused)))
 {
 	return 0;
 }
 
 /* 0, or the verdict: it takes a clone. */
-static __always_inline int split_header_off(frame_t *frame)
+static __always_inline int split(frame_t *frame, __u32 mark)
 {
-	return leave_to_tc(frame, HG_LEFT_EARLY_DATA);
+	return leave_to_tc(frame, mark == HG_PACKET_MARK_BEHIND
+				      ? HG_LEFT_EARLY_DATA
+				      : HG_LEFT_COOKIE);
 }
 
 /* Whether the frame is left to tc because its length would change, see

@@ -87,16 +87,13 @@ static __always_inline __u32 payload_of(const struct packet *p,
 	return payload < p->payload ? payload : p->payload;
 }
 
-/* A RST ends the flow at the very number that comes next (RFC 5961, 3.2): any
- * other passes, for its receiver to challenge or to ignore.
- */
 static __always_inline void note_from_client(struct hg_flow *flow, __u32 number,
 					     const struct packet *p)
 {
 	__u32 new_bytes;
 
 	if (p->flags & TCP_RST) {
-		if (is_next_in(flow, p->seq))
+		if (ends_flow(flow, p))
 			close_flow(flow, number);
 		return;
 	}
@@ -145,30 +142,69 @@ static __always_inline int is_decisive(const struct hg_flow *flow,
 	       flow->state == HG_FLOW_SYN_RECEIVED;
 }
 
-static __noinline int from_client(frame_t *frame, struct packet *p,
-				  struct hg_flow *flow, __u32 number,
-				  struct packet_scratch *s)
+/* Gives what fits the handshake's SYN cookie other numbers, which mean the same
+ * where the connection is open: an ACK is from a little further on, within the
+ * window; what is old, and is answered for that, is older. Data acknowledge less
+ * and, for the backend's next words may wait for it (RFC 896), their
+ * acknowledgment follows. 0, or the verdict.
+ */
+static __noinline int keep_off_cookie(frame_t *frame, struct packet *p,
+				      const struct hg_flow *flow,
+				      struct rewrite *to,
+				      struct packet_scratch *s)
+{
+	__u32 in = to->seq - flow->shift - (flow->isn + 1);
+	int verdict;
+
+	if (segment_end(p) == p->seq) {
+		to->seq += before(p->seq, flow->next_in) ? -COOKIE_ROOM
+							 : COOKIE_ROOM;
+		return 0;
+	}
+	if (!is_intact(frame, p, s))
+		return drop(HG_PACKET_MALFORMED);
+	verdict = split(frame, HG_PACKET_MARK_ACK);
+	if (verdict)
+		return verdict;
+	to->ack = first_out(flow) + in - COOKIE_ROOM;
+	return 0;
+}
+
+/* A SYN of a flow that there is. */
+static __noinline int syn_again(frame_t *frame, struct packet *p,
+				struct hg_flow *flow, __u32 number,
+				struct packet_scratch *s)
 {
 	struct rewrite to = {};
-	int exit, verdict, alone, due, behind = is_behind_header(frame);
+	int exit;
 
-	if (flow->state == HG_FLOW_MOVING)
-		return drop(HG_PACKET_EARLY);
-	if (!is_kept_by_backend(flow))
-		touch(flow);
-	if (p->flags & TCP_SYN) {
-		if (flow->state == HG_FLOW_SYN_SENT) {
-			ask_another(flow, number, p->v6, s);
-			note_odd_syn(p, flow);
-		} else if (p->seq != flow->isn) {
-			set_flags(flow, HG_FLOW_ANOTHER);
-		}
-		exit = to_backend(p, flow, seq_to_backend(flow, p), &to);
-		if (!exit)
-			exit = forward_syn(frame, p, &to, s);
-		if (exit <= 0 && flow->state == HG_FLOW_SYN_SENT)
-			note_client_side(frame, p, flow);
-		return sent(exit, HG_PACKET_FORWARDED);
+	if (flow->state == HG_FLOW_SYN_SENT) {
+		ask_another(flow, number, p->v6, s);
+		note_odd_syn(p, flow);
+	} else if (p->seq != flow->isn) {
+		set_flags(flow, HG_FLOW_ANOTHER);
+	}
+	exit = to_backend(p, flow, seq_to_backend(flow, p), &to);
+	if (!exit)
+		exit = forward_syn(frame, p, &to, s);
+	if (exit <= 0 && flow->state == HG_FLOW_SYN_SENT)
+		note_client_side(frame, p, flow);
+	return sent(exit, HG_PACKET_FORWARDED);
+}
+
+/* All else. */
+static __noinline int go_on(frame_t *frame, struct packet *p,
+			    struct hg_flow *flow, __u32 number,
+			    struct packet_scratch *s)
+{
+	struct rewrite to = {};
+	__u32 mark = take_mark(frame);
+	int exit, verdict, alone, due, behind = mark == HG_PACKET_MARK_BEHIND;
+
+	if (mark == HG_PACKET_MARK_ACK) {
+		exit = become_ack(frame, p, flow, (__u8 *)&s->request);
+		if (exit)
+			return drop(exit);
 	}
 	if (flow->state == HG_FLOW_SYN_SENT && !(p->flags & TCP_RST))
 		return drop(HG_PACKET_EARLY);
@@ -189,9 +225,19 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 	}
 	if (!due || (!alone && behind)) {
 		exit = to_backend(p, flow, seq_to_backend(flow, p), &to);
+		if (!exit &&
+		    fits_cookie(flow, p, segment_size(frame), to.seq)) {
+			verdict = keep_off_cookie(frame, p, flow, &to, s);
+			if (verdict)
+				return verdict;
+		}
+		if (!exit && ends_flow(flow, p)) {
+			if (left_for_length(frame))
+				return VERDICT_NOT_OURS;
+			exit = own_reset(frame, p, flow, &to,
+					 (__u8 *)&s->request);
+		}
 		if (!exit) {
-			keep_off_cookie(flow, p, segment_size(frame), &to.seq,
-					&to.ack);
 			note_from_client(flow, number, p);
 			exit = rewrite(frame, p, &to);
 		}
@@ -199,7 +245,7 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 			    HG_PACKET_FORWARDED);
 	}
 	if (!alone) {
-		verdict = split_header_off(frame);
+		verdict = split(frame, HG_PACKET_MARK_BEHIND);
 		if (verdict)
 			return verdict;
 	}
@@ -211,6 +257,18 @@ static __noinline int from_client(frame_t *frame, struct packet *p,
 		exit = carry_header(frame, p, flow, &to, s);
 	return sent(exit ? exit : forward(frame, p, &to),
 		    alone ? HG_PACKET_HEADER : HG_PACKET_HEADER_AHEAD);
+}
+
+static __always_inline int from_client(frame_t *frame, struct packet *p,
+				       struct hg_flow *flow, __u32 number,
+				       struct packet_scratch *s)
+{
+	if (flow->state == HG_FLOW_MOVING)
+		return drop(HG_PACKET_EARLY);
+	if (!is_kept_by_backend(flow))
+		touch(flow);
+	return p->flags & TCP_SYN ? syn_again(frame, p, flow, number, s)
+				  : go_on(frame, p, flow, number, s);
 }
 
 /* ---- from the backend ---------------------------------------------------- */
@@ -364,10 +422,12 @@ static __noinline int from_backend(frame_t *frame, struct packet *p,
 {
 	struct option_walk walk = {.options = s->options};
 	struct rewrite to = {};
-	int exit, verdict, another;
+	int exit, verdict, another, challenges;
 
 	if (flow->state == HG_FLOW_MOVING)
 		return drop(HG_PACKET_EARLY);
+	if ((p->flags & TCP_RST) && !is_intact(frame, p, s))
+		return drop(HG_PACKET_MALFORMED);
 	/* It sends its SYN-ACK again to who was never there, too. */
 	if (flow->state > HG_FLOW_SYN_RECEIVED && !(p->flags & TCP_RST))
 		touch(flow);
@@ -382,13 +442,16 @@ static __noinline int from_backend(frame_t *frame, struct packet *p,
 		return refuse(frame, p, s, HG_PACKET_NO_FLOW);
 	/* It has an old connection on that port, and challenges the SYN, or is
 	 * still answering that one's: the RST clears the way for the next one
-	 * (RFC 9293, 3.5.1). As after that of another connection: this one's
-	 * flow has no header for it.
+	 * (RFC 9293, 3.5.1), a second later, for which it is not to blame. As
+	 * after that of another connection: this one's flow has no header for
+	 * it.
 	 */
+	challenges = flow->state == HG_FLOW_SYN_SENT &&
+		     !(p->flags & TCP_RST) && !answers_syn(flow, p);
+	if (challenges)
+		set_flags(flow, HG_FLOW_ODD);
 	another = is_another(flow, p);
-	if (another || lacks_header(flow, p) ||
-	    (flow->state == HG_FLOW_SYN_SENT && !(p->flags & TCP_RST) &&
-	     !answers_syn(flow, p))) {
+	if (another || challenges || lacks_header(flow, p)) {
 		verdict = refuse(frame, p, s, HG_PACKET_EARLY);
 		if (another && verdict != VERDICT_NOT_OURS &&
 		    (verdict & 0xff) != VERDICT_DROP)

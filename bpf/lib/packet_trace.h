@@ -57,7 +57,7 @@ static __noinline int trace_arrival(frame_t *frame)
 		return 0;
 	event->time = bpf_ktime_get_ns();
 	event->came_by = arrived_at(frame);
-	event->again = is_marked_behind(frame);
+	event->again = mark_of(frame) != 0;
 	event->size_before = copy_frame(frame, event->before);
 	return 0;
 }

@@ -196,8 +196,10 @@ void PacketPath::Sweep(
   }
 }
 
-// The numbers are those that each end expects next, if nothing is under way;
-// otherwise the end's answer is answered by a RST that is exact.
+// The client's number is that which it expects next, if nothing is under way;
+// the backend's, up to which it has acknowledged, for a client may have made up
+// what comes next. Otherwise an end's answer is answered by a RST that is
+// exact.
 void PacketPath::Reset(uint32_t number) {
   const hg_flow flow = flows_[number];
   const PacketAddress listen =
@@ -208,10 +210,11 @@ void PacketPath::Reset(uint32_t number) {
                 flow.client_port, flow.next_out, flow.next_in});
   const bool header =
       (flow.flags & (HG_FLOW_HEADER_SENT | HG_FLOW_HEADER_ACKED)) != 0;
+  const uint32_t in =
+      flow.state == HG_FLOW_SYN_SENT ? flow.next_in : flow.acked_in;
   resets_.Send({source, ToArray(flow.backend_address), flow.source_port,
                 flow.backend_port,
-                flow.next_in + flow.shift + (header ? flow.header : 0U),
-                flow.next_out});
+                in + flow.shift + (header ? flow.header : 0U), flow.next_out});
 }
 
 // A packet may move it on meanwhile.

@@ -73,7 +73,7 @@ class PacketChoiceTest : public PacketFamilyTest {
     return counts;
   }
   static void End(const Conn& conn) {
-    ExpectFromClient(conn, conn.FromClient(kRst, 0, 0));
+    ExpectEnds(conn, conn.FromClient(kRst, 0, 0));
   }
 };
 

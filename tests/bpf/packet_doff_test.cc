@@ -150,9 +150,8 @@ TEST_P(PacketDoffTest, B13_RstsPassBothWays) {
   ForEverySize(0, 40, [&](size_t size) {
     for (const uint8_t flags : {uint8_t{kRst}, uint8_t{kRst | kAck}}) {
       const Conn by_client = Established(v6()), by_backend = Established(v6());
-      ExpectFromClient(by_client,
-                       WithOptions(by_client.FromClient(flags, 0, 0), size));
-      EXPECT_FALSE(IsLive(by_client));
+      ExpectEnds(by_client,
+                 WithOptions(by_client.FromClient(flags, 0, 0), size));
       ExpectFromBackendWithOptions(
           by_backend, by_backend.FromBackend(flags, 0, by_backend.header()),
           size);

@@ -424,6 +424,14 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
   static void ExpectFromClient(const Conn& conn, const Segment& in) {
     ExpectSent(in, conn.ToBackend(in, conn.header()));
   }
+  // The backend has acknowledged so many bytes behind the header.
+  static void ExpectEnds(const Conn& conn, const Segment& rst,
+                         uint32_t acked = 0) {
+    Segment at = rst;
+    at.seq = conn.isn + 1 + acked;
+    ExpectSent(rst, conn.OwnReset(at, conn.header()));
+    EXPECT_FALSE(IsLive(conn));
+  }
   static void ExpectFromBackend(const Conn& conn, const Segment& in) {
     ExpectSent(in, conn.ToClient(in, conn.header()));
   }

@@ -307,6 +307,25 @@ struct Conn {
     s.ttl -= 1;
     return s;
   }
+  // Likewise of a RST that ends the connection: it is the edge's own.
+  Segment OwnReset(Segment s, uint32_t behind) const {
+    s.flags &= kRst | kAck;
+    s.ae = false;
+    s.window = s.urgent = 0;
+    s.ttl = 65;
+    s.options.clear();
+    s.payload.clear();
+    s.padding.clear();
+    return ToBackend(s, behind);
+  }
+  // What says what data, or a FIN, could not: an ACK behind all of `in` bytes.
+  Segment AckBehind(Segment s, uint32_t in) const {
+    s.seq = isn + 1 + in;
+    s.flags = kAck | (s.flags & kEce);
+    s.payload.clear();
+    s.padding.clear();
+    return ToBackend(s, header());
+  }
   Segment ToClient(Segment s, uint32_t behind) const {
     s.to = kClientMac;
     s.from = kIn0;

@@ -21,8 +21,8 @@ namespace headgate::datapath {
 struct Prediction {
   Verdict verdict = kDropped;
   Exits exits;
-  std::optional<Bytes> out;     // The frame itself.
-  std::optional<Bytes> behind;  // Sent after it.
+  std::optional<Bytes> out;   // The frame itself.
+  std::vector<Bytes> behind;  // Sent after it.
   // Of what is dropped: what its sender is told, as far as its allowance goes.
   std::optional<Bytes> told;
   // The program chooses the backend's side: tell it what left.
@@ -303,10 +303,12 @@ class PacketModel {
     }
     if (!due) {
       if (s.ttl <= 1) return TooFar(s);
-      const Segment out =
-          NoCookie(flow, flow.conn.ToBackend(s, ShiftOf(flow, s)));
-      NoteClient(flow, s);
-      return Send(out);
+      if (EndsFlow(flow, s)) return SendOwnReset(flow, s);
+      const Segment out = flow.conn.ToBackend(s, ShiftOf(flow, s));
+      if (FitsCookie(flow, out) && IsMoreThanAck(s) && s.damage != 0) {
+        return Drop("malformed");
+      }
+      return SendOn(flow, out, s);
     }
     const bool alone = s.payload.empty() && !(s.flags & kFin);
     flow.sent = true;
@@ -314,10 +316,49 @@ class PacketModel {
     if (alone) return Send(flow.conn.HeaderFor(s), "header");
     if (s.ttl <= 1) return TooFar(s, 2);
     Prediction ahead = Send(flow.conn.HeaderFor(s), "header_ahead");
-    ahead.exits["forwarded"] = 1;
-    ahead.behind = Build(NoCookie(flow, flow.conn.ToBackend(s, n)));
-    NoteClient(flow, s);
+    const Prediction data = SendOn(flow, flow.conn.ToBackend(s, n), s);
+    ahead.exits["forwarded"] = data.exits.at("forwarded");
+    ahead.behind = {*data.out};
+    ahead.behind.insert(ahead.behind.end(), data.behind.begin(),
+                        data.behind.end());
     return ahead;
+  }
+  static Prediction SendOwnReset(Flow& flow, Segment s) {
+    // Where the backend is for sure.
+    if (flow.state != kSynSent) s.seq = flow.acked_in;
+    const Prediction sent = Send(flow.conn.OwnReset(s, ShiftOf(flow, s)));
+    flow.state = kClosed;
+    return sent;
+  }
+  static bool EndsFlow(const Flow& flow, const Segment& s) {
+    const bool expected = flow.state != kSynSent && s.seq == flow.acked_in;
+    return (s.flags & kRst) && flow.state != kClosed && s.ip_options.empty() &&
+           (s.seq == flow.next_in || expected);
+  }
+  static bool IsMoreThanAck(const Segment& s) {
+    return !s.payload.empty() || (s.flags & kFin) != 0;
+  }
+  // `out` is what `s` is to become, but for cookies.
+  static Prediction SendOn(Flow& flow, const Segment& out, const Segment& s) {
+    const bool fits = FitsCookie(flow, out);
+    if (!fits || !IsMoreThanAck(s)) {
+      const Segment off = fits ? Aside(flow, out) : out;
+      NoteClient(flow, s);
+      return Send(off);
+    }
+    Segment data = out;
+    data.ack = *flow.answer + 1 + In(flow, out) - 8;
+    NoteClient(flow, s);
+    Prediction sent = Send(data);
+    if (flow.state == kClosed && !IsLastWord(flow, s)) {
+      sent.exits["no_flow"] = 1;  // It comes too late, for once.
+      return sent;
+    }
+    Segment ack = flow.conn.AckBehind(s, flow.next_in - flow.conn.isn - 1);
+    if (FitsCookie(flow, ack)) ack = Aside(flow, ack);
+    sent.behind = {Build(ack)};
+    ++sent.exits["forwarded"];
+    return sent;
   }
   // Of a stream that the backend has whole (RFC 9293, 3.6: it may be asked for
   // its acknowledgment again).
@@ -334,21 +375,22 @@ class PacketModel {
     if (s.seq == isn && (End(s) == isn || End(s) == isn + 1)) return false;
     return Less(s.seq, flow.lapped ? flow.acked_in - (1U << 30) : isn + 1);
   }
-  // What leaves for a backend that might know the handshake by a cookie only:
-  // never as far from its own first number as from the client's, or nearly.
-  static Segment NoCookie(const Flow& flow, Segment out) {
-    if (flow.conn.header() == 0 || (out.flags & kRst)) return out;
-    const uint32_t in = out.seq - flow.conn.shift - flow.conn.isn;
-    const uint32_t back = out.ack - *flow.answer;
-    const auto apart = static_cast<int32_t>(in - back);
-    if (in - 1 < 8 || apart < -3 || apart > 3) return out;
-    if (!out.payload.empty() || (out.flags & kFin)) {
-      out.ack = *flow.answer + in - 8;
-    } else {
-      const uint32_t seq = out.seq - flow.conn.shift - flow.conn.header();
-      out.seq += Less(seq, flow.next_in) ? 0U - 8 : 8;
-    }
-    return out;
+  // From the first byte that the backend expects.
+  static uint32_t In(const Flow& flow, const Segment& out) {
+    return out.seq - flow.conn.shift - flow.conn.isn - 1;
+  }
+  // To a backend that knows the handshake by a cookie only: what is as far from
+  // its own first number as from the client's, or nearly.
+  static bool FitsCookie(const Flow& flow, const Segment& out) {
+    if (flow.conn.header() == 0 || (out.flags & kRst)) return false;
+    const uint32_t in = In(flow, out);
+    const auto apart = static_cast<int32_t>(in + 1 + *flow.answer - out.ack);
+    return in >= 8 && apart >= -3 && apart <= 3;
+  }
+  static Segment Aside(const Flow& flow, Segment ack) {
+    const uint32_t seq = ack.seq - flow.conn.shift - flow.conn.header();
+    ack.seq += Less(seq, flow.next_in) ? 0U - 8 : 8;
+    return ack;
   }
   static uint32_t ShiftOf(const Flow& flow, const Segment& s) {
     const uint32_t isn = flow.conn.isn;
@@ -371,11 +413,7 @@ class PacketModel {
     }
   }
   static void NoteClient(Flow& flow, const Segment& s) {
-    if (s.flags & kRst) {
-      const bool expected = flow.state != kSynSent && s.seq == flow.acked_in;
-      if (s.seq == flow.next_in || expected) flow.state = kClosed;
-      return;
-    }
+    if (s.flags & kRst) return;
     const uint32_t ahead = End(s) - flow.next_in;
     if (ahead != 0 && ahead <= 1U << 30) {
       flow.next_in = End(s);
@@ -403,6 +441,7 @@ class PacketModel {
     return tried.size() < backends_;
   }
   Prediction BackendOf(Flow& flow, const Segment& s) {
+    if ((s.flags & kRst) && s.damage != 0) return Drop("malformed");
     const uint32_t first = flow.conn.isn + flow.conn.shift + 1;
     const bool over = flow.fin_in_acked && flow.fin_out_acked;
     if (flow.state == kClosed && !over && !(s.flags & kRst)) {

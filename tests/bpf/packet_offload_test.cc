@@ -87,8 +87,8 @@ TEST_P(PacketOffloadTest, B1_TheHeaderGoesAheadOfAFrameOfManySegments) {
   }
 }
 
-// Each of them alone could open a connection at a backend that has forgotten all
-// but its SYN cookie (see packet_flow.h).
+// Each of them alone could open a connection at a backend that has forgotten
+// all but its SYN cookie (see packet_flow.h).
 TEST_P(PacketOffloadTest, NoneOfManySegmentsFitsASynCookie) {
   if (AtXdp() && !AtGeneric())
     GTEST_SKIP() << "then a veth takes no such frames";
@@ -102,11 +102,14 @@ TEST_P(PacketOffloadTest, NoneOfManySegmentsFitsASynCookie) {
     SCOPED_TRACE(acks);
     const Segment data = conn.FromClient(kAck, 0, acks, Bytes(5000, 0x16));
     Segment wanted = conn.ToBackend(data, n);
-    if (acks <= n + 5003 && (acks + 3 - n) % 1000 <= 6) {
-      wanted.ack = conn.server_isn + 1 + n - 8;
-    }
+    const bool fits = acks <= n + 5003 && (acks + 3 - n) % 1000 <= 6;
+    if (fits) wanted.ack = conn.server_isn + 1 + n - 8;
     Send(data, 1000);
     ExpectLeft(wanted);
+    if (!fits) continue;
+    Segment ack = conn.AckBehind(data, 5000);
+    if (acks + 3 - n - 5000 <= 6) ack.seq += 8;
+    ExpectLeft(ack);
   }
 }
 

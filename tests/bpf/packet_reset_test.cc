@@ -50,8 +50,7 @@ TEST_P(PacketResetTest, B13_OnlyARstAtTheNextByteEndsAConnection) {
       EXPECT_TRUE(IsLive(conn)) << off;
     }
   }
-  ExpectFromClient(conn, conn.FromClient(kRst, 100, 0));
-  EXPECT_FALSE(IsLive(conn));
+  ExpectEnds(conn, conn.FromClient(kRst, 100, 0));
   const Conn other = Established(v6());
   ExpectFromBackend(other, other.FromBackend(kRst | kAck, 0, n));
   EXPECT_FALSE(IsLive(other));
@@ -64,8 +63,7 @@ TEST_P(PacketResetTest, ARstAtWhatIsAcknowledgedEndsAConnection) {
   const uint32_t n = by_client.header();
   ExpectFromClient(by_client,
                    by_client.FromClient(kAck, (1 << 30) - 1, 0, Text("x")));
-  ExpectFromClient(by_client, by_client.FromClient(kRst, 0, 0));
-  EXPECT_FALSE(IsLive(by_client));
+  ExpectEnds(by_client, by_client.FromClient(kRst, 0, 0));
   for (const uint8_t last : {uint8_t{kAck}, uint8_t{kFin | kAck}}) {
     const Conn conn = Established(v6());
     ExpectFromClient(conn, conn.FromClient(kAck, 0, 0, Bytes(100, 1)));
@@ -95,8 +93,36 @@ TEST_P(PacketResetTest, ARstBetweenWhatIsAcknowledgedAndNextEndsNothing) {
     ExpectSent(rst, conn.ToClient(rst, 0));
     EXPECT_TRUE(IsLive(conn)) << off;
   }
-  ExpectFromClient(conn, conn.FromClient(kRst, 40, 0));
-  EXPECT_FALSE(IsLive(conn));
+  ExpectEnds(conn, conn.FromClient(kRst, 40, 0), 40);
+}
+
+// One that the backend discards would free a place for another connection.
+TEST_P(PacketResetTest, ARstThatEndsAConnectionIsOneThatTheBackendBelieves) {
+  // Behind what no window was open for.
+  const Conn jumps = Established(v6());
+  ExpectFromClient(jumps, jumps.FromClient(kAck, (1 << 30) - 1, 0, Text("x")));
+  ExpectEnds(jumps, jumps.FromClient(kRst, 1 << 30, 0));
+  // Signed, which nobody has agreed on; and with other options, and data.
+  for (const Bytes& options :
+       {Concat({{19, 18}, Bytes(16, 7), Nops(2)}), Timestamps()}) {
+    const Conn conn = Established(v6());
+    Segment rst = conn.FromClient(kRst | kAck | kUrg, 0, 0, Text("why"));
+    rst.options = options;
+    rst.ttl = 2;  // And one that gets no further.
+    ExpectEnds(conn, rst);
+  }
+  const Conn conn = Established(v6());
+  // In a header that hosts may discard it for, it goes on as it is.
+  if (!v6()) {
+    Segment routed = conn.FromClient(kRst, 0, 0);
+    routed.ip_options = {131, 7, 4, 198, 18, 2, 11, 0};
+    ExpectFromClient(conn, routed);
+    EXPECT_TRUE(IsLive(conn));
+  }
+  Segment damaged = conn.FromBackend(kRst, 0, 0);
+  damaged.damage = 1;
+  ExpectDropped(damaged, HG_PACKET_MALFORMED);
+  EXPECT_TRUE(IsLive(conn));
 }
 
 // What ends it at the edge, its end points need not believe: a RST at junk that
@@ -107,7 +133,7 @@ TEST_P(PacketResetTest, AClosedConnectionIsNotGoneOnWith) {
     const uint32_t n = conn.header();
     ExpectFromClient(conn, conn.FromClient(kAck, 0, 0, Text("x")));
     if (by_client) {
-      ExpectFromClient(conn, conn.FromClient(kRst, 1, 0));
+      ExpectEnds(conn, conn.FromClient(kRst, 1, 0));
     } else {
       ExpectFromBackend(conn, conn.FromBackend(kRst | kAck, 0, n));
     }

@@ -76,7 +76,7 @@ TEST_F(PacketScanTest, AScanIsCarriedOrCountedAndNobodyElseNotices) {
                    ? 0
                    : 1;
     }
-    if (fate < 8) mixed += Passes(rst, conn.ToBackend(rst, 0), "in0") ? 0 : 1;
+    if (fate < 8) mixed += Passes(rst, conn.OwnReset(rst, 0), "in0") ? 0 : 1;
     if (fate == 12 || fate == 13) {
       mixed += Passes(refusal, conn.ToClient(refusal, 0), "out0") ? 0 : 1;
     }

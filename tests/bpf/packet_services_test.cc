@@ -186,7 +186,8 @@ TEST_F(PacketDrainTest, WhoWentMeanwhileLetsNobodyWait) {
   while (IsLive(first)) loop_->Run();
   // It was to be the next.
   ASSERT_TRUE(IsLive(second));
-  ExpectFromClient(second, second.FromClient(kRst, 0, 0));
+  const Segment rst = second.FromClient(kRst, 0, 0);
+  ExpectSent(rst, second.OwnReset(rst, second.header()));
   const Conn third = Established(false);
   EXPECT_LT(TimeToEnd(), absl::Milliseconds(900));
   EXPECT_FALSE(IsLive(third));

@@ -36,7 +36,7 @@ class PacketTableTest : public PacketProgramTest {
   }
   static void Close(const Conn& conn) {
     const Segment rst = conn.FromClient(kRst, 0, 0);
-    ExpectSent(rst, conn.ToBackend(rst, conn.header()));
+    ExpectSent(rst, conn.OwnReset(rst, conn.header()));
   }
   // Two clients of each family, to its services, of which one has two
   // addresses. All from one port, which they would keep as a source port.
@@ -171,7 +171,7 @@ TEST_F(PacketTableTest, B16_ASynIntoALiveConnectionIsTheBackendsToChallenge) {
   const Segment challenge = old.FromBackend(kAck, 0, old.header());
   ExpectFromBackend(old, challenge);
   const Segment rst = old.FromClient(kRst, 0, 0);
-  ExpectSent(rst, old.ToBackend(rst, old.header()));
+  ExpectSent(rst, old.OwnReset(rst, old.header()));
   Open(&again);
 }
 
@@ -243,7 +243,9 @@ TEST_F(PacketTableTest, B19_TwoClientsOfOnePortThroughTwoServicesDoNotMix) {
   }
   for (const Conn& conn : conns) ExpectToTalk(conn, 0);
   // Its end is no other's.
-  ExpectFromClient(conns.back(), conns.back().FromClient(kRst, 1, 0));
+  const Conn last = conns.back();
+  ExpectSent(last.FromClient(kRst, 1, 0),
+             last.OwnReset(last.FromClient(kRst, 0, 0), last.header()));
   conns.pop_back();
   for (const Conn& conn : conns) ExpectToTalk(conn, 1);
 }

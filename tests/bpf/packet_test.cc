@@ -87,6 +87,29 @@ TEST_P(PacketTest, ASynThatMayGetLostByItselfIsNoBackendsFault) {
   }
 }
 
+// Nor is one that it has answered, if only by what belongs to the port's
+// connection before: the client's next SYN is a second away.
+TEST_P(PacketTest, ABackendThatChallengesASynIsNotSilent) {
+  Serve({1, 2});
+  Conn conn = NewConn(v6());
+  for (const uint64_t failures : {0U, 1U}) {
+    Open(&conn);
+    const uint32_t id =
+        (v6() ? 20 : 10) + (conn.backend == BackendAddress(1, v6()) ? 1U : 2U);
+    const auto timeouts = [&] {
+      return Read(datapath_->backend_stats(id).connect_timeout);
+    };
+    const uint64_t before = timeouts();
+    // The next one does not.
+    if (failures == 0) {
+      ExpectReset(conn.FromBackend(kAck, 5, 7), HG_PACKET_EARLY);
+    }
+    WaitForAnswer(conn);
+    ASSERT_EQ(Run(conn.Syn()).verdict, kSent);
+    EXPECT_EQ(timeouts(), before + failures);
+  }
+}
+
 TEST_P(PacketTest, WithOneBackendASynComesAgainToIt) {
   Conn conn = NewConn(v6());
   Open(&conn);

@@ -232,7 +232,9 @@ TEST_P(PacketRawEndsTest, B13_AFinWithTheHandshakesAck) {
 
 TEST_P(PacketRawEndsTest, B13_ARstInPlaceOfTheHandshakesAck) {
   ForBoth([&] {
-    FromClient(conn_.FromClient(kRst, 0, 0), 0);
+    const Segment rst = conn_.FromClient(kRst, 0, 0);
+    client_.Send(rst);
+    ExpectArrives(backend_, conn_.OwnReset(rst, 0));
     EXPECT_EQ(daemon_->Service(v6() ? "mail6" : "mail")["connections_total"],
               0);
     // It has crossed the SYN-ACK's retransmission.
@@ -371,6 +373,31 @@ TEST_P(PacketRawTest, NoSynCookieOpensAConnectionWithoutHeader) {
     }
     answered();
     ExpectHonest(listener);
+  });
+}
+
+// Who could end it at the edge alone would have more than max_connections.
+TEST_P(PacketRawTest, ARstThatEndsTheFlowEndsTheBackendsConnection) {
+  ForBoth([&] {
+    const UniqueFd listener =
+        ListenAt(v6() ? "[2001:db8:2::11]:25" : "198.18.2.11:25");
+    const auto connected = [&] {
+      ++conn_.client_port;
+      client_.Send(conn_.Syn());
+      conn_.server_isn = WaitSynAck();
+      return ExpectHonest(listener);
+    };
+    TcpSocket far = connected();
+    constexpr uint32_t kJunk = 1 << 30;  // No window was open for it.
+    client_.Send(conn_.FromClient(kAck, kJunk, 0, Text("x")));
+    client_.Send(conn_.FromClient(kRst, kJunk + 1, 0));
+    EXPECT_TRUE(far.ReceivesReset());
+    TcpSocket signs = connected();
+    Segment rst = conn_.FromClient(kRst, 6, 0);
+    rst.options = Concat({{19, 18}, Bytes(16, 7), Nops(2)});  // RFC 2385.
+    client_.Send(rst);
+    EXPECT_TRUE(signs.ReceivesReset());
+    EXPECT_TRUE(WaitActive(0));
   });
 }
 

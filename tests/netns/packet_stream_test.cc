@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <thread>
+#include <tuple>
 #include <utility>
 
 #include "packet_fixture.h"
@@ -18,6 +19,11 @@ class PacketStreamTest : public PacketLab {
   // The streams' listeners come and go.
   void Start() { PacketLab::Start({.health = "{type: none}"}); }
   void ExpectDataInThePlaceOfTheHandshakesAck() const;
+  static void SwitchOff(const TcpSocket& socket, int option) {
+    const int off = 0;
+    EXPECT_EQ(::setsockopt(socket.fd(), IPPROTO_TCP, option, &off, sizeof off),
+              0);
+  }
   static bool Soak() { return std::getenv("HG_SOAK") != nullptr; }
   void ExpectNoChecksumErrors() const {
     EXPECT_EQ(ChecksumErrors(kClient), 0);
@@ -36,10 +42,7 @@ TEST_F(PacketStreamTest, AMessageAcknowledgesWhatCameBeforeIt) {
     const int64_t before = Counter(kBackend, "TcpExtTCPLossProbes");
     for (const size_t size : {1500U, 3000U, 5000U}) {
       Session session = OpenSession(vip, listener);
-      const int off = 0;
-      ASSERT_EQ(::setsockopt(session.backend.fd(), IPPROTO_TCP, TCP_NODELAY,
-                             &off, sizeof off),
-                0);
+      SwitchOff(session.backend, TCP_NODELAY);
       const auto answer = [&](size_t asked, size_t answered) {
         ASSERT_TRUE(session.client.Send(std::string(asked, 'c')));
         ASSERT_EQ(session.backend.Receive(asked).size(), asked);
@@ -51,6 +54,31 @@ TEST_F(PacketStreamTest, AMessageAcknowledgesWhatCameBeforeIt) {
       answer(size, 30);
     }
     // Each would take one; so may a machine that stands still, but not thrice.
+    EXPECT_LT(Counter(kBackend, "TcpExtTCPLossProbes"), before + 3) << node;
+  }
+}
+
+// Likewise by one small segment, which fits the handshake's SYN cookie: what it
+// cannot acknowledge itself, the next one does.
+TEST_F(PacketStreamTest, AGreetingOfTheHeadersSizeIsAcknowledged) {
+  Start();
+  for (const auto& [vip, node, header] :
+       {std::tuple(vip_, "198.18.2.11:25", 28),
+        std::tuple(vip6_, "[2001:db8:2::11]:25", 52)}) {
+    const UniqueFd listener = ListenAt(node);
+    const int64_t before = Counter(kBackend, "TcpExtTCPLossProbes");
+    for (int size = header - 3; size <= header + 3; ++size) {
+      Session session = OpenSession(vip, listener);
+      SwitchOff(session.backend, TCP_NODELAY);
+      SwitchOff(session.client, TCP_QUICKACK);
+      const std::string greeting(static_cast<size_t>(size), 'b');
+      ASSERT_TRUE(session.backend.Send(greeting));
+      ASSERT_EQ(session.client.Receive(greeting.size()), greeting);
+      ASSERT_TRUE(session.client.Send("EHLO"));
+      ASSERT_EQ(session.backend.Receive(4), "EHLO");
+      ASSERT_TRUE(session.backend.Send("250 "));
+      ASSERT_EQ(session.client.Receive(4), "250 ");
+    }
     EXPECT_LT(Counter(kBackend, "TcpExtTCPLossProbes"), before + 3) << node;
   }
 }
