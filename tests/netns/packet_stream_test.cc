@@ -1,6 +1,7 @@
 // Streams over the packet path, byte for byte: offloads on and off, packet
 // sizes, and what is lost on the way.
-#include <netinet/tcp.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <signal.h>
 
 #include <atomic>
@@ -9,16 +10,20 @@
 #include <tuple>
 #include <utility>
 
+#include "absl/strings/strip.h"
 #include "packet_fixture.h"
 
 namespace headgate::testing {
 namespace {
+
+struct Agreement;
 
 class PacketStreamTest : public PacketLab {
  protected:
   // The streams' listeners come and go.
   void Start() { PacketLab::Start({.health = "{type: none}"}); }
   void ExpectDataInThePlaceOfTheHandshakesAck() const;
+  void ExpectInForceAtBothEnds(const Agreement& agreement) const;
   static void SwitchOff(const TcpSocket& socket, int option) {
     const int off = 0;
     EXPECT_EQ(::setsockopt(socket.fd(), IPPROTO_TCP, option, &off, sizeof off),
@@ -172,11 +177,15 @@ TEST_F(PacketStreamTest, B11_AWayOutThatIsSmaller) {
 
 // ---- what the ends agree on -------------------------------------------------
 
+constexpr int kUsual = TCPI_OPT_TIMESTAMPS | TCPI_OPT_SACK | TCPI_OPT_WSCALE;
+constexpr int kNegotiated = kUsual | TCPI_OPT_ECN;
+
 struct Agreement {
   const char* name;
   // net.ipv4.... or, after "congctl ", whose congestion control.
   std::vector<const char*> client;
   std::vector<const char*> backend;
+  int options = kUsual;  // Of kNegotiated, what is in force then.
 };
 
 // Either end may lack what the other has; what is not named is as Linux has it.
@@ -184,17 +193,33 @@ const Agreement kAgreements[] = {
     {"Cubic", {"congctl cubic"}, {"congctl cubic"}},
     {"Bbr", {"congctl bbr"}, {"congctl bbr"}},
     {"BbrUpCubicDown", {"congctl bbr"}, {"congctl cubic"}},
-    {"WithoutTimestamps", {"tcp_timestamps=0"}, {"tcp_timestamps=0"}},
-    {"ClientWithoutTimestamps", {"tcp_timestamps=0"}, {}},
-    {"BackendWithoutTimestamps", {}, {"tcp_timestamps=0"}},
-    {"WithoutSack", {"tcp_sack=0"}, {}},
+    {"WithoutTimestamps",
+     {"tcp_timestamps=0"},
+     {"tcp_timestamps=0"},
+     kUsual & ~TCPI_OPT_TIMESTAMPS},
+    {"ClientWithoutTimestamps",
+     {"tcp_timestamps=0"},
+     {},
+     kUsual & ~TCPI_OPT_TIMESTAMPS},
+    {"BackendWithoutTimestamps",
+     {},
+     {"tcp_timestamps=0"},
+     kUsual & ~TCPI_OPT_TIMESTAMPS},
+    {"WithoutSack", {"tcp_sack=0"}, {}, kUsual & ~TCPI_OPT_SACK},
     {"WithoutDsack", {"tcp_dsack=0"}, {"tcp_dsack=0"}},
-    {"ClientWithoutWindowScaling", {"tcp_window_scaling=0"}, {}},
-    {"BackendWithoutWindowScaling", {}, {"tcp_window_scaling=0"}},
+    {"ClientWithoutWindowScaling",
+     {"tcp_window_scaling=0"},
+     {},
+     kUsual & ~TCPI_OPT_WSCALE},
+    {"BackendWithoutWindowScaling",
+     {},
+     {"tcp_window_scaling=0"},
+     kUsual & ~TCPI_OPT_WSCALE},
     {"WithoutAnyOption",
      {"tcp_timestamps=0", "tcp_sack=0", "tcp_window_scaling=0"},
-     {}},
-    {"Ecn", {"tcp_ecn=1"}, {"tcp_ecn=1"}},
+     {},
+     0},
+    {"Ecn", {"tcp_ecn=1"}, {"tcp_ecn=1"}, kNegotiated},
     {"EcnRefused", {"tcp_ecn=1"}, {"tcp_ecn=0"}},
 };
 
@@ -221,14 +246,65 @@ std::string Set(const std::string& netns, const std::string& setting) {
   return absl::StrCat(sysctl, "-qw ", key, "=", before.out);
 }
 
-// A little loss, so that SACK and congestion control have something to do.
+tcp_info InfoOf(const TcpSocket& socket) {
+  tcp_info info{};
+  socklen_t size = sizeof info;
+  EXPECT_EQ(::getsockopt(socket.fd(), IPPROTO_TCP, TCP_INFO, &info, &size), 0);
+  return info;
+}
+
+// That an end has what was agreed on, and hears of congestion where it may.
+void ExpectInForce(const TcpSocket& end,
+                   const std::vector<const char*>& settings, int options) {
+  EXPECT_EQ(InfoOf(end).tcpi_options & kNegotiated, options);
+  EXPECT_EQ(WaitUntil(absl::Milliseconds(options & TCPI_OPT_ECN ? 5000 : 0),
+                      [&] { return InfoOf(end).tcpi_delivered_ce > 0; }),
+            (options & TCPI_OPT_ECN) != 0);
+  char control[16] = "";
+  socklen_t size = sizeof control;
+  EXPECT_EQ(::getsockopt(end.fd(), IPPROTO_TCP, TCP_CONGESTION, control, &size),
+            0);
+  for (absl::string_view setting : settings) {
+    if (absl::ConsumePrefix(&setting, "congctl ")) {
+      EXPECT_EQ(control, setting);
+    }
+  }
+}
+
+void PacketStreamTest::ExpectInForceAtBothEnds(
+    const Agreement& agreement) const {
+  for (const auto& [vip, backend] : {std::pair(vip_, "198.18.2.11:25"),
+                                     std::pair(vip6_, "[2001:db8:2::11]:25")}) {
+    SCOPED_TRACE(backend);
+    const UniqueFd listener = ListenAt(backend);
+    // A SYN asks for ECN but once (tcp_ecn_clear_syn()), and the machine may be
+    // a second late.
+    Session session;
+    ASSERT_TRUE(WaitUntil(absl::Seconds(10), [&] {
+      session = OpenSession(vip, listener);
+      return InfoOf(session.client).tcpi_total_retrans == 0;
+    }));
+    ASSERT_TRUE(session.Exchange(200000));
+    ExpectInForce(session.client, agreement.client, agreement.options);
+    ExpectInForce(session.backend, agreement.backend, agreement.options);
+  }
+}
+
+// A little loss, so that SACK and congestion control have something to do; but
+// of no SYN.
 TEST_F(PacketStreamTest, B2_B10_WhateverTheEndsAgreeOn) {
   Start();
   const std::string rule =
-      "tcp sport 25 numgen random mod 200 == 0 drop; "
-      "tcp dport 25 numgen random mod 200 == 0 drop;";
+      "tcp flags & syn == 0 tcp sport 25 numgen random mod 200 == 0 drop; "
+      "tcp flags & syn == 0 tcp dport 25 numgen random mod 200 == 0 drop;";
   Nft(kClient, "input", rule);
   Nft(kBackend, "input", rule);
+  // As a router does that is about to lose some; only where ECN is agreed on.
+  const std::string congestion =
+      "ip ecn ect0 numgen inc mod 4 == 0 ip ecn set ce; "
+      "ip6 ecn ect0 numgen inc mod 4 == 0 ip6 ecn set ce;";
+  Nft(kClient, "output", congestion);
+  Nft(kBackend, "output", congestion);
   for (const Agreement& agreement : kAgreements) {
     SCOPED_TRACE(agreement.name);
     std::string undo;
@@ -236,6 +312,7 @@ TEST_F(PacketStreamTest, B2_B10_WhateverTheEndsAgreeOn) {
     for (const char* setting : agreement.backend) {
       undo += Set(kBackend, setting);
     }
+    ExpectInForceAtBothEnds(agreement);
     ExpectStreams(Soak() ? 100 : 8, 200 << 10);
     Shell(undo);
   }
