@@ -99,7 +99,6 @@ HG_ABI_ASSERT(sizeof(struct hg_flow_key) == 24);
  */
 enum hg_key_table {
 	HG_BUCKET_ENTRIES = 15,
-	HG_BUCKETS_OF_KEY = 2,
 	HG_ENTRY_TAG_SHIFT = 25,
 };
 struct hg_key_bucket {

@@ -100,21 +100,32 @@ static __always_inline int swap_in(struct hg_key_bucket *bucket, __u32 from,
 	return -1;
 }
 
-/* 0, or -1: the key's buckets are full. */
-__weak __noinline int put_value(const struct hg_flow_key *key, __u32 value)
+/* Where a key's entry may be, and what that is; 0, or -1: there is no table. */
+static __always_inline int find_places(const struct hg_flow_key *key,
+				       __u32 value,
+				       struct hg_key_bucket **first,
+				       struct hg_key_bucket **second,
+				       __u32 *entry)
 {
 	const struct hg_packet_config *config = key_config();
-	struct hg_key_bucket *first, *second;
-	__u32 entry;
 	__u64 hash;
 
 	if (!key || !config)
 		return -1;
 	hash = hg_hash_key(key, config->seed);
-	entry = hg_entry(hash, value);
-	first = bucket_of(hash, 0, config);
-	second = bucket_of(hash, 1, config);
-	if (!first || !second)
+	*entry = hg_entry(hash, value);
+	*first = bucket_of(hash, 0, config);
+	*second = bucket_of(hash, 1, config);
+	return *first && *second ? 0 : -1;
+}
+
+/* 0, or -1: the key's buckets are full. */
+__weak __noinline int put_value(const struct hg_flow_key *key, __u32 value)
+{
+	struct hg_key_bucket *first, *second;
+	__u32 entry;
+
+	if (find_places(key, value, &first, &second, &entry))
 		return -1;
 	if (!swap_in(first, 0, entry))
 		return 0;
@@ -128,19 +139,11 @@ __weak __noinline int put_value(const struct hg_flow_key *key, __u32 value)
 
 __weak __noinline int erase_key(const struct hg_flow_key *key, __u32 value)
 {
-	const struct hg_packet_config *config = key_config();
 	struct hg_key_bucket *first, *second;
 	__u32 entry;
-	__u64 hash;
 
-	if (!key || !config)
-		return 0;
-	hash = hg_hash_key(key, config->seed);
-	entry = hg_entry(hash, value);
-	first = bucket_of(hash, 0, config);
-	second = bucket_of(hash, 1, config);
-	if (first && second && swap_in(first, entry, 0) &&
-	    !swap_in(second, entry, 0))
+	if (!find_places(key, value, &first, &second, &entry) &&
+	    swap_in(first, entry, 0) && !swap_in(second, entry, 0))
 		__sync_fetch_and_add(&first->spilled, -1);
 	return 0;
 }

@@ -102,20 +102,36 @@ static __always_inline void erase_keys(const struct hg_flow *flow, __u32 number)
 	erase_key(&flow->keys[HG_FROM_BACKEND], number * 2 + HG_FROM_BACKEND);
 }
 
-/* From whatever state it is in. */
-static __always_inline void close_flow(struct hg_flow *flow, __u32 number)
+/* The state that it was closed from; HG_FLOW_CLOSED: that was not done here. A
+ * flow has no more states ahead of it than are tried.
+ */
+static __always_inline __u32 move_to_closed(struct hg_flow *flow)
 {
-	__u32 state = flow->state;
+	for (int i = 0; i < HG_FLOW_ESTABLISHED; i++) {
+		__u32 state = flow->state;
 
-	if (state == HG_FLOW_FREE || state == HG_FLOW_CLOSED ||
-	    state == HG_FLOW_MOVING || !move_state(flow, state, HG_FLOW_CLOSED))
-		return;
+		if (state == HG_FLOW_FREE || state == HG_FLOW_CLOSED ||
+		    state == HG_FLOW_MOVING)
+			break;
+		if (move_state(flow, state, HG_FLOW_CLOSED))
+			return state;
+	}
+	return HG_FLOW_CLOSED;
+}
+
+static __noinline int close_flow(struct hg_flow *flow, __u32 number)
+{
+	__u32 state = move_to_closed(flow);
+
+	if (state == HG_FLOW_CLOSED)
+		return 0;
 	if (state == HG_FLOW_ESTABLISHED)
 		count_end(flow);
 	flow->since = bpf_ktime_get_ns();
 	if (!(__sync_fetch_and_or(&flow->flags, HG_FLOW_QUEUED) &
 	      HG_FLOW_QUEUED))
 		bpf_map_push_elem(&packet_closed, &number, 0);
+	return 0;
 }
 
 /* A number for a new flow; the one closed longest ago when none is free. */

@@ -17,7 +17,7 @@ class Table {
 
   bool Put(const hg_flow_key& key, uint32_t value) {
     const uint64_t hash = hg_hash_key(&key, kSeed);
-    for (uint32_t which = 0; which < HG_BUCKETS_OF_KEY; ++which) {
+    for (const uint32_t which : {0U, 1U}) {
       hg_key_bucket& bucket = buckets_[hg_bucket_of(
           hash, which, static_cast<uint32_t>(buckets_.size()))];
       __u32* const room =
