@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_split.h"
@@ -53,6 +54,11 @@ class Arrivals {
  private:
   std::unique_ptr<Process> tcpdump_;
 };
+
+void ExpectCorrect(const Arrivals::Counts& counts) {
+  EXPECT_GT(counts.right, 100u);
+  EXPECT_EQ(counts.wrong, 0u) << counts.first_wrong;
+}
 
 class PacketMatrixTest : public PacketLab {
  protected:
@@ -114,8 +120,7 @@ class PacketMatrixTest : public PacketLab {
         EXPECT_GT(counts.wrong, 0u) << "tcpdump does not look";
         continue;
       }
-      EXPECT_GT(counts.right, 100u);
-      EXPECT_EQ(counts.wrong, 0u) << counts.first_wrong;
+      ExpectCorrect(counts);
     }
     EXPECT_EQ(ChecksumErrors(kClient), 0);
     EXPECT_EQ(ChecksumErrors(kBackend), 0);
@@ -139,6 +144,29 @@ TEST_F(PacketMatrixTest, B1_B4_B11_OffloadsAndSizesOfFrames) {
   // Each stream's ACK has grown.
   EXPECT_GE(Metric(R"(headgate_packets_forwarded_total{as="header"})"),
             4 * 3 * 2 * 20);
+}
+
+// At XDP checksums are the ends' to complete, frames are of one segment, and
+// none is larger than a page.
+using PacketMatrixAtXdpTest = PacketHookTest;
+INSTANTIATE_TEST_SUITE_P(At, PacketMatrixAtXdpTest, ::testing::Values("xdp"),
+                         HookName);
+TEST_P(PacketMatrixAtXdpTest, B4_B11_SizesOfFrames) {
+  Start({.health = "{type: none}"});
+  for (const int mtu : {1500, 1492, 1280}) {
+    SCOPED_TRACE(mtu);
+    for (const auto& [netns, device] :
+         {std::pair(kClient, "c0"), std::pair(kEdge, "e0"),
+          std::pair(kEdge, "e1"), std::pair(kBackend, "b0")}) {
+      Shell(absl::StrCat("ip -n ", netns, " link set ", device, " mtu ", mtu));
+    }
+    Arrivals at_client(kClient, "c0"), at_backend(kBackend, "b0");
+    ExpectStreams(10, 1 << 20);
+    ExpectCorrect(at_client.Stop());
+    ExpectCorrect(at_backend.Stop());
+  }
+  EXPECT_EQ(Drops("too_big"), 0);
+  EXPECT_EQ(ChecksumErrors(kClient) + ChecksumErrors(kBackend), 0);
 }
 
 // A route so small that a ClientHello takes two segments or three, which
