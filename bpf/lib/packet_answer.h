@@ -113,9 +113,10 @@ static __always_inline int seal_as_it_came(frame_t *frame,
 }
 
 /* A RST that ends the flow becomes our own, without what a host may discard it
- * for, at the number up to which the backend has acknowledged: if it is further
- * by now, it says so, and what it says of a closed flow is answered by a RST that
- * is exact. The client's own number may be far beyond what the backend expects.
+ * for, at the number up to which the backend has acknowledged, as far as is known:
+ * the client's own may be far beyond what the backend expects. If it has received
+ * more by now, what it says of a closed flow is answered by a RST that is exact;
+ * only, if its last acknowledgment got lost, it may say nothing for a while.
  */
 static __noinline int own_reset(frame_t *frame, struct packet *p,
 				const struct hg_flow *flow, struct rewrite *to,
