@@ -172,6 +172,7 @@ enum hg_flow_flags {
 	HG_FLOW_ANOTHER = 512, /* the client has sent the SYN of another one */
 	HG_FLOW_UNREACHABLE = 1024, /* the SYN was answered so, by ICMP */
 	HG_FLOW_LAPPED = 2048, /* numbers near isn are the next lap's */
+	HG_FLOW_SPLIT = 4096,  /* data are to come behind their header */
 };
 
 /* What the fields of a flow and of its keys' buckets mean, where the structs'
@@ -334,7 +335,8 @@ HG_ABI_ASSERT(sizeof(struct hg_trace_event) == 48 + 2 * HG_TRACE_BYTES);
 	X(LENGTH, "length") /* would grow, without room; generic: change */    \
 	X(JOINED, "joined_segments") /* generic: longer than the MTU */        \
 	X(NO_METADATA, "no_metadata") /* all: the driver has no room for it */ \
-	X(COOKIE, "syn_cookie") /* data that fit one: their ACK goes behind */
+	X(COOKIE, "syn_cookie") /* data that fit one: their ACK goes behind */ \
+	X(RESET, "reset_twice") /* a client's: what it has sent is not acked */
 
 #define HG_PACKET_LEFT_ENUM(name, text) HG_LEFT_##name,
 enum hg_packet_left {
@@ -378,9 +380,14 @@ struct hg_packet_sums {
 
 /* skb->mark of a frame that comes a second time, within one hook: data that wait
  * behind the segment of their header; data that have gone ahead of their
- * acknowledgment, which this frame is to become.
+ * acknowledgment, which this frame is to become; a RST that follows one at
+ * another number.
  */
-#define HG_PACKET_MARK_BEHIND 0x48476174
-#define HG_PACKET_MARK_ACK 0x48476175
+enum {
+	HG_PACKET_MARK_BEHIND = 0x48476174,
+	HG_PACKET_MARK_ACK,
+	HG_PACKET_MARK_RESET,
+	HG_PACKET_MARK_END
+};
 
 #endif

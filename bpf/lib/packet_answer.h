@@ -113,17 +113,16 @@ static __always_inline int seal_as_it_came(frame_t *frame,
 }
 
 /* A RST that ends the flow becomes our own, without what a host may discard it
- * for, at the number up to which the backend has acknowledged, as far as is known:
- * the client's own may be far beyond what the backend expects. If it has received
- * more by now, what it says of a closed flow is answered by a RST that is exact;
- * only, if its last acknowledgment got lost, it may say nothing for a while.
+ * for, at the number up to which the backend has acknowledged: the client's own
+ * may be far beyond what the backend expects. If the backend has received more
+ * by now, the second one is exact, and so is what answers its challenge.
  */
 static __noinline int own_reset(frame_t *frame, struct packet *p,
 				const struct hg_flow *flow, struct rewrite *to,
 				__u8 *buffer)
 {
-	if (flow->state != HG_FLOW_SYN_SENT)
-		p->seq = flow->acked_in;
+	p->seq = p->mark == HG_PACKET_MARK_RESET ? flow->next_in
+						 : acked_in(flow);
 	to->seq = seq_to_backend(flow, p);
 	to->ttl = TTL_OF_OURS;
 	if (strip(frame, p, p->flags & (TCP_RST | TCP_ACK)))
@@ -137,7 +136,7 @@ static __noinline int own_reset(frame_t *frame, struct packet *p,
 static __noinline int become_ack(frame_t *frame, struct packet *p,
 				 const struct hg_flow *flow, __u8 *buffer)
 {
-	__u8 flags = (p->flags & TCP_ECE) | TCP_ACK;
+	__u8 flags = (p->flags & (TCP_ECE | TCP_CWR)) | TCP_ACK;
 
 	if (cut_behind(frame, p, TCP_BASE + (p->options & 63)) ||
 	    set_length(frame, p->end + 2) || set_length(frame, p->end) ||

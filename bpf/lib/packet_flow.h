@@ -187,13 +187,19 @@ static __always_inline void note_ack(__u32 *acked, __u32 sent, __u32 ack)
 		*acked = ack;
 }
 
+/* Up to where the backend has acknowledged, as far as is known. */
+static __always_inline __u32 acked_in(const struct hg_flow *flow)
+{
+	return flow->state > HG_FLOW_SYN_RECEIVED ? flow->acked_in
+						  : flow->isn + 1;
+}
+
 /* The numbers that its receiver may expect next: the edge knows of what was lost
  * behind it, and may have counted what that receiver took for junk.
  */
 static __always_inline int is_next_in(const struct hg_flow *flow, __u32 seq)
 {
-	return seq == flow->next_in ||
-	       (seq == flow->acked_in && flow->state != HG_FLOW_SYN_SENT);
+	return seq == flow->next_in || seq == acked_in(flow);
 }
 
 static __always_inline int is_next_out(const struct hg_flow *flow, __u32 seq)
@@ -230,15 +236,32 @@ static __always_inline int is_over(const struct hg_flow *flow,
 		is_ahead(segment_end(p), flow->acked_in));
 }
 
+/* Its receiver may discard it for its IP header (RFC 7126). */
+static __always_inline int is_dubious_reset(const struct packet *p)
+{
+	return (p->flags & TCP_RST) && has_ip_options(p);
+}
+
 /* Whether a client's RST ends the flow: it is at the very number that comes next
  * (RFC 5961, 3.2); any other passes, for its receiver to challenge or to ignore.
- * So does one that a host may discard for its IP header.
  */
 static __always_inline int ends_flow(const struct hg_flow *flow,
 				     const struct packet *p)
 {
-	return (p->flags & TCP_RST) && !has_ip_options(p) &&
-	       flow->state != HG_FLOW_CLOSED && is_next_in(flow, p->seq);
+	return (p->flags & TCP_RST) && flow->state != HG_FLOW_CLOSED &&
+	       is_next_in(flow, p->seq);
+}
+
+/* Who is a client as well may claim to be the backend, to have the header left
+ * out, or its place free while its connection goes on: where its SYN came by,
+ * nobody is believed that. Unless all that answered the SYN came there, too, as
+ * over links that both carry both sides.
+ */
+static __always_inline int is_believed(const struct hg_flow *flow,
+				       __u32 interface)
+{
+	return interface != flow->client_side ||
+	       interface == flow->backend_side;
 }
 
 #endif

@@ -54,6 +54,7 @@ static __always_inline int handle(frame_t *frame)
 		return VERDICT_NOT_OURS;
 	if (left_for_metadata(frame))
 		return VERDICT_NOT_OURS;
+	p->mark = take_mark(frame);
 	if (take_tag_off(frame))
 		return drop(HG_PACKET_FAILED);
 	if (p->protocol == IPPROTO_TCP)

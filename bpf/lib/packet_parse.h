@@ -50,6 +50,7 @@ struct packet {
 	__u32 flags;
 	__u32 options; /* bytes */
 	__u32 payload; /* bytes */
+	__u32 mark;    /* HG_PACKET_MARK_: it comes again; 0: it does not */
 	/* For who wants to know; 0: none. */
 	__u32 flow;    /* number * 2 + enum hg_side + 1 */
 	__u32 service; /* id, where there is no flow */

@@ -54,7 +54,7 @@ static __always_inline __u32 mark_of(const frame_t *frame)
 {
 	__u32 mark = frame->mark;
 
-	return mark == HG_PACKET_MARK_BEHIND || mark == HG_PACKET_MARK_ACK
+	return mark >= HG_PACKET_MARK_BEHIND && mark < HG_PACKET_MARK_END
 		   ? mark
 		   : 0;
 }
@@ -74,10 +74,12 @@ static __always_inline __u32 take_mark(frame_t *frame)
  */
 static __always_inline int split(frame_t *frame, __u32 mark)
 {
+	__u32 was = frame->mark;
+
 	frame->mark = mark;
 	if (bpf_clone_redirect(frame, frame->ifindex, BPF_F_INGRESS))
 		return drop(HG_PACKET_FAILED);
-	frame->mark = 0;
+	frame->mark = was;
 	return 0;
 }
 

@@ -114,7 +114,8 @@ static __always_inline int split(frame_t *frame, __u32 mark)
 {
 	return leave_to_tc(frame, mark == HG_PACKET_MARK_BEHIND
 				      ? HG_LEFT_EARLY_DATA
-				      : HG_LEFT_COOKIE);
+			      : mark == HG_PACKET_MARK_ACK ? HG_LEFT_COOKIE
+							   : HG_LEFT_RESET);
 }
 
 /* Whether the frame is left to tc because its length would change, see

@@ -92,11 +92,8 @@ static __always_inline void note_from_client(struct hg_flow *flow, __u32 number,
 {
 	__u32 new_bytes;
 
-	if (p->flags & TCP_RST) {
-		if (ends_flow(flow, p))
-			close_flow(flow, number);
+	if (p->flags & TCP_RST)
 		return;
-	}
 	new_bytes = progress(p, flow->next_in);
 	if (new_bytes) {
 		__u32 payload = payload_of(p, new_bytes);
@@ -145,8 +142,8 @@ static __always_inline int is_decisive(const struct hg_flow *flow,
 /* Gives what fits the handshake's SYN cookie other numbers, which mean the same
  * where the connection is open: an ACK is from a little further on, within the
  * window; what is old, and is answered for that, is older. Data acknowledge less
- * and, for the backend's next words may wait for it (RFC 896), their
- * acknowledgment follows. 0, or the verdict.
+ * and, if they are new, their acknowledgment follows, for the backend's next
+ * words may wait for it (RFC 896). 0, or the verdict.
  */
 static __noinline int keep_off_cookie(frame_t *frame, struct packet *p,
 				      const struct hg_flow *flow,
@@ -161,11 +158,16 @@ static __noinline int keep_off_cookie(frame_t *frame, struct packet *p,
 							 : COOKIE_ROOM;
 		return 0;
 	}
-	if (!is_intact(frame, p, s))
-		return drop(HG_PACKET_MALFORMED);
-	verdict = split(frame, HG_PACKET_MARK_ACK);
-	if (verdict)
-		return verdict;
+	if (HOOK == HG_HOOK_XDP)
+		return split(frame, HG_PACKET_MARK_ACK);
+	/* Once: somebody ahead may take the clone's mark away. */
+	if (progress(p, flow->next_in)) {
+		if (!is_intact(frame, p, s))
+			return drop(HG_PACKET_MALFORMED);
+		verdict = split(frame, HG_PACKET_MARK_ACK);
+		if (verdict)
+			return verdict;
+	}
 	to->ack = first_out(flow) + in - COOKIE_ROOM;
 	return 0;
 }
@@ -192,16 +194,34 @@ static __noinline int syn_again(frame_t *frame, struct packet *p,
 	return sent(exit, HG_PACKET_FORWARDED);
 }
 
+/* Whether these are the data that split() has made come again: the flow knows,
+ * too, for somebody ahead of tc may take the mark away.
+ */
+static __always_inline int comes_behind(struct hg_flow *flow,
+					const struct packet *p, int due)
+{
+	int awaited = due && (flow->flags & HG_FLOW_SPLIT);
+
+	if (awaited)
+		__sync_fetch_and_and(&flow->flags, ~HG_FLOW_SPLIT);
+	return awaited || p->mark == HG_PACKET_MARK_BEHIND;
+}
+
+/* The second of two RSTs, the first of which has ended the flow. */
+static __always_inline int resets_again(const struct packet *p)
+{
+	return p->mark == HG_PACKET_MARK_RESET && (p->flags & TCP_RST);
+}
+
 /* All else. */
 static __noinline int go_on(frame_t *frame, struct packet *p,
 			    struct hg_flow *flow, __u32 number,
 			    struct packet_scratch *s)
 {
 	struct rewrite to = {};
-	__u32 mark = take_mark(frame);
-	int exit, verdict, alone, due, behind = mark == HG_PACKET_MARK_BEHIND;
+	int exit, verdict, alone, due, behind;
 
-	if (mark == HG_PACKET_MARK_ACK) {
+	if (p->mark == HG_PACKET_MARK_ACK) {
 		exit = become_ack(frame, p, flow, (__u8 *)&s->request);
 		if (exit)
 			return drop(exit);
@@ -212,10 +232,12 @@ static __noinline int go_on(frame_t *frame, struct packet *p,
 		return refuse(frame, p, s, HG_PACKET_EARLY);
 	due = header_is_due(flow, p);
 	alone = !p->payload && !(p->flags & TCP_FIN);
-	if (due && (alone ? left_for_room(frame, flow->header)
+	if ((due || (p->flags & TCP_RST)) &&
+	    (due && alone ? left_for_room(frame, flow->header)
 			  : left_for_length(frame)))
 		return VERDICT_NOT_OURS;
-	if (forges_header(flow, p) ||
+	behind = !alone && comes_behind(flow, p, due);
+	if (forges_header(flow, p) || is_dubious_reset(p) ||
 	    (is_decisive(flow, p, due) && !behind && !is_intact(frame, p, s)))
 		return drop(HG_PACKET_MALFORMED);
 	if (p->ttl > 1 && ends_handshake(flow, p)) {
@@ -223,7 +245,7 @@ static __noinline int go_on(frame_t *frame, struct packet *p,
 		if (exit)
 			return drop(exit);
 	}
-	if (!due || (!alone && behind)) {
+	if (!due || behind) {
 		exit = to_backend(p, flow, seq_to_backend(flow, p), &to);
 		if (!exit &&
 		    fits_cookie(flow, p, segment_size(frame), to.seq)) {
@@ -231,11 +253,17 @@ static __noinline int go_on(frame_t *frame, struct packet *p,
 			if (verdict)
 				return verdict;
 		}
-		if (!exit && ends_flow(flow, p)) {
-			if (left_for_length(frame))
-				return VERDICT_NOT_OURS;
+		if (!exit && (resets_again(p) || ends_flow(flow, p))) {
+			if (!resets_again(p) &&
+			    flow->next_in != acked_in(flow)) {
+				verdict = split(frame, HG_PACKET_MARK_RESET);
+				if (verdict)
+					return verdict;
+			}
 			exit = own_reset(frame, p, flow, &to,
 					 (__u8 *)&s->request);
+			if (!exit)
+				close_flow(flow, number);
 		}
 		if (!exit) {
 			note_from_client(flow, number, p);
@@ -245,6 +273,8 @@ static __noinline int go_on(frame_t *frame, struct packet *p,
 			    HG_PACKET_FORWARDED);
 	}
 	if (!alone) {
+		if (HOOK == HG_HOOK_TC)
+			set_flags(flow, HG_FLOW_SPLIT);
 		verdict = split(frame, HG_PACKET_MARK_BEHIND);
 		if (verdict)
 			return verdict;
@@ -311,17 +341,6 @@ static __noinline int count_early_end(const struct hg_flow *flow, __u32 flags)
 	return 0;
 }
 
-/* Who is a client as well may claim to be the backend, to have the header left
- * out: where its SYN came by, nobody is believed that. Unless all that answered
- * the SYN came there, too, as over links that both carry both sides.
- */
-static __always_inline int is_believed(const struct hg_flow *flow,
-				       __u32 interface)
-{
-	return interface != flow->client_side ||
-	       interface == flow->backend_side;
-}
-
 /* The state goes ahead, so that what is written here is not taken for what stood
  * in its place (see ask_another).
  */
@@ -346,11 +365,12 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 					      const struct packet *p, __u32 ack,
 					      __u32 interface)
 {
+	int believed = is_believed(flow, interface);
 	__u32 new_bytes;
 
 	if (p->flags & TCP_RST) {
 		if (flow->state == HG_FLOW_SYN_SENT ||
-		    is_next_out(flow, p->seq)) {
+		    (believed && is_next_out(flow, p->seq))) {
 			count_early_end(flow, p->flags);
 			close_flow(flow, number);
 		}
@@ -376,9 +396,9 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 		note_fin(flow, HG_FLOW_FIN_OUT, &flow->fin_out,
 			 flow->acked_out, segment_end(p));
 	}
-	if (p->flags & TCP_ACK) {
+	if (believed && (p->flags & TCP_ACK)) {
 		if (!(flow->flags & HG_FLOW_HEADER_ACKED) &&
-		    acks_header(flow, p->ack) && is_believed(flow, interface))
+		    acks_header(flow, p->ack))
 			set_flags(flow, HG_FLOW_HEADER_ACKED);
 		note_ack(&flow->acked_in, flow->next_in, ack);
 		if (flow->state != HG_FLOW_CLOSED &&
@@ -405,7 +425,7 @@ static __always_inline int refusal(struct hg_flow *flow, const struct packet *p,
  * would be good for a segment whose numbers fit the other (see keep_off_cookie).
  */
 static __always_inline int is_another(const struct hg_flow *flow,
-				      const struct packet *p)
+				      const struct packet *p, __u32 interface)
 {
 	if ((p->flags & (TCP_SYN | TCP_ACK)) != (TCP_SYN | TCP_ACK) ||
 	    flow->state == HG_FLOW_SYN_SENT)
@@ -413,7 +433,8 @@ static __always_inline int is_another(const struct hg_flow *flow,
 	if (acks_syn(flow, p))
 		return p->seq + 1 != first_out(flow);
 	return (flow->flags & HG_FLOW_ANOTHER) &&
-	       flow->state == HG_FLOW_ESTABLISHED;
+	       flow->state == HG_FLOW_ESTABLISHED &&
+	       is_believed(flow, interface);
 }
 
 static __noinline int from_backend(frame_t *frame, struct packet *p,
@@ -422,6 +443,7 @@ static __noinline int from_backend(frame_t *frame, struct packet *p,
 {
 	struct option_walk walk = {.options = s->options};
 	struct rewrite to = {};
+	__u32 interface = arrived_at(frame);
 	int exit, verdict, another, challenges;
 
 	if (flow->state == HG_FLOW_MOVING)
@@ -448,13 +470,15 @@ static __noinline int from_backend(frame_t *frame, struct packet *p,
 	 */
 	challenges = flow->state == HG_FLOW_SYN_SENT &&
 		     !(p->flags & TCP_RST) && !answers_syn(flow, p);
-	if (challenges)
-		set_flags(flow, HG_FLOW_ODD);
-	another = is_another(flow, p);
+	another = is_another(flow, p, interface);
 	if (another || challenges || lacks_header(flow, p)) {
 		verdict = refuse(frame, p, s, HG_PACKET_EARLY);
-		if (another && verdict != VERDICT_NOT_OURS &&
-		    (verdict & 0xff) != VERDICT_DROP)
+		if (verdict == VERDICT_NOT_OURS ||
+		    (verdict & 0xff) == VERDICT_DROP)
+			return verdict;
+		if (challenges)
+			set_flags(flow, HG_FLOW_ODD);
+		if (another)
 			close_flow(flow, number);
 		return verdict;
 	}
@@ -469,7 +493,7 @@ static __noinline int from_backend(frame_t *frame, struct packet *p,
 	to.ttl = p->ttl - 1;
 	if (!to.source)
 		return drop(HG_PACKET_FAILED);
-	note_from_backend(flow, number, p, to.ack, arrived_at(frame));
+	note_from_backend(flow, number, p, to.ack, interface);
 	if (p->flags & TCP_SYN)
 		return sent(forward_syn(frame, p, &to, s), HG_PACKET_FORWARDED);
 	if (p->options && !only_timestamps(frame, p)) {

@@ -4,6 +4,7 @@
 #include <bpf/libbpf.h>
 
 #include <algorithm>
+#include <set>
 
 #include "datapath/coarse_clock.h"
 #include "datapath/packet.h"
@@ -196,10 +197,10 @@ void PacketPath::Sweep(
   }
 }
 
-// The client's number is that which it expects next, if nothing is under way;
-// the backend's, up to which it has acknowledged, for a client may have made up
-// what comes next. Otherwise an end's answer is answered by a RST that is
-// exact.
+// The client's number is that which it expects next, if nothing is under way.
+// The backend's is that up to which it has acknowledged, for a client may have
+// made up what comes next; if it has not, another one is. Otherwise an end's
+// answer is answered by a RST that is exact.
 void PacketPath::Reset(uint32_t number) {
   const hg_flow flow = flows_[number];
   const PacketAddress listen =
@@ -210,11 +211,13 @@ void PacketPath::Reset(uint32_t number) {
                 flow.client_port, flow.next_out, flow.next_in});
   const bool header =
       (flow.flags & (HG_FLOW_HEADER_SENT | HG_FLOW_HEADER_ACKED)) != 0;
-  const uint32_t in =
-      flow.state == HG_FLOW_SYN_SENT ? flow.next_in : flow.acked_in;
-  resets_.Send({source, ToArray(flow.backend_address), flow.source_port,
-                flow.backend_port,
-                in + flow.shift + (header ? flow.header : 0U), flow.next_out});
+  const uint32_t acked_in =
+      flow.state == HG_FLOW_ESTABLISHED ? flow.acked_in : flow.isn + 1;
+  const uint32_t ahead = flow.shift + (header ? flow.header : 0U);
+  for (const uint32_t in : std::set{acked_in, flow.next_in}) {
+    resets_.Send({source, ToArray(flow.backend_address), flow.source_port,
+                  flow.backend_port, in + ahead, flow.next_out});
+  }
 }
 
 // A packet may move it on meanwhile.

@@ -311,6 +311,17 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
     frame.resize(static_cast<size_t>(size));
     return frame;
   }
+  // Now, when all have been counted.
+  static bool MoreIsCaptured() {
+    Bytes frame(65536);
+    ssize_t size = 0;
+    while ((size = recv(capture_.get(), frame.data(), frame.size(), 0)) > 0) {
+      if (std::equal(kBackendMac.begin(), kBackendMac.end(), frame.begin())) {
+        return true;
+      }
+    }
+    return false;
+  }
   static void ForgetCaptured() {
     char byte = 0;
     while (recv(capture_.get(), &byte, 1, 0) >= 0) continue;
@@ -424,13 +435,31 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
   static void ExpectFromClient(const Conn& conn, const Segment& in) {
     ExpectSent(in, conn.ToBackend(in, conn.header()));
   }
-  // The backend has acknowledged so many bytes behind the header.
+  // The backend has acknowledged so many bytes behind the header, of those that
+  // the client has sent.
   static void ExpectEnds(const Conn& conn, const Segment& rst,
-                         uint32_t acked = 0) {
-    Segment at = rst;
-    at.seq = conn.isn + 1 + acked;
-    ExpectSent(rst, conn.OwnReset(at, conn.header()));
+                         uint32_t acked = 0, uint32_t sent = 0) {
+    ExpectOwnResets(conn, rst, acked, sent);
     EXPECT_FALSE(IsLive(conn));
+  }
+  static void ExpectOwnResets(const Conn& conn, const Segment& rst,
+                              uint32_t acked, uint32_t sent) {
+    const auto own_at = [&](uint32_t in) {
+      Segment at = rst;
+      at.seq = conn.isn + 1 + in;
+      return conn.OwnReset(at, conn.header());
+    };
+    ForgetCaptured();
+    const Exits before = Counted();
+    const Outcome outcome = Run(rst);
+    EXPECT_EQ(outcome.verdict, kSent);
+    ExpectFrame(outcome.frame, own_at(acked));
+    if (sent > acked) {
+      EXPECT_EQ(Captured(), Build(own_at(sent)));
+    }
+    EXPECT_EQ(
+        Since(before),
+        (Exits{{PacketExitName(HG_PACKET_FORWARDED), sent > acked ? 2U : 1U}}));
   }
   static void ExpectFromBackend(const Conn& conn, const Segment& in) {
     ExpectSent(in, conn.ToClient(in, conn.header()));

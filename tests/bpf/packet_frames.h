@@ -321,7 +321,7 @@ struct Conn {
   // What says what data, or a FIN, could not: an ACK behind all of `in` bytes.
   Segment AckBehind(Segment s, uint32_t in) const {
     s.seq = isn + 1 + in;
-    s.flags = kAck | (s.flags & kEce);
+    s.flags = kAck | (s.flags & (kEce | kCwr));
     s.payload.clear();
     s.padding.clear();
     return ToBackend(s, header());

@@ -41,6 +41,7 @@ class PacketModel {
     bool refused = false;              // By the backend asked last,
     bool silent = false;               // which has had its time.
     bool fin_in_acked = false, fin_out_acked = false;
+    bool one_side = false;  // The SYN was answered where it came by.
     uint32_t next_in = 0, next_out = 0;       // SND.NXT of either end, and
     uint32_t acked_in = 0, acked_out = 0;     // SND.UNA (RFC 9293, 3.4).
     std::optional<uint32_t> answer;           // The backend's first number.
@@ -297,6 +298,8 @@ class PacketModel {
     const bool decides =
         due || (s.flags & kRst) != 0 || flow.state == kSynReceived;
     if (decides && s.damage != 0) return Drop("malformed");
+    // Its receiver may, or may not.
+    if ((s.flags & kRst) && !s.ip_options.empty()) return Drop("malformed");
     if (flow.state == kSynReceived && !(s.flags & kRst) && s.ttl > 1) {
       flow.state = kEstablished;
       ++connections_;
@@ -305,7 +308,8 @@ class PacketModel {
       if (s.ttl <= 1) return TooFar(s);
       if (EndsFlow(flow, s)) return SendOwnReset(flow, s);
       const Segment out = flow.conn.ToBackend(s, ShiftOf(flow, s));
-      if (FitsCookie(flow, out) && IsMoreThanAck(s) && s.damage != 0) {
+      if (FitsCookie(flow, out) && IsMoreThanAck(s) && IsNews(flow, s) &&
+          s.damage != 0) {
         return Drop("malformed");
       }
       return SendOn(flow, out, s);
@@ -324,16 +328,24 @@ class PacketModel {
     return ahead;
   }
   static Prediction SendOwnReset(Flow& flow, Segment s) {
-    // Where the backend is for sure.
+    // Where the backend is for sure, and then where it should be.
     if (flow.state != kSynSent) s.seq = flow.acked_in;
-    const Prediction sent = Send(flow.conn.OwnReset(s, ShiftOf(flow, s)));
+    Prediction sent = Send(flow.conn.OwnReset(s, ShiftOf(flow, s)));
     flow.state = kClosed;
+    if (s.seq == flow.next_in) return sent;
+    s.seq = flow.next_in;
+    sent.behind = {Build(flow.conn.OwnReset(s, ShiftOf(flow, s)))};
+    ++sent.exits["forwarded"];
     return sent;
   }
   static bool EndsFlow(const Flow& flow, const Segment& s) {
     const bool expected = flow.state != kSynSent && s.seq == flow.acked_in;
-    return (s.flags & kRst) && flow.state != kClosed && s.ip_options.empty() &&
+    return (s.flags & kRst) && flow.state != kClosed &&
            (s.seq == flow.next_in || expected);
+  }
+  static bool IsNews(const Flow& flow, const Segment& s) {
+    const uint32_t ahead = End(s) - flow.next_in;
+    return ahead != 0 && ahead <= 1U << 30;
   }
   static bool IsMoreThanAck(const Segment& s) {
     return !s.payload.empty() || (s.flags & kFin) != 0;
@@ -346,10 +358,12 @@ class PacketModel {
       NoteClient(flow, s);
       return Send(off);
     }
+    const bool news = IsNews(flow, s);
     Segment data = out;
     data.ack = *flow.answer + 1 + In(flow, out) - 8;
     NoteClient(flow, s);
     Prediction sent = Send(data);
+    if (!news) return sent;
     if (flow.state == kClosed && !IsLastWord(flow, s)) {
       sent.exits["no_flow"] = 1;  // It comes too late, for once.
       return sent;
@@ -458,8 +472,12 @@ class PacketModel {
     if (flow.state == kSynSent && !answers && !(s.flags & kRst)) {
       return Refuse(s, "before_handshake");
     }
+    // Where clients are, anybody may say what a backend would.
+    const bool by_client = s.to == kIn0;
+    const bool believed = !by_client || flow.one_side;
     const bool begins = flow.another && flow.state == kEstablished &&
-                        !answers && (s.flags & (kSyn | kAck)) == (kSyn | kAck);
+                        !answers && believed &&
+                        (s.flags & (kSyn | kAck)) == (kSyn | kAck);
     if (begins || (answers && flow.answer && s.seq != *flow.answer)) {
       if (s.damage == 0) flow.state = kClosed;
       return Refuse(s, "before_handshake");
@@ -471,11 +489,12 @@ class PacketModel {
     if (s.ttl <= 1) return TooFar(s);
     const uint32_t ack = (s.flags & kAck) ? AckOf(flow, s.ack) : s.ack;
     if (s.flags & kRst) {
-      if (flow.state == kSynSent || s.seq == flow.next_out ||
-          s.seq == flow.acked_out) {
-        flow.state = kClosed;
-      }
+      const bool next = s.seq == flow.next_out || s.seq == flow.acked_out;
+      if (flow.state == kSynSent || (next && believed)) flow.state = kClosed;
     } else if (s.flags & kSyn) {
+      if (answers && (flow.state == kSynSent || !by_client)) {
+        flow.one_side = by_client;
+      }
       if (flow.state == kSynSent && answers) {
         flow.state = kSynReceived;
         flow.answer = s.seq;
@@ -483,7 +502,7 @@ class PacketModel {
         flow.acked_in = flow.conn.isn + 1;
       }
     } else {
-      NoteBackend(flow, s, ack);
+      NoteBackend(flow, s, ack, believed);
     }
     Segment out = flow.conn.ToClient(s, 0);
     out.ack = ack;
@@ -496,11 +515,12 @@ class PacketModel {
     out.options = *options;
     return Send(out);
   }
-  static void NoteBackend(Flow& flow, const Segment& s, uint32_t ack) {
+  static void NoteBackend(Flow& flow, const Segment& s, uint32_t ack,
+                          bool believed) {
     const uint32_t ahead = End(s) - flow.next_out;
     if (ahead != 0 && ahead <= 1U << 30) flow.next_out = End(s);
     if (s.flags & kFin) NoteFin(&flow.fin_out, flow.acked_out, End(s));
-    if (s.flags & kAck) {
+    if (believed && (s.flags & kAck)) {
       const uint32_t first = flow.conn.isn + 1, n = flow.conn.header();
       // From the header's end to that of what the client has sent.
       const uint32_t moved = s.ack - flow.conn.shift;

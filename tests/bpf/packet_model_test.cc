@@ -113,6 +113,7 @@ class PacketModelTest : public PacketProgramTest {
       return (exits = Since(counted_)) == wanted.exits;
     });
     ASSERT_EQ(exits, wanted.exits);
+    ASSERT_FALSE(MoreIsCaptured());
     for (const auto& [exit, count] : exits) counted_[exit] += count;
     if (wanted.learn) {
       const std::string problem = wanted.learn(got.frame);

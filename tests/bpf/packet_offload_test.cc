@@ -2,6 +2,10 @@
 // many segments in one. They come in by the wire, through AF_PACKET with a
 // virtio_net_hdr, for BPF_PROG_RUN cannot make them. And frames whose sum the
 // hardware has taken.
+#include <linux/pkt_cls.h>
+
+#include <iterator>
+
 #include "packet_fixture.h"
 #include "packet_wire.h"
 
@@ -31,6 +35,26 @@ class PacketOffloadTest : public PacketFamilyTest {
     Bytes frame = Build(s);
     Set16(frame, 18, 0);
     return frame;
+  }
+  // Ahead of the program at in0, one that takes marks away, until it is closed:
+  // a classifier may set its own.
+  static UniqueFd TakeMarks() {
+    const bpf_insn code[] = {
+        {BPF_ST | BPF_MEM | BPF_W, BPF_REG_1, 0, offsetof(__sk_buff, mark), 0},
+        {BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, TC_ACT_UNSPEC},
+        {BPF_JMP | BPF_EXIT, 0, 0, 0, 0}};
+    const UniqueFd program(bpf_prog_load(BPF_PROG_TYPE_SCHED_CLS, "take_marks",
+                                         "GPL", code, std::size(code),
+                                         nullptr));
+    EXPECT_TRUE(program.valid());
+    constexpr auto kTcxIngress = static_cast<bpf_attach_type>(46);
+    bpf_link_create_opts first{};
+    first.sz = sizeof first;
+    first.flags = 1U << 3;  // BPF_F_BEFORE
+    UniqueFd link(bpf_link_create(
+        program.get(), static_cast<int>(IndexOf("in0")), kTcxIngress, &first));
+    EXPECT_TRUE(link.valid()) << strerror(errno);
+    return link;
   }
   static void ExpectLeft(const Segment& wanted) {
     const std::optional<Bytes> frame = Captured();
@@ -96,21 +120,57 @@ TEST_P(PacketOffloadTest, NoneOfManySegmentsFitsASynCookie) {
   const uint32_t n = conn.header();
   ForgetCaptured();
   // What falls between their beginnings fits none, and is news to the backend.
+  uint32_t at = 0;
   for (const uint32_t acks :
        {n - 4, n - 3, n + 3, n + 4, n + 500, n + 996, n + 997, n + 1000,
         n + 1003, n + 1004, n + 4003, n + 4500, n + 5003, n + 5004}) {
     SCOPED_TRACE(acks);
-    const Segment data = conn.FromClient(kAck, 0, acks, Bytes(5000, 0x16));
+    const Segment data =
+        conn.FromClient(kAck, at, at + acks, Bytes(5000, 0x16));
     Segment wanted = conn.ToBackend(data, n);
     const bool fits = acks <= n + 5003 && (acks + 3 - n) % 1000 <= 6;
-    if (fits) wanted.ack = conn.server_isn + 1 + n - 8;
+    if (fits) wanted.ack = conn.server_isn + 1 + n + at - 8;
+    at += 5000;
     Send(data, 1000);
     ExpectLeft(wanted);
     if (!fits) continue;
-    Segment ack = conn.AckBehind(data, 5000);
+    Segment ack = conn.AckBehind(data, at);
     if (acks + 3 - n - 5000 <= 6) ack.seq += 8;
     ExpectLeft(ack);
   }
+}
+
+// Or it would come again for ever, and be sent on as often.
+TEST_P(PacketOffloadTest, WhatComesASecondTimeMayHaveLostItsMark) {
+  const Exits before = Counted();
+  const UniqueFd taker = TakeMarks();
+  const Conn conn = Answered(v6());
+  const uint32_t n = conn.header();
+  ForgetCaptured();
+  const Segment early = conn.FromClient(kAck, 0, 0, Bytes(1000, 0x16));
+  for (int i = 0; i < 3; ++i) {
+    Send(early, 0);
+    ExpectLeft(conn.HeaderFor(early));
+    ExpectLeft(conn.ToBackend(early, n));
+  }
+  ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n + 1000));
+  const Segment fits = conn.FromClient(kAck, 1000, n + 1000, Bytes(100, 0x16));
+  Segment wanted = conn.ToBackend(fits, n);
+  wanted.ack -= 8;
+  Send(fits, 0);
+  for (int i = 0; i < 2; ++i) ExpectLeft(wanted);
+  const Segment rst = conn.FromClient(kRst, 1100, 0);
+  Segment first = rst;
+  first.seq -= 100;
+  Send(rst, 0);
+  ExpectLeft(conn.OwnReset(first, n));
+  ExpectLeft(conn.ToBackend(rst, n));
+  // That was all.
+  const Conn other = Established(v6());
+  const Segment last = other.FromClient(kAck, 0, 0, Text("x"));
+  Send(last, 0);
+  ExpectLeft(other.ToBackend(last, n));
+  EXPECT_EQ(Since(before)["header_ahead"], 3U);
 }
 
 // Its sums are its own, though those of what came were the hardware's: in0

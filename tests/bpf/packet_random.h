@@ -104,6 +104,10 @@ class RandomFrames {
       s.flags = OneOf<uint8_t>({kSyn | kAck, kSyn | kAck, kRst | kAck});
       s.ack = conn.isn + conn.shift + 1;
     }
+    if (Below(10) == 0) {  // Or from a client, who may say so.
+      s.to = kIn0;
+      s.from = kClientMac;
+    }
     return s;
   }
 

@@ -50,7 +50,7 @@ TEST_P(PacketResetTest, B13_OnlyARstAtTheNextByteEndsAConnection) {
       EXPECT_TRUE(IsLive(conn)) << off;
     }
   }
-  ExpectEnds(conn, conn.FromClient(kRst, 100, 0));
+  ExpectEnds(conn, conn.FromClient(kRst, 100, 0), 0, 100);
   const Conn other = Established(v6());
   ExpectFromBackend(other, other.FromBackend(kRst | kAck, 0, n));
   EXPECT_FALSE(IsLive(other));
@@ -63,7 +63,7 @@ TEST_P(PacketResetTest, ARstAtWhatIsAcknowledgedEndsAConnection) {
   const uint32_t n = by_client.header();
   ExpectFromClient(by_client,
                    by_client.FromClient(kAck, (1 << 30) - 1, 0, Text("x")));
-  ExpectEnds(by_client, by_client.FromClient(kRst, 0, 0));
+  ExpectEnds(by_client, by_client.FromClient(kRst, 0, 0), 0, 1 << 30);
   for (const uint8_t last : {uint8_t{kAck}, uint8_t{kFin | kAck}}) {
     const Conn conn = Established(v6());
     ExpectFromClient(conn, conn.FromClient(kAck, 0, 0, Bytes(100, 1)));
@@ -93,7 +93,7 @@ TEST_P(PacketResetTest, ARstBetweenWhatIsAcknowledgedAndNextEndsNothing) {
     ExpectSent(rst, conn.ToClient(rst, 0));
     EXPECT_TRUE(IsLive(conn)) << off;
   }
-  ExpectEnds(conn, conn.FromClient(kRst, 40, 0), 40);
+  ExpectEnds(conn, conn.FromClient(kRst, 40, 0), 40, 100);
 }
 
 // One that the backend discards would free a place for another connection.
@@ -101,7 +101,7 @@ TEST_P(PacketResetTest, ARstThatEndsAConnectionIsOneThatTheBackendBelieves) {
   // Behind what no window was open for.
   const Conn jumps = Established(v6());
   ExpectFromClient(jumps, jumps.FromClient(kAck, (1 << 30) - 1, 0, Text("x")));
-  ExpectEnds(jumps, jumps.FromClient(kRst, 1 << 30, 0));
+  ExpectEnds(jumps, jumps.FromClient(kRst, 1 << 30, 0), 0, 1 << 30);
   // Signed, which nobody has agreed on; and with other options, and data.
   for (const Bytes& options :
        {Concat({{19, 18}, Bytes(16, 7), Nops(2)}), Timestamps()}) {
@@ -112,17 +112,51 @@ TEST_P(PacketResetTest, ARstThatEndsAConnectionIsOneThatTheBackendBelieves) {
     ExpectEnds(conn, rst);
   }
   const Conn conn = Established(v6());
-  // In a header that hosts may discard it for, it goes on as it is.
+  // In a header that hosts may discard it for, it goes nowhere.
   if (!v6()) {
     Segment routed = conn.FromClient(kRst, 0, 0);
     routed.ip_options = {131, 7, 4, 198, 18, 2, 11, 0};
-    ExpectFromClient(conn, routed);
+    ExpectDropped(routed, HG_PACKET_MALFORMED);
     EXPECT_TRUE(IsLive(conn));
   }
   Segment damaged = conn.FromBackend(kRst, 0, 0);
   damaged.damage = 1;
   ExpectDropped(damaged, HG_PACKET_MALFORMED);
   EXPECT_TRUE(IsLive(conn));
+}
+
+// Whose connection goes on would have a place for another one.
+TEST_P(PacketResetTest, WhoIsAClientEndsNothingInItsBackendsName) {
+  const Conn conn = Established(v6());
+  const uint32_t n = conn.header();
+  const auto spoofed = [&](uint8_t flags, int64_t seq, int64_t ack) {
+    Segment s = conn.FromBackend(flags, seq, ack);
+    s.to = kIn0;
+    s.from = kClientMac;
+    return s;
+  };
+  const auto expect_no_end = [&](const Segment& s) {
+    ExpectSent(s, conn.ToClient(s, (s.flags & kAck) ? n : 0));
+    EXPECT_TRUE(IsLive(conn));
+  };
+  ExpectFromClient(conn, conn.FromClient(kAck, 0, 0, Bytes(100, 1)));
+  expect_no_end(spoofed(kRst, 0, 0));
+  expect_no_end(spoofed(kRst | kAck, 0, n));
+  // Another one, that it has begun itself.
+  Segment syn = conn.Syn();
+  syn.seq += 12345;
+  ExpectSent(syn, conn.ToBackend(syn, n));
+  const Segment agreed = spoofed(kSyn | kAck, 5000, 12345 + n);
+  ExpectReset(agreed, HG_PACKET_EARLY);
+  EXPECT_TRUE(IsLive(conn));
+  // Nor has the backend acknowledged what it says, a FIN say.
+  ExpectFromClient(conn, conn.FromClient(kFin | kAck, 100, 0));
+  expect_no_end(spoofed(kAck, 0, n + 101));
+  ExpectFromBackend(conn, conn.FromBackend(kFin | kAck, 0, n + 40));
+  expect_no_end(spoofed(kAck, 1, n + 101));
+  ExpectFromClient(conn, conn.FromClient(kAck, 101, 1));
+  EXPECT_TRUE(IsLive(conn));
+  ExpectEnds(conn, conn.FromClient(kRst, 101, 0), 40, 101);
 }
 
 // What ends it at the edge, its end points need not believe: a RST at junk that
@@ -133,7 +167,7 @@ TEST_P(PacketResetTest, AClosedConnectionIsNotGoneOnWith) {
     const uint32_t n = conn.header();
     ExpectFromClient(conn, conn.FromClient(kAck, 0, 0, Text("x")));
     if (by_client) {
-      ExpectEnds(conn, conn.FromClient(kRst, 1, 0));
+      ExpectEnds(conn, conn.FromClient(kRst, 1, 0), 0, 1);
     } else {
       ExpectFromBackend(conn, conn.FromBackend(kRst | kAck, 0, n));
     }

@@ -244,8 +244,7 @@ TEST_F(PacketTableTest, B19_TwoClientsOfOnePortThroughTwoServicesDoNotMix) {
   for (const Conn& conn : conns) ExpectToTalk(conn, 0);
   // Its end is no other's.
   const Conn last = conns.back();
-  ExpectSent(last.FromClient(kRst, 1, 0),
-             last.OwnReset(last.FromClient(kRst, 0, 0), last.header()));
+  ExpectOwnResets(last, last.FromClient(kRst, 1, 0), 0, 1);
   conns.pop_back();
   for (const Conn& conn : conns) ExpectToTalk(conn, 1);
 }

@@ -398,6 +398,24 @@ TEST_P(PacketRawTest, ARstThatEndsTheFlowEndsTheBackendsConnection) {
     client_.Send(rst);
     EXPECT_TRUE(signs.ReceivesReset());
     EXPECT_TRUE(WaitActive(0));
+    // What it has acknowledged is old to it, if its acknowledgment got lost.
+    for (const bool by_client : {true, false}) {
+      TcpSocket unheard = connected();
+      Nft(kBackend, "output",
+          absl::StrCat(v6() ? "ip6 daddr 2001:db8:2::1" : "ip daddr 198.18.2.1",
+                       " tcp dport ", conn_.client_port, " drop"));
+      client_.Send(conn_.FromClient(kAck | kPsh, 6, 0, Text("more")));
+      EXPECT_EQ(unheard.Receive(4), "more");
+      if (by_client) {
+        client_.Send(conn_.FromClient(kRst, 10, 0));
+      } else {
+        const auto list = daemon_->Json({"conn", "list"}).at("connections");
+        ASSERT_EQ(list.size(), 1U) << list;
+        daemon_->Ctl({"conn", "kill", list[0]["id"].dump()});
+      }
+      EXPECT_TRUE(unheard.ReceivesReset());
+      EXPECT_TRUE(WaitActive(0));
+    }
   });
 }
 
