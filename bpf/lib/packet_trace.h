@@ -52,8 +52,11 @@ static __noinline int trace_arrival(frame_t *frame)
 {
 	struct hg_trace_event *event = this_event();
 
+	if (!event)
+		return 0;
+	event->time = 0; /* That of one that was not ours may stand there. */
 	/* The daemon may have been killed while it listened. */
-	if (!event || now_seconds() > packet_trace.until)
+	if (now_seconds() > packet_trace.until)
 		return 0;
 	event->time = bpf_ktime_get_ns();
 	event->came_by = arrived_at(frame);
