@@ -271,6 +271,7 @@ enum hg_packet_hook {
 	X(EXTENSION, "extension_header") /* IPv6, before TCP */                \
 	X(SIGNED, "tcp_signature")	 /* covers what must be changed */     \
 	X(TTL, "ttl") /* ICMP sent, mostly */                                  \
+	X(REVERSE_PATH, "reverse_path") /* the backend's come another way */   \
 	X(SERVICE_FULL, "service_full") /* a SYN beyond max_connections */     \
 	X(BACKEND_FULL, "backend_full") /* a handshake's end, likewise */      \
 	X(TABLE_FULL, "flow_table_full")                                       \

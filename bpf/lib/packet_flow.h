@@ -252,16 +252,4 @@ static __always_inline int ends_flow(const struct hg_flow *flow,
 	       is_next_in(flow, p->seq);
 }
 
-/* Who is a client as well may claim to be the backend, to have the header left
- * out, or its place free while its connection goes on: where its SYN came by,
- * nobody is believed that. Unless all that answered the SYN came there, too, as
- * over links that both carry both sides.
- */
-static __always_inline int is_believed(const struct hg_flow *flow,
-				       __u32 interface)
-{
-	return interface != flow->client_side ||
-	       interface == flow->backend_side;
-}
-
 #endif

@@ -17,7 +17,8 @@
 #include "bpf/lib/packet_table.h"
 
 enum {
-	ICMP_HEAD = 8, /* what stands before the quoted packet */
+	ICMP_HEAD = 8,	 /* what stands before the quoted packet */
+	QUOTED_SUM = 18, /* TCP's checksum as well */
 };
 
 /* Those that say what became of a packet; the others are for this machine. */
@@ -75,7 +76,10 @@ static __always_inline int parse_quoted(frame_t *frame, const struct packet *p,
 		return -1;
 	l4 = parse_quoted_ip(frame, p, at, quoted) & 0x1ff;
 	if (!l4 || l4 + QUOTED_TCP > p->end ||
-	    need_linear(frame, l4 + QUOTED_TCP))
+	    l4 + QUOTED_SUM - 1 == p->end) /* Half of it tells, too. */
+		return -1;
+	if (need_linear(frame, l4 + (l4 + QUOTED_SUM > p->end ? QUOTED_TCP
+							       : QUOTED_SUM)))
 		return -1;
 	tcp = (void *)(long)frame->data + l4;
 	if ((void *)(tcp + 2) > (void *)(long)frame->data_end)
@@ -88,6 +92,23 @@ static __always_inline int parse_quoted(frame_t *frame, const struct packet *p,
 	return same_address(quoted->source.address, p->destination.address)
 		   ? 0
 		   : -1;
+}
+
+/* Of TCP's checksum, if it is quoted: the other end's would tell the client
+ * `shift`, and nobody sums what is there only in part. Answers what it was.
+ */
+static __always_inline __u16 take_quoted_sum(frame_t *frame,
+					     const struct packet *p, __u32 l4)
+{
+	__u16 *check = (void *)(long)frame->data + l4 + QUOTED_SUM - 2;
+	__u16 was;
+
+	if (l4 + QUOTED_SUM > p->end ||
+	    (void *)(check + 1) > (void *)(long)frame->data_end)
+		return 0;
+	was = *check;
+	*check = 0;
+	return was;
 }
 
 static __always_inline int write_quoted(frame_t *frame, const struct packet *p,
@@ -125,6 +146,7 @@ static __always_inline int write_quoted(frame_t *frame, const struct packet *p,
 		same.ttl = ip->ttl;
 		write_v4(ip, &same); /* Its own sum makes up for it. */
 	}
+	from_sum += take_quoted_sum(frame, p, l4);
 	*difference = sum_difference(from_sum, to_sum);
 	return 0;
 }
@@ -247,12 +269,17 @@ static __always_inline int handle_icmp(frame_t *frame, struct packet *p,
 	flow = bpf_map_lookup_elem(&packet_flows, &number);
 	if (!flow)
 		return VERDICT_NOT_OURS;
+	if (flow->state == HG_FLOW_MOVING)
+		return drop(HG_PACKET_EARLY);
 	if (value % 2 == HG_FROM_BACKEND &&
 	    says_unreachable(p, kind, quoted, flow)) {
 		exit = refuse_client(flow, HG_FLOW_UNREACHABLE, s);
 		if (exit)
 			return drop(exit);
 		close_flow(flow, number);
+	} else if (value % 2 == HG_FROM_BACKEND &&
+		   !is_believed(frame, p, flow)) {
+		return drop(HG_PACKET_REVERSE_PATH);
 	}
 	return forward_icmp(frame, p, quoted, flow, value % 2);
 }

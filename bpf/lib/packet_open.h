@@ -225,6 +225,39 @@ static __always_inline void note_client_side(const frame_t *frame,
 	flow->client_side = p->way.ifindex == interface ? 0 : interface;
 }
 
+static __noinline int is_way_to_backend(frame_t *frame, struct packet *p,
+					const struct hg_flow *flow)
+{
+	struct rewrite to = {};
+	long found;
+
+	to.source = local_address(flow->source);
+	to.destination = (struct hg_packet_local *)flow->backend_address;
+	if (!to.source)
+		return 0;
+	found = find_way(frame, p, &to, 1); /* of any size */
+	return (found == BPF_FIB_LKUP_RET_SUCCESS ||
+		found == BPF_FIB_LKUP_RET_NO_NEIGH) &&
+	       p->way.ifindex == arrived_at(frame);
+}
+
+/* Who is a client as well may claim to be the backend, or a router there: to
+ * have the header left out, to learn `shift`, or for a free place while its
+ * connection goes on. So nobody is believed where its SYN came by, unless the
+ * answer to that came there, too, or the way to the backend is there (RFC 3704,
+ * 2.2).
+ */
+static __always_inline int is_believed(frame_t *frame, struct packet *p,
+				       const struct hg_flow *flow)
+{
+	__u32 interface = arrived_at(frame);
+
+	return interface != flow->client_side ||
+	       (flow->state != HG_FLOW_SYN_SENT &&
+		interface == flow->backend_side) ||
+	       is_way_to_backend(frame, p, flow);
+}
+
 /* The backend has not answered, or refused: the client's next SYN fits another
  * as well, for no number has been agreed on yet.
  */

@@ -207,10 +207,14 @@ static __always_inline int comes_behind(struct hg_flow *flow,
 	return awaited || p->mark == HG_PACKET_MARK_BEHIND;
 }
 
-/* The second of two RSTs, the first of which has ended the flow. */
-static __always_inline int resets_again(const struct packet *p)
+/* The second of two RSTs, the first of which has ended the flow; the client may
+ * have begun another since.
+ */
+static __always_inline int resets_again(const struct hg_flow *flow,
+					const struct packet *p)
 {
-	return p->mark == HG_PACKET_MARK_RESET && (p->flags & TCP_RST);
+	return p->mark == HG_PACKET_MARK_RESET && (p->flags & TCP_RST) &&
+	       flow->state == HG_FLOW_CLOSED && is_next_in(flow, p->seq);
 }
 
 /* All else. */
@@ -221,6 +225,8 @@ static __noinline int go_on(frame_t *frame, struct packet *p,
 	struct rewrite to = {};
 	int exit, verdict, alone, due, behind;
 
+	if (p->mark == HG_PACKET_MARK_RESET && !resets_again(flow, p))
+		return drop(HG_PACKET_STRAY_RST);
 	if (p->mark == HG_PACKET_MARK_ACK) {
 		exit = become_ack(frame, p, flow, (__u8 *)&s->request);
 		if (exit)
@@ -253,8 +259,9 @@ static __noinline int go_on(frame_t *frame, struct packet *p,
 			if (verdict)
 				return verdict;
 		}
-		if (!exit && (resets_again(p) || ends_flow(flow, p))) {
-			if (!resets_again(p) &&
+		if (!exit && (p->mark == HG_PACKET_MARK_RESET ||
+			      ends_flow(flow, p))) {
+			if (p->mark != HG_PACKET_MARK_RESET &&
 			    flow->next_in != acked_in(flow)) {
 				verdict = split(frame, HG_PACKET_MARK_RESET);
 				if (verdict)
@@ -365,12 +372,11 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 					      const struct packet *p, __u32 ack,
 					      __u32 interface)
 {
-	int believed = is_believed(flow, interface);
 	__u32 new_bytes;
 
 	if (p->flags & TCP_RST) {
 		if (flow->state == HG_FLOW_SYN_SENT ||
-		    (believed && is_next_out(flow, p->seq))) {
+		    is_next_out(flow, p->seq)) {
 			count_early_end(flow, p->flags);
 			close_flow(flow, number);
 		}
@@ -396,7 +402,7 @@ static __always_inline void note_from_backend(struct hg_flow *flow,
 		note_fin(flow, HG_FLOW_FIN_OUT, &flow->fin_out,
 			 flow->acked_out, segment_end(p));
 	}
-	if (believed && (p->flags & TCP_ACK)) {
+	if (p->flags & TCP_ACK) {
 		if (!(flow->flags & HG_FLOW_HEADER_ACKED) &&
 		    acks_header(flow, p->ack))
 			set_flags(flow, HG_FLOW_HEADER_ACKED);
@@ -425,7 +431,7 @@ static __always_inline int refusal(struct hg_flow *flow, const struct packet *p,
  * would be good for a segment whose numbers fit the other (see keep_off_cookie).
  */
 static __always_inline int is_another(const struct hg_flow *flow,
-				      const struct packet *p, __u32 interface)
+				      const struct packet *p)
 {
 	if ((p->flags & (TCP_SYN | TCP_ACK)) != (TCP_SYN | TCP_ACK) ||
 	    flow->state == HG_FLOW_SYN_SENT)
@@ -433,8 +439,7 @@ static __always_inline int is_another(const struct hg_flow *flow,
 	if (acks_syn(flow, p))
 		return p->seq + 1 != first_out(flow);
 	return (flow->flags & HG_FLOW_ANOTHER) &&
-	       flow->state == HG_FLOW_ESTABLISHED &&
-	       is_believed(flow, interface);
+	       flow->state == HG_FLOW_ESTABLISHED;
 }
 
 static __noinline int from_backend(frame_t *frame, struct packet *p,
@@ -443,11 +448,14 @@ static __noinline int from_backend(frame_t *frame, struct packet *p,
 {
 	struct option_walk walk = {.options = s->options};
 	struct rewrite to = {};
-	__u32 interface = arrived_at(frame);
 	int exit, verdict, another, challenges;
 
 	if (flow->state == HG_FLOW_MOVING)
 		return drop(HG_PACKET_EARLY);
+	/* What acknowledges the SYN knows its number, whatever way it takes. */
+	if (!(flow->state == HG_FLOW_SYN_SENT && acks_syn(flow, p)) &&
+	    !is_believed(frame, p, flow))
+		return drop(HG_PACKET_REVERSE_PATH);
 	if ((p->flags & TCP_RST) && !is_intact(frame, p, s))
 		return drop(HG_PACKET_MALFORMED);
 	/* It sends its SYN-ACK again to who was never there, too. */
@@ -470,7 +478,7 @@ static __noinline int from_backend(frame_t *frame, struct packet *p,
 	 */
 	challenges = flow->state == HG_FLOW_SYN_SENT &&
 		     !(p->flags & TCP_RST) && !answers_syn(flow, p);
-	another = is_another(flow, p, interface);
+	another = is_another(flow, p);
 	if (another || challenges || lacks_header(flow, p)) {
 		verdict = refuse(frame, p, s, HG_PACKET_EARLY);
 		if (verdict == VERDICT_NOT_OURS ||
@@ -493,7 +501,7 @@ static __noinline int from_backend(frame_t *frame, struct packet *p,
 	to.ttl = p->ttl - 1;
 	if (!to.source)
 		return drop(HG_PACKET_FAILED);
-	note_from_backend(flow, number, p, to.ack, interface);
+	note_from_backend(flow, number, p, to.ack, arrived_at(frame));
 	if (p->flags & TCP_SYN)
 		return sent(forward_syn(frame, p, &to, s), HG_PACKET_FORWARDED);
 	if (p->options && !only_timestamps(frame, p)) {

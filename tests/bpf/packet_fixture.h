@@ -412,6 +412,11 @@ ip -6 route add 2001:db8:8000::/33 via 2001:db8::a
     Learn(outcome.frame, conn);
     ExpectFrame(outcome.frame, conn->ToBackend(syn, 0));
   }
+  static Conn Opened(bool v6) {
+    Conn conn = NewConn(v6);
+    Open(&conn);
+    return conn;
+  }
   // The backend has answered.
   static Conn Answered(bool v6, uint32_t isn = 0x11223344) {
     Conn conn = NewConn(v6, isn);

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "packet_fixture.h"
+#include "packet_quotation.h"
 
 namespace headgate::datapath {
 namespace {
@@ -142,14 +143,17 @@ class PacketForeignIcmpTest : public PacketFamilyTest {
     error.ip.source = Parse(v6() ? "2001:db8:77::7" : "198.18.77.7");
     return error;
   }
-  // What becomes of it: `sent` is what its receiver has sent. Nobody sums the
-  // rest of what is quoted: it stays.
+  // What becomes of it: `sent` is what its receiver has sent. Of the rest of
+  // what is quoted, the checksum is taken: how far its numbers move would be in
+  // it.
   static IcmpError Translated(const IcmpError& error, const Segment& ip,
                               Segment sent) {
     sent.ttl -= 1;
     IcmpError wanted = error;
     wanted.ip = ip;
+    const size_t tcp = QuotedTcpAt(sent.v6, error.quoted);
     const Bytes known = Quote(sent);
+    if (wanted.quoted.size() >= tcp + 18) Set16(wanted.quoted, tcp + 16, 0);
     std::copy(known.begin(), known.end(), wanted.quoted.begin());
     return wanted;
   }
@@ -209,11 +213,24 @@ TEST_P(PacketForeignIcmpTest, B11_ErrorsAboutWhatTheClientSentReachIt) {
 
 TEST_P(PacketForeignIcmpTest, B11_ErrorsAboutWhatTheBackendSentReachIt) {
   const Conn conn = Established(v6());
-  Segment sent = conn.FromBackend(kAck, 1000, conn.header(), Bytes(700, 1));
+  const Segment sent =
+      conn.FromBackend(kAck, 1000, conn.header(), Bytes(700, 1));
   ForEveryError(conn.ToClient(sent, conn.header()),
                 [&](const IcmpError& error) {
                   ExpectTranslated(error, ToBackend(conn, error, sent));
                 });
+}
+
+// Whatever it quotes, it would learn how far its numbers move.
+TEST_P(PacketForeignIcmpTest, TheClientGetsNoneThatComesFromItself) {
+  for (const Conn& conn : {Opened(v6()), Answered(v6()), Established(v6())}) {
+    const Segment sent = conn.FromClient(kAck, 1000, 0, Bytes(700, 1));
+    ForEveryError(conn.ToBackend(sent, conn.header()), [&](IcmpError error) {
+      error.ip.to = kIn0;
+      error.ip.from = kClientMac;
+      ExpectDropped(error, HG_PACKET_REVERSE_PATH);
+    });
+  }
 }
 
 // Nobody but us has sent that; what it stands for is the ACK at the same place.

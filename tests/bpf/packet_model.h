@@ -455,8 +455,15 @@ class PacketModel {
     return tried.size() < backends_;
   }
   Prediction BackendOf(Flow& flow, const Segment& s) {
-    if ((s.flags & kRst) && s.damage != 0) return Drop("malformed");
     const uint32_t first = flow.conn.isn + flow.conn.shift + 1;
+    // Where clients are, anybody may say what a backend would, but for what
+    // only it knows.
+    const bool by_client = s.to == kIn0;
+    const bool knows = flow.state == kSynSent
+                           ? (s.flags & kAck) && s.ack == first
+                           : flow.one_side;
+    if (by_client && !knows) return Drop("reverse_path");
+    if ((s.flags & kRst) && s.damage != 0) return Drop("malformed");
     const bool over = flow.fin_in_acked && flow.fin_out_acked;
     if (flow.state == kClosed && !over && !(s.flags & kRst)) {
       return Refuse(s, "no_flow");
@@ -472,12 +479,8 @@ class PacketModel {
     if (flow.state == kSynSent && !answers && !(s.flags & kRst)) {
       return Refuse(s, "before_handshake");
     }
-    // Where clients are, anybody may say what a backend would.
-    const bool by_client = s.to == kIn0;
-    const bool believed = !by_client || flow.one_side;
     const bool begins = flow.another && flow.state == kEstablished &&
-                        !answers && believed &&
-                        (s.flags & (kSyn | kAck)) == (kSyn | kAck);
+                        !answers && (s.flags & (kSyn | kAck)) == (kSyn | kAck);
     if (begins || (answers && flow.answer && s.seq != *flow.answer)) {
       if (s.damage == 0) flow.state = kClosed;
       return Refuse(s, "before_handshake");
@@ -490,7 +493,7 @@ class PacketModel {
     const uint32_t ack = (s.flags & kAck) ? AckOf(flow, s.ack) : s.ack;
     if (s.flags & kRst) {
       const bool next = s.seq == flow.next_out || s.seq == flow.acked_out;
-      if (flow.state == kSynSent || (next && believed)) flow.state = kClosed;
+      if (flow.state == kSynSent || next) flow.state = kClosed;
     } else if (s.flags & kSyn) {
       if (answers && (flow.state == kSynSent || !by_client)) {
         flow.one_side = by_client;
@@ -502,7 +505,7 @@ class PacketModel {
         flow.acked_in = flow.conn.isn + 1;
       }
     } else {
-      NoteBackend(flow, s, ack, believed);
+      NoteBackend(flow, s, ack);
     }
     Segment out = flow.conn.ToClient(s, 0);
     out.ack = ack;
@@ -515,12 +518,11 @@ class PacketModel {
     out.options = *options;
     return Send(out);
   }
-  static void NoteBackend(Flow& flow, const Segment& s, uint32_t ack,
-                          bool believed) {
+  static void NoteBackend(Flow& flow, const Segment& s, uint32_t ack) {
     const uint32_t ahead = End(s) - flow.next_out;
     if (ahead != 0 && ahead <= 1U << 30) flow.next_out = End(s);
     if (s.flags & kFin) NoteFin(&flow.fin_out, flow.acked_out, End(s));
-    if (believed && (s.flags & kAck)) {
+    if (s.flags & kAck) {
       const uint32_t first = flow.conn.isn + 1, n = flow.conn.header();
       // From the header's end to that of what the client has sent.
       const uint32_t moved = s.ack - flow.conn.shift;
@@ -560,6 +562,10 @@ class PacketModel {
   Prediction ErrorToClient(Flow& flow, const IcmpError& error,
                            const Quotation& about) {
     if (const auto odd = Odd(error.ip)) return *odd;
+    const bool knows = flow.state == kSynSent
+                           ? SaysUnreachable(flow, error, about)
+                           : flow.one_side;
+    if (error.ip.to == kIn0 && !knows) return Drop("reverse_path");
     if (SaysUnreachable(flow, error, about)) {
       if (IsKeptFromClient(flow)) return Drop("refused");
       flow.state = kClosed;

@@ -27,6 +27,7 @@ inline std::optional<Quotation> ReadQuotation(bool v6, const Bytes& quoted) {
   if (quoted.size() < (v6 ? 40 : 20)) return std::nullopt;
   const size_t tcp = QuotedTcpAt(v6, quoted);
   if (tcp < 20 || quoted.size() < tcp + 8) return std::nullopt;
+  if (quoted.size() == tcp + 17) return std::nullopt;  // Half a checksum.
   if (quoted[v6 ? 6 : 9] != 6) return std::nullopt;
   const bool later_fragment = !v6 && (Get16(quoted, 6) & 0x1fff) != 0;
   if (later_fragment) return std::nullopt;
@@ -44,8 +45,8 @@ inline std::optional<Quotation> ReadQuotation(bool v6, const Bytes& quoted) {
   return about;
 }
 
-// As `sent` has it. IPv4's own checksum is as right as it was; TCP's covers
-// what is not quoted, and stays.
+// As `sent` has it. IPv4's own checksum is as right as it was; TCP's would tell
+// the one what the other's numbers are.
 inline void WriteQuotation(const Segment& sent, Bytes* quoted) {
   const size_t tcp = QuotedTcpAt(sent.v6, *quoted);
   const auto head = quoted->begin() + static_cast<long>(tcp);
@@ -56,6 +57,7 @@ inline void WriteQuotation(const Segment& sent, Bytes* quoted) {
             quoted->begin() + static_cast<long>(QuotedAddressesAt(sent.v6)));
   const Bytes numbers = TcpOf(sent);
   std::copy_n(numbers.begin(), 8, head);
+  if (quoted->size() >= tcp + 18) Set16(*quoted, tcp + 16, 0);
   if (sent.v6) return;
   Set16(*quoted, 10, 0);
   Bytes summed(quoted->begin(), head);

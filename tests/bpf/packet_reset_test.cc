@@ -125,38 +125,61 @@ TEST_P(PacketResetTest, ARstThatEndsAConnectionIsOneThatTheBackendBelieves) {
   EXPECT_TRUE(IsLive(conn));
 }
 
-// Whose connection goes on would have a place for another one.
-TEST_P(PacketResetTest, WhoIsAClientEndsNothingInItsBackendsName) {
-  const Conn conn = Established(v6());
-  const uint32_t n = conn.header();
-  const auto spoofed = [&](uint8_t flags, int64_t seq, int64_t ack) {
+// Its connection would go on without taking a place, or begin without a header;
+// and what it says in its backend's name tells it how far its numbers move.
+TEST_P(PacketResetTest, WhoIsAClientSaysNothingInItsBackendsName) {
+  const auto spoofed = [](const Conn& conn, uint8_t flags, int64_t seq,
+                          int64_t ack) {
     Segment s = conn.FromBackend(flags, seq, ack);
     s.to = kIn0;
     s.from = kClientMac;
     return s;
   };
-  const auto expect_no_end = [&](const Segment& s) {
-    ExpectSent(s, conn.ToClient(s, (s.flags & kAck) ? n : 0));
+  for (const Conn& conn : {Opened(v6()), Answered(v6()), Established(v6())}) {
+    for (const uint8_t flags :
+         {uint8_t{kRst}, uint8_t{kRst | kAck}, uint8_t{kAck},
+          uint8_t{kFin | kAck}, uint8_t{kSyn | kAck}}) {
+      for (const int64_t ack : {5, 28, 52, 12345}) {
+        ExpectDropped(spoofed(conn, flags, 0, ack), HG_PACKET_REVERSE_PATH);
+      }
+    }
     EXPECT_TRUE(IsLive(conn));
-  };
-  ExpectFromClient(conn, conn.FromClient(kAck, 0, 0, Bytes(100, 1)));
-  expect_no_end(spoofed(kRst, 0, 0));
-  expect_no_end(spoofed(kRst | kAck, 0, n));
-  // Another one, that it has begun itself.
-  Segment syn = conn.Syn();
-  syn.seq += 12345;
-  ExpectSent(syn, conn.ToBackend(syn, n));
-  const Segment agreed = spoofed(kSyn | kAck, 5000, 12345 + n);
-  ExpectReset(agreed, HG_PACKET_EARLY);
-  EXPECT_TRUE(IsLive(conn));
-  // Nor has the backend acknowledged what it says, a FIN say.
-  ExpectFromClient(conn, conn.FromClient(kFin | kAck, 100, 0));
-  expect_no_end(spoofed(kAck, 0, n + 101));
-  ExpectFromBackend(conn, conn.FromBackend(kFin | kAck, 0, n + 40));
-  expect_no_end(spoofed(kAck, 1, n + 101));
-  ExpectFromClient(conn, conn.FromClient(kAck, 101, 1));
-  EXPECT_TRUE(IsLive(conn));
-  ExpectEnds(conn, conn.FromClient(kRst, 101, 0), 40, 101);
+  }
+  // What acknowledges the SYN's very number is the backend's; then the rest is.
+  const Conn conn = Opened(v6());
+  const uint32_t n = conn.header();
+  Segment answer = conn.SynAck();
+  answer.to = kIn0;
+  ExpectSent(answer, conn.ToClient(answer, 0));
+  const Segment ack = conn.FromClient(kAck, 0, 0);
+  ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
+  const Segment greeting = spoofed(conn, kAck | kPsh, 0, n);
+  ExpectSent(greeting, conn.ToClient(greeting, n));
+}
+
+// As when the link fails that it came by.
+TEST_P(PacketResetTest, ABackendMayComeByAnotherWayThatLeadsToIt) {
+  const Conn conn = Established(v6());
+  const std::string to = v6() ? "2001:db8:2::11" : "198.18.2.11";
+  Segment data = conn.FromBackend(kAck, 0, conn.header(), Text("220"));
+  data.to = kIn0;
+  ExpectDropped(data, HG_PACKET_REVERSE_PATH);
+  ASSERT_TRUE(Shell(absl::StrCat("ip route add ", to, " dev in0")));
+  ExpectSent(data, conn.ToClient(data, conn.header()));
+  ASSERT_TRUE(Shell(absl::StrCat("ip route del ", to, " dev in0")));
+  ExpectDropped(data, HG_PACKET_REVERSE_PATH);
+}
+
+// The port is used again before the second of two RSTs comes.
+TEST_P(PacketResetTest, ALateRstIsNotThatOfTheNextConnection) {
+  const Conn conn = Established(v6());
+  for (const int64_t at : {0L, 1L}) {
+    const Outcome late =
+        Run(conn.FromClient(kRst, at, 0), HG_PACKET_MARK_RESET);
+    EXPECT_EQ(late.verdict, kDropped);
+    EXPECT_EQ(late.exits, Once(HG_PACKET_STRAY_RST));
+    EXPECT_TRUE(IsLive(conn));
+  }
 }
 
 // What ends it at the edge, its end points need not believe: a RST at junk that
