@@ -11,8 +11,8 @@
  * as the segment's own number is beyond the SYN's, for the client's number is but
  * added to it (secure_tcp_syn_cookie()). So a backend that answers by cookies, and
  * has not opened this connection or has forgotten it, would open one in the midst
- * of what the client sends, without a header. That is why nobody learns what a
- * cookie was made of (`shift`), a flow has one answer to its SYN only
+ * of what the client sends, without a header. That is why nobody is to learn what
+ * a cookie was made of (`shift`), a flow has one answer to its SYN only
  * (packet_tcp.h, is_another()), and no segment fits that one (keep_off_cookie()).
  */
 #ifndef HG_LIB_PACKET_FLOW_H
