@@ -69,11 +69,11 @@ absl::StatusOr<int> Follow(
   return absl::FailedPreconditionError("the daemon closed the packet path");
 }
 
-// "forwarded", "header", "dropped: ttl"
+// "forwarded", "header", "header_acked", "dropped: ttl"
 Cell Verdict(const Json& packet) {
   const std::string verdict = packet["verdict"].Text();
   const std::string reason = packet["reason"].Text();
-  if (verdict == "forwarded") {
+  if (verdict == "forwarded" || verdict == "consumed") {
     const bool header = absl::StartsWith(reason, "header");
     return {reason, header ? Tint::kGood : Tint::kNone};
   }

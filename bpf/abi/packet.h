@@ -261,6 +261,7 @@ enum hg_packet_hook {
 	X(FORWARDED, "forwarded")                                              \
 	X(HEADER, "header")		/* with the PROXY header */            \
 	X(HEADER_AHEAD, "header_ahead") /* the header, ahead of data */        \
+	X(HEADER_ACKED, "header_acked") /* and no more: not the client's */    \
 	X(ICMP_ERROR, "icmp_error")	/* about a connection of ours */       \
 	X(NO_BACKEND, "no_backend")	/* a SYN; RST sent */                  \
 	X(NO_FLOW, "no_flow")		/* of no connection; RST sent */       \

@@ -115,6 +115,21 @@ static __always_inline int acks_header(const struct hg_flow *flow, __u32 ack)
 	       ack - (first + flow->header) <= flow->next_in - first;
 }
 
+/* Whether the backend acknowledges the header, and nothing else: to the client,
+ * which has sent no more than the handshake, that is a duplicate of the SYN-ACK's.
+ * What asks for an answer, as a keepalive probe does, is not at the next number.
+ */
+static __always_inline int acks_header_only(const struct hg_flow *flow,
+					    const struct packet *p)
+{
+	__u32 first = flow->isn + 1;
+
+	return p->flags == TCP_ACK && !p->payload &&
+	       !(flow->flags & HG_FLOW_HEADER_ACKED) &&
+	       flow->state == HG_FLOW_ESTABLISHED && flow->next_in == first &&
+	       p->seq == flow->next_out && acks_header(flow, p->ack);
+}
+
 static __always_inline __u32 segment_end(const struct packet *p)
 {
 	return p->seq + p->payload + ((p->flags & TCP_FIN) != 0);

@@ -448,7 +448,7 @@ static __noinline int from_backend(frame_t *frame, struct packet *p,
 {
 	struct option_walk walk = {.options = s->options};
 	struct rewrite to = {};
-	int exit, verdict, another, challenges;
+	int exit, verdict, another, challenges, is_ours;
 
 	if (flow->state == HG_FLOW_MOVING)
 		return drop(HG_PACKET_EARLY);
@@ -501,7 +501,10 @@ static __noinline int from_backend(frame_t *frame, struct packet *p,
 	to.ttl = p->ttl - 1;
 	if (!to.source)
 		return drop(HG_PACKET_FAILED);
+	is_ours = acks_header_only(flow, p);
 	note_from_backend(flow, number, p, to.ack, arrived_at(frame));
+	if (is_ours)
+		return drop(HG_PACKET_HEADER_ACKED);
 	if (p->flags & TCP_SYN)
 		return sent(forward_syn(frame, p, &to, s), HG_PACKET_FORWARDED);
 	if (p->options && !only_timestamps(frame, p)) {

@@ -315,12 +315,18 @@ void AddPacketPath(const datapath::PacketPath* path, Families& out) {
       Counter("headgate_packets_forwarded_total",
               "Packets that the packet path sent on: as they were, with the "
               "PROXY header, or the header ahead of data.");
+  Family consumed =
+      Counter("headgate_packets_consumed_total",
+              "Packets that were the packet path's own: a backend's that "
+              "acknowledge the PROXY header, and nothing of the client's.");
   if (path != nullptr) {
     const std::vector<uint64_t> exits = path->Exits();
     for (uint32_t i = 0; i < HG_PACKET_EXIT_COUNT; ++i) {
       const char* name =
           datapath::PacketExitName(static_cast<hg_packet_exit>(i));
-      if (i < HG_PACKET_FIRST_DROP) {
+      if (i == HG_PACKET_HEADER_ACKED) {
+        consumed.Add({{"as", name}}, exits[i]);
+      } else if (i < HG_PACKET_FIRST_DROP) {
         forwarded.Add({{"as", name}}, exits[i]);
       } else {
         drops.Add({{"reason", name}}, exits[i]);
@@ -331,6 +337,7 @@ void AddPacketPath(const datapath::PacketPath* path, Families& out) {
   }
   out.push_back(drops.Take());
   out.push_back(forwarded.Take());
+  out.push_back(consumed.Take());
 }
 
 void AddDatapath(const control::Controller& controller, Families& out) {

@@ -17,6 +17,7 @@ std::string InterfaceName(uint32_t index) {
 }
 
 const char* VerdictName(const hg_trace_event& event) {
+  if (event.exit == HG_PACKET_HEADER_ACKED) return "consumed";
   if (event.size_after == 0) return "dropped";
   if (event.exit < HG_PACKET_FIRST_DROP) return "forwarded";
   const bool by_icmp =

@@ -32,7 +32,7 @@ class PacketHandshakeTest : public PacketFamilyTest {
     ExpectHeaderWith(conn, ack);
     ExpectNotFromClientsSide(conn.FromBackend(kAck, 0, n));
     ExpectHeaderWith(conn, ack);
-    ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n));
+    ExpectHeaderAcked(conn);
     ExpectFromClient(conn, ack);
   }
 };
@@ -171,8 +171,34 @@ TEST_P(PacketHandshakeTest, NobodyOnTheClientsSideAcknowledgesTheHeader) {
   ExpectHeaderWith(conn, ack);
   ExpectDropped(conn.FromClient(kAck, -int64_t{n}, 0, conn.Header()),
                 HG_PACKET_MALFORMED);
-  ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n));
+  ExpectHeaderAcked(conn);
   ExpectFromClient(conn, ack);
+}
+
+// Nor is it the client's to see, who has sent nothing that it is of; once, for
+// what comes again may be asked for.
+TEST_P(PacketHandshakeTest, TheHeadersAcknowledgmentEndsHere) {
+  const Conn conn = Greeted(v6());
+  ExpectHeaderAcked(conn);
+  ExpectFromBackend(conn, conn.FromBackend(kAck, 0, conn.header()));
+}
+
+TEST_P(PacketHandshakeTest, AnAcknowledgmentThatSaysMoreGoesOn) {
+  const auto expect = [](const Conn& conn, uint8_t flags, int64_t seq,
+                         const Bytes& payload) {
+    ExpectFromBackend(conn,
+                      conn.FromBackend(flags, seq, conn.header(), payload));
+    ExpectFromClient(conn, conn.FromClient(kAck, 0, 0));  // It is known.
+  };
+  expect(Greeted(v6()), kAck, 0, Text("220 "));
+  expect(Greeted(v6()), kAck | kFin, 0, {});
+  expect(Greeted(v6()), kAck | kEce, 0, {});
+  expect(Greeted(v6()), kAck, -1, {});  // A keepalive's probe.
+  expect(Greeted(v6()), kAck, 1, {});   // Something is missing.
+  // The client has said more, of which this is no acknowledgment.
+  const Conn conn = Greeted(v6());
+  ExpectFromClient(conn, conn.FromClient(kAck, 5, 0, Text("lo")));
+  expect(conn, kAck, 0, {});
 }
 
 // An answer of one's own does not help: the backend's ends that.
@@ -208,11 +234,12 @@ TEST_P(PacketHandshakeTest, NorDoesWhoAcknowledgesAHeaderThatWasNotSent) {
 TEST_P(PacketHandshakeTest, ABackendMayAnswerOnTheClientsSide) {
   Conn conn = NewConn(v6());
   Open(&conn);
-  const uint32_t n = conn.header();
   ExpectFromClientsSide(conn, conn.SynAck(), 0);
   const Segment ack = conn.FromClient(kAck, 0, 0);
   ExpectHeaderWith(conn, ack);
-  ExpectFromClientsSide(conn, conn.FromBackend(kAck, 0, n), n);
+  Segment acked = conn.FromBackend(kAck, 0, conn.header());
+  acked.to = kIn0;
+  ExpectDropped(acked, HG_PACKET_HEADER_ACKED);
   ExpectFromClient(conn, ack);
 }
 
@@ -224,7 +251,7 @@ TEST_P(PacketHandshakeTest, NorDoesWhoAcknowledgesWhatWasNeverSent) {
     ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n + beyond));
     ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
   }
-  ExpectFromBackend(conn, conn.FromBackend(kAck, 0, n));
+  ExpectHeaderAcked(conn);
   ExpectFromClient(conn, ack);
 }
 

@@ -490,6 +490,7 @@ class PacketModel {
       return Refuse(s, "before_handshake");
     }
     if (s.ttl <= 1) return TooFar(s);
+    const bool is_ours = IsOfHeaderOnly(flow, s);
     const uint32_t ack = (s.flags & kAck) ? AckOf(flow, s.ack) : s.ack;
     if (s.flags & kRst) {
       const bool next = s.seq == flow.next_out || s.seq == flow.acked_out;
@@ -507,6 +508,7 @@ class PacketModel {
     } else {
       NoteBackend(flow, s, ack);
     }
+    if (is_ours) return Drop("header_acked");
     Segment out = flow.conn.ToClient(s, 0);
     out.ack = ack;
     if (s.flags & kSyn) {
@@ -517,6 +519,15 @@ class PacketModel {
     if (!options) return Drop("tcp_signature");
     out.options = *options;
     return Send(out);
+  }
+  // The first word of a backend that waits for the client's, and says no more
+  // than that the header has come.
+  static bool IsOfHeaderOnly(const Flow& flow, const Segment& s) {
+    const uint32_t first = flow.conn.isn + 1;
+    return flow.state == kEstablished && flow.sent && !flow.acked &&
+           flow.next_in == first && s.seq == flow.next_out && s.flags == kAck &&
+           s.payload.empty() &&
+           s.ack == first + flow.conn.shift + flow.conn.header();
   }
   static void NoteBackend(Flow& flow, const Segment& s, uint32_t ack) {
     const uint32_t ahead = End(s) - flow.next_out;

@@ -243,7 +243,7 @@ TEST_P(PacketTest, B7_TheHeaderComesAgainUntilItIsAcknowledged) {
   ExpectSent(part, conn.ToClient(part, conn.header() - 1));
   const Segment ack = conn.FromClient(kAck, 0, 0);
   ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
-  ExpectFromBackend(conn, conn.FromBackend(kAck, 0, conn.header()));
+  ExpectHeaderAcked(conn);
   ExpectFromClient(conn, ack);
 }
 
@@ -300,7 +300,7 @@ TEST_P(PacketTest, B4_WhatCameDamagedNeverLooksRight) {
   EXPECT_EQ(outcome.verdict, kDropped);
   EXPECT_EQ(outcome.exits, Once(HG_PACKET_MALFORMED));
   ExpectSent(ack, conn.HeaderFor(ack), HG_PACKET_HEADER);
-  ExpectFromBackend(conn, conn.FromBackend(kAck, 0, conn.header()));
+  ExpectHeaderAcked(conn);
   const Segment data = conn.FromClient(kAck, 0, 0, Text("damaged"));
   damaged = Build(data);
   damaged.back() ^= 0x10;

@@ -114,8 +114,9 @@ TEST_F(PacketTraceTest, TheHeaderAndTheShiftAreSeen) {
     const Segment ack = conn.FromClient(kAck, 0, 0);
     Run(ack);
     ExpectEvent(ReadOne(*trace), HG_PACKET_HEADER, ack, conn.HeaderFor(ack));
-    Run(conn.FromBackend(kAck, 0, conn.header()));
-    Read(*trace);
+    const Segment acked = conn.FromBackend(kAck, 0, conn.header());
+    Run(acked);
+    ExpectDropEvent(ReadOne(*trace), HG_PACKET_HEADER_ACKED, acked);
     // More than is copied.
     const Segment data = conn.FromClient(kAck | kPsh, 0, 0, Bytes(1000, 'x'));
     Run(data);

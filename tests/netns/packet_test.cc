@@ -52,6 +52,7 @@ TEST_F(PacketTest, ConnectionsAreSeen) {
   EXPECT_EQ(service["bytes_in_total"], 1000);
   EXPECT_EQ(Metric("headgate_connections_active{service=\"mail\"}"), 1);
   EXPECT_GE(Metric("headgate_packets_forwarded_total{as=\"header\"}"), 1);
+  EXPECT_EQ(Metric("headgate_packets_consumed_total{as=\"header_acked\"}"), 1);
   const nlohmann::json flow = daemon_->Json({"flow", "list"}).at("flows").at(0);
   EXPECT_EQ(flow["client"], list[0]["client"]);
   EXPECT_EQ(flow["listen"], "198.18.1.1:25");

@@ -23,6 +23,12 @@ constexpr char kHeader[] =
     R"("source":"198.18.2.1:10240","destination":"198.18.2.11:25",)"
     R"("flags":"P.","seq":101,"ack":900,"payload_bytes":28,)"
     R"("frame":"0a0b0c0d0e0f"}})";
+constexpr char kConsumed[] =
+    R"({"time":"2026-01-02T03:04:05.7Z","verdict":"consumed",)"
+    R"("reason":"header_acked","before":{"interface":"e1","frame_bytes":4,)"
+    R"("source":"198.18.2.11:25","destination":"198.18.2.1:10240",)"
+    R"("flags":".","seq":900,"ack":129,"payload_bytes":0,)"
+    R"("frame":"01020304"},"after":null})";
 constexpr char kDrop[] =
     R"({"time":"2026-01-02T03:04:06Z","verdict":"dropped","reason":"ttl",)"
     R"("before":{"interface":"e0","frame_bytes":4,"source":"198.18.0.2:1025",)"
@@ -56,8 +62,9 @@ std::string Contents(const std::string& path) {
 TEST(FlowTrace, ALineAPacket) {
   FakeApi api;
   api.On("GET /v1/trace", 200,
-         Lines({R"({"lost":0})", kHeader, kDrop, kReset, R"({"lost":0})"}));
-  const Outcome trace = RunCtl(api, "flow trace --count=3");
+         Lines({R"({"lost":0})", kHeader, kConsumed, kDrop, kReset,
+                R"({"lost":0})"}));
+  const Outcome trace = RunCtl(api, "flow trace --count=4");
   EXPECT_EQ(trace.code, 0);
   EXPECT_EQ(trace.err, "tracing; Ctrl-C ends it\n");
   EXPECT_EQ(
@@ -66,6 +73,9 @@ TEST(FlowTrace, ALineAPacket) {
                    " e0>e1 header     198.18.0.2:1025 > 198.18.1.1:25 [.] "
                    "seq 101 ack 900 len 0 => 198.18.2.1:10240 > "
                    "198.18.2.11:25 [P.] seq 101 ack 900 len 28\n",
+                   Local("2026-01-02T03:04:05.7Z"),
+                   " e1>- header_acked 198.18.2.11:25 > 198.18.2.1:10240 [.] "
+                   "seq 900 ack 129 len 0\n",
                    Local("2026-01-02T03:04:06Z"),
                    " e0>- dropped: ttl 198.18.0.2:1025 > 198.18.1.1:25 [S] "
                    "seq 100 len 0\n",
