@@ -11,7 +11,8 @@
 namespace headgate::bench {
 namespace {
 
-constexpr absl::string_view kGreeting = "220 bench.invalid ESMTP\r\n";
+// Postfix's own, by default.
+constexpr absl::string_view kGreeting = "220 mail.example.com ESMTP Postfix\r\n";
 // haproxy/doc/proxy-protocol.txt, 2.2: 12 bytes of signature, version and
 // command, family, then the length of the rest in network order.
 constexpr absl::string_view kSignature("\r\n\r\n\0\r\nQUIT\n", 12);
