@@ -217,6 +217,43 @@ static __always_inline int resets_again(const struct hg_flow *flow,
 	       flow->state == HG_FLOW_CLOSED && is_next_in(flow, p->seq);
 }
 
+/* The frame comes again, behind its header: the flow is told first. */
+static __always_inline int go_behind_header(frame_t *frame, struct hg_flow *flow)
+{
+	int verdict;
+
+	if (HOOK == HG_HOOK_XDP)
+		return split(frame, HG_PACKET_MARK_BEHIND);
+	set_flags(flow, HG_FLOW_SPLIT);
+	verdict = split(frame, HG_PACKET_MARK_BEHIND);
+	if (verdict)
+		__sync_fetch_and_and(&flow->flags, ~HG_FLOW_SPLIT);
+	return verdict;
+}
+
+/* Whether a client's segment is a RST that ends the flow, and so becomes our own;
+ * 0, or the verdict. A second one follows the first if that may be old.
+ */
+static __always_inline int end_by_reset(frame_t *frame, struct packet *p,
+					struct hg_flow *flow, __u32 number,
+					struct rewrite *to,
+					struct packet_scratch *s)
+{
+	int again = p->mark == HG_PACKET_MARK_RESET, verdict;
+
+	if (!again && !ends_flow(flow, p))
+		return 0;
+	if (!again && flow->next_in != acked_in(flow)) {
+		verdict = split(frame, HG_PACKET_MARK_RESET);
+		if (verdict)
+			return verdict;
+	}
+	if (own_reset(frame, p, flow, to, (__u8 *)&s->request))
+		return drop(HG_PACKET_FAILED);
+	close_flow(flow, number);
+	return 0;
+}
+
 /* All else. */
 static __noinline int go_on(frame_t *frame, struct packet *p,
 			    struct hg_flow *flow, __u32 number,
@@ -253,36 +290,20 @@ static __noinline int go_on(frame_t *frame, struct packet *p,
 	}
 	if (!due || behind) {
 		exit = to_backend(p, flow, seq_to_backend(flow, p), &to);
-		if (!exit &&
-		    fits_cookie(flow, p, segment_size(frame), to.seq)) {
-			verdict = keep_off_cookie(frame, p, flow, &to, s);
-			if (verdict)
-				return verdict;
-		}
-		if (!exit && (p->mark == HG_PACKET_MARK_RESET ||
-			      ends_flow(flow, p))) {
-			if (p->mark != HG_PACKET_MARK_RESET &&
-			    flow->next_in != acked_in(flow)) {
-				verdict = split(frame, HG_PACKET_MARK_RESET);
-				if (verdict)
-					return verdict;
-			}
-			exit = own_reset(frame, p, flow, &to,
-					 (__u8 *)&s->request);
-			if (!exit)
-				close_flow(flow, number);
-		}
-		if (!exit) {
-			note_from_client(flow, number, p);
-			exit = rewrite(frame, p, &to);
-		}
+		if (exit)
+			return drop(exit);
+		verdict = fits_cookie(flow, p, segment_size(frame), to.seq)
+			      ? keep_off_cookie(frame, p, flow, &to, s)
+			      : end_by_reset(frame, p, flow, number, &to, s);
+		if (verdict)
+			return verdict;
+		note_from_client(flow, number, p);
+		exit = rewrite(frame, p, &to);
 		return sent(exit ? exit : forward(frame, p, &to),
 			    HG_PACKET_FORWARDED);
 	}
 	if (!alone) {
-		if (HOOK == HG_HOOK_TC)
-			set_flags(flow, HG_FLOW_SPLIT);
-		verdict = split(frame, HG_PACKET_MARK_BEHIND);
+		verdict = go_behind_header(frame, flow);
 		if (verdict)
 			return verdict;
 	}

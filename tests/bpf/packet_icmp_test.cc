@@ -378,6 +378,28 @@ TEST_P(PacketUnreachableTest, ItIsKeptWhileAnotherMayDoBetter) {
   }
 }
 
+// Only who has seen the SYN leave quotes its number, wherever that is.
+TEST_P(PacketUnreachableTest, WhatQuotesTheSynIsBelievedFromTheClientsSide) {
+  Serve({1, 2});
+  Conn conn = NewConn(v6());
+  Open(&conn);
+  const Conn first = conn;
+  const auto from_client_side = [&](uint32_t off) {
+    Segment syn = conn.Syn();
+    syn.seq += off;
+    IcmpError error = ByRouter(conn.ToBackend(syn, 0), Unreachable()[0]);
+    error.ip.to = kIn0;
+    error.ip.from = kClientMac;
+    return error;
+  };
+  ExpectDropped(from_client_side(1), HG_PACKET_REVERSE_PATH);
+  Open(&conn);
+  EXPECT_EQ(conn.backend, first.backend);
+  ExpectDropped(from_client_side(0), HG_PACKET_REFUSED);
+  Open(&conn);
+  EXPECT_NE(conn.backend, first.backend);
+}
+
 TEST_P(PacketUnreachableTest, WhenAllAreSoTheClientIsTold) {
   Serve({1, 2, 3});
   const uint64_t failures = Failures({1, 2, 3});
