@@ -112,6 +112,8 @@ absl::Status PacketPath::LoadPrograms(const Options& options, bool adopt,
     if (!adopt) break;
     const std::string path = absl::StrCat(pin_dir_, "/", bpf_map__name(map));
     const UniqueFd fd = OpenPinned(path, map);
+    // Another version may count more: no reason to end connections.
+    if (!fd.valid() && map == maps.packet_exits) continue;
     if (!fd.valid()) {
       return absl::FailedPreconditionError(absl::StrCat(
           path, " is not as this version, or packet.max_flows, has it"));
@@ -152,6 +154,8 @@ absl::Status PacketPath::Load(const Options& options, bool adopt) {
   if (!adopt) {
     RETURN_IF_ERROR(FillFreeNumbers());
     RETURN_IF_ERROR(Pin(OwnMaps()));  // Whole, for whoever adopts it.
+  } else {
+    RETURN_IF_ERROR(Pin({maps.packet_exits}));
   }
   // Not adopted: it has interfaces that may be gone since.
   return Pin({maps.packet_left});

@@ -1,8 +1,11 @@
 // The packet path without its daemon: connections go on, new ones are made as
 // health was last known, and the next daemon adopts them.
+#include <bpf/bpf.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include "packet_fixture.h"
+#include "support/bpf_map.h"
 
 namespace headgate::testing {
 namespace {
@@ -63,6 +66,29 @@ TEST_F(PacketOutliveTest, TheNextDaemonAdoptsWhatAKilledOneLeft) {
 
 TEST_F(PacketOutliveTest, TheNextDaemonAdoptsWhatIsHandedOver) {
   ExpectAdoption(SIGUSR2, 0);
+}
+
+// Whose counters are fewer than the next version's.
+TEST_F(PacketOutliveTest, WhatElseIsCountedEndsNoConnection) {
+  const auto server = Node();
+  Start();
+  TcpSocket held = TcpSocket::Connect(kClient, vip_);
+  ASSERT_EQ(held.Receive(11), kGreeting);
+  Kill();
+  const std::string pin = daemon_->pin_dir() + "/packet_exits";
+  ASSERT_EQ(::unlink(pin.c_str()), 0);
+  const UniqueFd fewer(bpf_map_create(BPF_MAP_TYPE_PERCPU_ARRAY, "packet_exits",
+                                      sizeof(uint32_t), sizeof(uint64_t), 3,
+                                      nullptr));
+  ASSERT_EQ(bpf_obj_pin(fewer.get(), pin.c_str()), 0);
+  daemon_ = std::make_unique<Daemon>(PacketConfig(),
+                                     DaemonOptions{.keep_state = true});
+  EXPECT_TRUE(daemon_->LogHas("goes on with 1 connections"));
+  EXPECT_TRUE(held.Send("y") && held.Receive(1) == "y");
+  EXPECT_EQ(Load(1).ok, 1u);
+  EXPECT_EQ(Metric("headgate_packets_forwarded_total{as=\"header\"}"), 1);
+  // And is pinned for the one after.
+  EXPECT_GT(DumpMap(daemon_->pin_dir(), "packet_exits").size(), 3u);
 }
 
 TEST_F(PacketOutliveTest, OneThatWasDownGetsNothingUntilTheNextDaemon) {
