@@ -255,7 +255,7 @@ enum hg_packet_hook {
 
 /* packet_exits: per CPU, indexed by enum hg_packet_hook * HG_PACKET_EXIT_COUNT +
  * what became of a packet. Everything from FIRST_DROP on was dropped, answered
- * or not.
+ * or not; HEADER_ACKED has gone no further, either.
  */
 #define HG_PACKET_EXITS(X)                                                     \
 	X(FORWARDED, "forwarded")                                              \

@@ -116,8 +116,10 @@ static __always_inline int acks_header(const struct hg_flow *flow, __u32 ack)
 }
 
 /* Whether the backend acknowledges the header, and nothing else: to the client,
- * which has sent no more than the handshake, that is a duplicate of the SYN-ACK's.
- * What asks for an answer, as a keepalive probe does, is not at the next number.
+ * which has sent no more than the handshake, that is a duplicate of the SYN-ACK's,
+ * with a window that it does without as it would without a header. What asks for
+ * an answer goes on: a keepalive probe, which is not at the next number, and the
+ * challenge to another connection's SYN (RFC 5961, 4.2).
  */
 static __always_inline int acks_header_only(const struct hg_flow *flow,
 					    const struct packet *p)
@@ -125,7 +127,7 @@ static __always_inline int acks_header_only(const struct hg_flow *flow,
 	__u32 first = flow->isn + 1;
 
 	return p->flags == TCP_ACK && !p->payload &&
-	       !(flow->flags & HG_FLOW_HEADER_ACKED) &&
+	       !(flow->flags & (HG_FLOW_HEADER_ACKED | HG_FLOW_ANOTHER)) &&
 	       flow->state == HG_FLOW_ESTABLISHED && flow->next_in == first &&
 	       p->seq == flow->next_out && acks_header(flow, p->ack);
 }

@@ -264,8 +264,8 @@ void AddPacketHooks(const std::vector<datapath::PacketPath::Hook>& all,
 
 void AddByHook(const datapath::PacketPath& path, Families& out) {
   Family packets = Counter("headgate_packet_hook_packets_total",
-                           "Packets of the packet path, sent on or dropped, by "
-                           "the hook that did it.");
+                           "Packets of the packet path, sent on, consumed or "
+                           "dropped, by the hook that did it.");
   for (const auto& [name, hook] :
        {std::pair("tc", HG_HOOK_TC), std::pair("xdp", HG_HOOK_XDP)}) {
     const std::vector<uint64_t> exits = path.ExitsOf(hook);
@@ -317,8 +317,8 @@ void AddPacketPath(const datapath::PacketPath* path, Families& out) {
               "PROXY header, or the header ahead of data.");
   Family consumed =
       Counter("headgate_packets_consumed_total",
-              "Packets that were the packet path's own: a backend's that "
-              "acknowledge the PROXY header, and nothing of the client's.");
+              "Packets that ended at the packet path in good order: the first "
+              "of a backend that acknowledges the PROXY header alone.");
   if (path != nullptr) {
     const std::vector<uint64_t> exits = path->Exits();
     for (uint32_t i = 0; i < HG_PACKET_EXIT_COUNT; ++i) {

@@ -138,7 +138,7 @@ struct TraceRow {
   // A frame as it came, or as it left.
   struct Side {
     std::string interface;
-    uint32_t size = 0;                // Bytes; 0: it was dropped.
+    uint32_t size = 0;                // Bytes; 0: it has not left.
     absl::Span<const uint8_t> bytes;  // The first ones, of the event.
   };
   int64_t time_ns = 0;      // It came; CLOCK_MONOTONIC.
@@ -146,7 +146,8 @@ struct TraceRow {
   std::string service;
   std::string backend;
   const char* from = "";  // client, backend; empty: of no connection.
-  // forwarded, dropped, or answered by a RST (reset) or ICMP (answered).
+  // forwarded, consumed, dropped, or answered by a RST (reset) or ICMP
+  // (answered).
   const char* verdict = "";
   const char* reason = "";  // Of metrics.
   // It is the data of the last packet, which became their header.

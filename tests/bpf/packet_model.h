@@ -525,8 +525,8 @@ class PacketModel {
   static bool IsOfHeaderOnly(const Flow& flow, const Segment& s) {
     const uint32_t first = flow.conn.isn + 1;
     return flow.state == kEstablished && flow.sent && !flow.acked &&
-           flow.next_in == first && s.seq == flow.next_out && s.flags == kAck &&
-           s.payload.empty() &&
+           !flow.another && flow.next_in == first && s.seq == flow.next_out &&
+           s.flags == kAck && s.payload.empty() &&
            s.ack == first + flow.conn.shift + flow.conn.header();
   }
   static void NoteBackend(Flow& flow, const Segment& s, uint32_t ack) {

@@ -175,6 +175,15 @@ TEST_F(PacketTableTest, B16_ASynIntoALiveConnectionIsTheBackendsToChallenge) {
   Open(&again);
 }
 
+// Nor is it taken for the header's acknowledgment, where that got lost.
+TEST_F(PacketTableTest, B16_TheChallengeMayBeTheFirstToAcknowledgeTheHeader) {
+  const Conn old = Greeted(false);
+  Conn again = old;
+  again.isn += 5000;
+  ExpectSent(again.Syn(), old.ToBackend(again.Syn(), old.header()));
+  ExpectFromBackend(old, old.FromBackend(kAck, 0, old.header()));
+}
+
 // Both ends have lost all memory of it: then the backend takes the SYN for a
 // new connection, which would lack its header.
 TEST_F(PacketTableTest, B16_ASynThatTheBackendTakesForANewOneBeginsAnew) {

@@ -196,6 +196,14 @@ ip -n client route add 2001:db8:1::1 via 2001:db8:4::1)");
   bool OnPacketPath() const {
     return daemon_->Json({"status"})["datapaths"]["packet"].get<bool>();
   }
+  // That of mail's one connection; else data could overtake what says so.
+  bool HeaderIsAcked() const {
+    return WaitUntil(absl::Seconds(5), [&] {
+      const nlohmann::json flows =
+          daemon_->Json({"flow", "list", "--service=mail"}).at("flows");
+      return flows.size() == 1 && flows[0]["header"] == "acknowledged";
+    });
+  }
   bool WaitActive(int64_t connections) const {
     return WaitUntil(absl::Seconds(10), [&] {
       return daemon_->ActiveConnections() == connections;

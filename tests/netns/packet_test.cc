@@ -37,6 +37,7 @@ TEST_F(PacketTest, ConnectionsAreSeen) {
   const UniqueFd listener = ListenAt("198.18.2.11:25");
   Start();
   Session session = OpenSession(vip_, listener);  // Compares the header.
+  ASSERT_TRUE(HeaderIsAcked());
   ASSERT_TRUE(session.Exchange(1000));
   const nlohmann::json list = daemon_->Json({"conn", "list"}).at("connections");
   ASSERT_EQ(list.size(), 1u) << list;

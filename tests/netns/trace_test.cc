@@ -96,6 +96,7 @@ TEST_F(TraceTest, AConnectionIsFollowedAndItsHeaderIsSeen) {
   const auto trace = Ctl({"trace", "--service=mail", "--count=7"});
   TcpSocket other = TcpSocket::Connect(kClient, vip6_);  // Of another service.
   Session session = OpenSession(vip_, listener);
+  ASSERT_TRUE(HeaderIsAcked());
   ASSERT_TRUE(session.Exchange(1000));
   EXPECT_EQ(trace->Wait(absl::Seconds(10)), 0) << trace->err();
   std::cout << trace->out();
@@ -153,6 +154,7 @@ TEST_F(TraceTest, ACaptureHasBothSidesAndOthersCanReadIt) {
                            absl::StrCat("flow", ::getpid(), ".pcapng");
   const auto capture = Ctl({"capture", path, "--client=198.18.0.2"});
   Session session = OpenSession(vip_, listener);
+  ASSERT_TRUE(HeaderIsAcked());
   ASSERT_TRUE(session.Exchange(1000));
   const uint16_t port = LocalEndpoint(session.client.fd()).port;
   session.client.Close();
