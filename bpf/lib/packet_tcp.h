@@ -231,8 +231,8 @@ static __always_inline int go_behind_header(frame_t *frame, struct hg_flow *flow
 	return verdict;
 }
 
-/* Whether a client's segment is a RST that ends the flow, and so becomes our own;
- * 0, or the verdict. A second one follows the first if that may be old.
+/* A client's RST that ends the flow becomes our own, and a second one follows if
+ * that may be old; all else stays as it is. 0, or the verdict.
  */
 static __always_inline int end_by_reset(frame_t *frame, struct packet *p,
 					struct hg_flow *flow, __u32 number,
