@@ -167,4 +167,31 @@ struct {
 	__type(value, struct packet_scratch);
 } packet_scratch SEC(".maps") __weak;
 
+enum {
+	KNOWN_WAYS = 128,
+};
+
+/* How a packet from one address to another has left. */
+struct known_way {
+	__u64 when; /* jiffies */
+	__u64 destination[2];
+	__u64 source[2];
+	__u32 arrived; /* interface, and 1 << 31 for IPv6 */
+	__u32 ifindex;
+	__u32 mtu;
+	__u8 dmac[ETH_ALEN];
+	__u8 smac[ETH_ALEN];
+};
+
+struct packet_ways {
+	struct known_way ways[KNOWN_WAYS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct packet_ways);
+} packet_ways SEC(".maps") __weak;
+
 #endif

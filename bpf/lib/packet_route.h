@@ -1,8 +1,10 @@
-/* Where a packet is to go, as routes are now. */
+/* Where a packet is to go. */
 #ifndef HG_LIB_PACKET_ROUTE_H
 #define HG_LIB_PACKET_ROUTE_H
 
+#include "bpf/abi/hash.h"
 #include "bpf/lib/packet_edit.h"
+#include "bpf/lib/packet_maps.h"
 
 /* Whether a packet of so many bytes gets to its destination, a
  * BPF_FIB_LKUP_RET_; and how, in p->way.
@@ -28,10 +30,57 @@ static __always_inline long ask_way(frame_t *frame, struct packet *p,
 	return bpf_fib_lookup(frame, way, sizeof(*way), flags);
 }
 
+/* Where it is kept how packets of these addresses leave. */
+static __always_inline struct known_way *
+way_between(const __u64 *source, const __u64 *destination)
+{
+	__u32 zero_key = 0;
+	struct packet_ways *all = bpf_map_lookup_elem(&packet_ways, &zero_key);
+	__u64 hash = hg_mix(source[0] ^ source[1] ^ destination[0] * 3 ^
+			    destination[1] * 5);
+
+	return all ? &all->ways[hash % KNOWN_WAYS] : NULL;
+}
+
+/* As routes and neighbours are now, or were in the same jiffy: each CPU asks the
+ * kernel once in that, but for ways that there are not.
+ */
 static __always_inline long find_way(frame_t *frame, struct packet *p,
 				     const struct rewrite *to, __u32 length)
 {
-	return ask_way(frame, p, to, length, 0);
+	const __u64 *source = (const __u64 *)to->source->address;
+	const __u64 *destination = (const __u64 *)to->destination->address;
+	struct known_way *way = way_between(source, destination);
+	__u64 now = bpf_jiffies64();
+	__u32 arrived = arrived_at(frame) | p->v6 << 31;
+	long found;
+
+	if (!way)
+		return ask_way(frame, p, to, length, 0);
+	if (way->when == now && way->arrived == arrived &&
+	    length <= way->mtu && way->destination[0] == destination[0] &&
+	    way->destination[1] == destination[1] &&
+	    way->source[0] == source[0] && way->source[1] == source[1]) {
+		p->way.ifindex = way->ifindex;
+		p->way.mtu_result = way->mtu;
+		__builtin_memcpy(p->way.dmac, way->dmac, ETH_ALEN);
+		__builtin_memcpy(p->way.smac, way->smac, ETH_ALEN);
+		return BPF_FIB_LKUP_RET_SUCCESS;
+	}
+	found = ask_way(frame, p, to, length, 0);
+	if (found == BPF_FIB_LKUP_RET_SUCCESS) {
+		way->when = now;
+		way->destination[0] = destination[0];
+		way->destination[1] = destination[1];
+		way->source[0] = source[0];
+		way->source[1] = source[1];
+		way->arrived = arrived;
+		way->ifindex = p->way.ifindex;
+		way->mtu = p->way.mtu_result;
+		__builtin_memcpy(way->dmac, p->way.dmac, ETH_ALEN);
+		__builtin_memcpy(way->smac, p->way.smac, ETH_ALEN);
+	}
+	return found;
 }
 
 static __always_inline __u32 headers_length(const struct packet *p)
@@ -78,6 +127,13 @@ static __always_inline __u32 max_mss(frame_t *frame, struct packet *p,
 	return mtu > headers + 64 ? mtu - headers : 0xffff;
 }
 
+/* All of them are aligned to 2 bytes; else this would be done byte by byte. */
+static __always_inline void copy_mac(__u8 *to, const __u8 *from)
+{
+	__builtin_memcpy(__builtin_assume_aligned(to, 2),
+			 __builtin_assume_aligned(from, 2), ETH_ALEN);
+}
+
 static __always_inline int write_macs(frame_t *frame, const __u8 *to,
 				      const __u8 *from)
 {
@@ -85,8 +141,8 @@ static __always_inline int write_macs(frame_t *frame, const __u8 *to,
 
 	if ((void *)(eth + 1) > (void *)(long)frame->data_end)
 		return HG_PACKET_FAILED;
-	__builtin_memcpy(eth->h_dest, to, ETH_ALEN);
-	__builtin_memcpy(eth->h_source, from, ETH_ALEN);
+	copy_mac(eth->h_dest, to);
+	copy_mac(eth->h_source, from);
 	return 0;
 }
 

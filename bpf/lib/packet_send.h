@@ -11,7 +11,7 @@
 #include "bpf/lib/packet_send_tc.h"
 #endif
 
-/* Sends the packet where its destination is, as routes are now. */
+/* Sends the packet where its destination is. */
 static __noinline int forward(frame_t *frame, struct packet *p,
 			      const struct rewrite *to)
 {
