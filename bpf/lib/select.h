@@ -369,6 +369,10 @@ static __always_inline void pick_slot(struct select_walk *walk)
 	use_tiers(walk);
 	if (!walk->all.weight)
 		return;
+	if (walk->all.weight == walk->all.heaviest) {
+		walk->slot = walk->all.first; /* There is no other. */
+		return;
+	}
 	if (hashed)
 		by_hash(walk);
 	else if (balance == HG_BALANCE_LEAST_CONNECTIONS)
