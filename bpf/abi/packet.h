@@ -94,29 +94,42 @@ HG_ABI_ASSERT(sizeof(struct hg_flow_key) == 24);
 
 /* packet_keys: a hash table whose keys are in the flows. A bucket is a cache
  * line of entries: flow number * 2 + enum hg_side, below a tag, some bits of
- * the key's hash; 0: free. A key has its entry in its first bucket, or else, if
- * there was no room, in its second.
+ * the key's hash; 0: free. A key has its entry in its first bucket, or else, where
+ * little room was left, in its second: so a full table has room for all.
  */
 enum hg_key_table {
 	HG_BUCKET_ENTRIES = 15,
+	HG_BUCKET_SPARE = 3, /* room that is left if the second has more */
 	HG_ENTRY_TAG_SHIFT = 25,
 };
 struct hg_key_bucket {
 	__u32 entries[HG_BUCKET_ENTRIES];
-	__u32 spilled; /* at least as many as are in their second for want of room
-			* here; 0: nobody need look there */
+	__u32 spilled; /* at least as many as are in their second instead; 0:
+			* nobody need look there */
 };
 HG_ABI_ASSERT(sizeof(struct hg_key_bucket) == 64);
 
+/* Keys that differ by the low 9 bits of a port, as those of a client's connections
+ * in turn do, are near each other: eight have the same first bucket, and 512 those
+ * of one page, which they fill evenly. Whose other port differs so, too, are there
+ * as well, and may be more than have room: second buckets are anywhere.
+ */
 static inline __attribute__((always_inline)) __u64
 hg_hash_key(const struct hg_flow_key *key, __u64 seed)
 {
-	__u64 words[3], hash = seed;
+	const __u64 first = 0x0fffffff, second = first << 28, tag = 15ULL << 60;
+	__u64 words[3], hash = seed, low, near;
 
 	__builtin_memcpy(words, key, sizeof(words));
+	low = words[2] >> 32 & 0x01ff01ff; /* of both ports */
+	near = (low ^ low >> 16) & 0x1ff;
+	words[2] ^= low << 32;
 	if (words[0]) /* IPv6. */
 		hash = hg_mix(hash ^ words[0]);
-	return hg_mix(hg_mix(hash ^ words[1]) ^ words[2]);
+	hash = hg_mix(hg_mix(hash ^ words[1]) ^ words[2]);
+	return ((hash ^ near >> 3) & first) |
+	       ((hash ^ low * 0x9e3779b97f4a7c15) & second) |
+	       (near & 7) << 57 | (hash & tag);
 }
 
 /* The `which`th bucket of a key, of a power of two of them. */
@@ -178,7 +191,7 @@ enum hg_flow_flags {
 /* What the fields of a flow and of its keys' buckets mean, where the structs'
  * sizes do not tell: flows of another format are not adopted.
  */
-enum { HG_FLOW_FORMAT = 4 };
+enum { HG_FLOW_FORMAT = 5 };
 
 /* packet_flows: indexed by flow number; two cache lines. Sequence numbers are the
  * end points' own: `next_in` as the client counts, without the header.

@@ -119,22 +119,34 @@ static __always_inline int find_places(const struct hg_flow_key *key,
 	return *first && *second ? 0 : -1;
 }
 
+static __always_inline __u32 room_in(const struct hg_key_bucket *bucket)
+{
+	__u64 room = 0;
+
+	/* Without a branch, of which the verifier would follow both ways. */
+	for (__u32 i = 0; i < HG_BUCKET_ENTRIES; i++)
+		room += (*(volatile __u32 *)&bucket->entries[i] - 1ULL) >> 63;
+	return room;
+}
+
 /* 0, or -1: the key's buckets are full. */
 __weak __noinline int put_value(const struct hg_flow_key *key, __u32 value)
 {
 	struct hg_key_bucket *first, *second;
-	__u32 entry;
+	__u32 entry, room;
 
 	if (find_places(key, value, &first, &second, &entry))
 		return -1;
-	if (!swap_in(first, 0, entry))
+	room = room_in(first);
+	if ((room > HG_BUCKET_SPARE || room_in(second) <= room) &&
+	    !swap_in(first, 0, entry))
 		return 0;
 	/* Ahead of the entry, which is looked for only then. */
 	__sync_fetch_and_add(&first->spilled, 1);
 	if (!swap_in(second, 0, entry))
 		return 0;
 	__sync_fetch_and_add(&first->spilled, -1);
-	return -1;
+	return swap_in(first, 0, entry);
 }
 
 __weak __noinline int erase_key(const struct hg_flow_key *key, __u32 value)
