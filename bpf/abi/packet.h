@@ -186,6 +186,7 @@ enum hg_flow_flags {
 	HG_FLOW_UNREACHABLE = 1024, /* the SYN was answered so, by ICMP */
 	HG_FLOW_LAPPED = 2048, /* numbers near isn are the next lap's */
 	HG_FLOW_SPLIT = 4096,  /* data are to come behind their header */
+	HG_FLOW_AGAIN = 8192,  /* closed again since it is in packet_closed */
 };
 
 /* What the fields of a flow and of its keys' buckets mean, where the structs'

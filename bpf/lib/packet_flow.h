@@ -32,6 +32,16 @@ enum {
 	COOKIE_ROOM = 8,
 };
 
+/* Whether the client's next connection has taken the flow over since the packet
+ * found it: to be asked before the packet changes it.
+ */
+static __always_inline int is_taken_over(const struct hg_flow *flow,
+					 const struct packet *p)
+{
+	return *(const volatile __u32 *)&flow->state == HG_FLOW_MOVING ||
+	       *(const volatile __u32 *)&flow->isn != p->isn;
+}
+
 /* Whether a client's segment must bring the header along. */
 static __always_inline int header_is_due(const struct hg_flow *flow,
 					 const struct packet *p)

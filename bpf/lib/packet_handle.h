@@ -10,24 +10,9 @@
 #include "bpf/lib/packet_icmp.h"
 #include "bpf/lib/packet_maps.h"
 #include "bpf/lib/packet_parse.h"
+#include "bpf/lib/packet_table.h"
 #include "bpf/lib/packet_tcp.h"
 #include "bpf/lib/packet_trace.h"
-
-static __always_inline struct hg_packet_address *
-find_address(const struct hg_packet_local *wanted)
-{
-	for (__u32 probe = 0; probe < HG_ADDRESS_PROBES; probe++) {
-		__u32 place = hg_address_place(wanted->address, probe);
-		struct hg_packet_address *found =
-		    bpf_map_lookup_elem(&packet_addresses, &place);
-
-		if (!found || !found->id)
-			return NULL;
-		if (same_address(wanted->address, found->address))
-			return found->id == HG_ADDRESS_GONE ? NULL : found;
-	}
-	return NULL;
-}
 
 static __always_inline int handle(frame_t *frame)
 {

@@ -269,6 +269,7 @@ static __always_inline int handle_icmp(frame_t *frame, struct packet *p,
 	flow = bpf_map_lookup_elem(&packet_flows, &number);
 	if (!flow)
 		return VERDICT_NOT_OURS;
+	p->isn = flow->isn;
 	if (flow->state == HG_FLOW_MOVING)
 		return drop(HG_PACKET_EARLY);
 	if (value % 2 == HG_FROM_BACKEND &&
@@ -276,6 +277,8 @@ static __always_inline int handle_icmp(frame_t *frame, struct packet *p,
 		exit = refuse_client(flow, HG_FLOW_UNREACHABLE, s);
 		if (exit)
 			return drop(exit);
+		if (is_taken_over(flow, p))
+			return drop(HG_PACKET_EARLY);
 		close_flow(flow, number);
 	} else if (value % 2 == HG_FROM_BACKEND &&
 		   !is_believed(frame, p, flow)) {

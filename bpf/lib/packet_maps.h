@@ -66,7 +66,9 @@ struct {
 	__type(value, __u32);
 } packet_free SEC(".maps") __weak;
 
-/* Flow numbers in the order in which they were closed. */
+/* Flow numbers in the order in which they were closed. Once each, for flows that
+ * have begun anew since stay where they are (HG_FLOW_QUEUED, HG_FLOW_AGAIN).
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_QUEUE);
 	__uint(max_entries, 1);
@@ -153,7 +155,6 @@ struct packet_scratch {
 	struct hg_select request;
 	__u64 tried[HG_MAX_SERVICE_BACKENDS / 64];
 	struct hg_flow flow;
-	__u32 shift; /* that one from the same port before has left behind */
 	__u8 header[64];
 	__u8 chunk[SUM_CHUNK + 4]; /* spares a check */
 	struct icmp_error error;

@@ -312,6 +312,119 @@ static __always_inline void give_up(struct hg_flow *flow, __u32 number)
 	bpf_map_push_elem(&packet_free, &number, 0);
 }
 
+static __always_inline struct hg_flow *flow_of(const struct packet *p,
+					       __u32 *number)
+{
+	*number = (p->flow - 1) / 2;
+	return bpf_map_lookup_elem(&packet_flows, number);
+}
+
+/* Ahead of the one before from the same port, by as much as the client is and no
+ * half a lap: a backend in TIME_WAIT takes the SYN then (RFC 6191). Clients'
+ * numbers get a quarter of a lap ahead in 68 s (Linux, seq_scale()).
+ */
+static __always_inline __u32 shift_of_next(const struct packet *p)
+{
+	__u32 shift = bpf_get_prandom_u32() >> 2, number;
+	struct hg_flow *before;
+
+	if (!p->flow)
+		return shift;
+	before = flow_of(p, &number);
+	return before ? shift + before->shift + before->header : shift;
+}
+
+/* Whether it may go on with the address and port that it had: those that
+ * claim_port() would begin with, towards the same backend.
+ */
+static __always_inline int keeps_port(const struct hg_flow *flow,
+				      const struct hg_flow *next)
+{
+	const struct hg_packet_local *source = local_address(flow->source);
+	struct hg_packet_address *range;
+
+	if (!source || flow->source_port != next->client_port ||
+	    flow->backend_port != next->backend_port ||
+	    !same_address(flow->backend_address, next->backend_address))
+		return 0;
+	range = find_address(source);
+	return range && is_range(range, flow->source_port);
+}
+
+/* The client's next connection takes the flow of the one before over: most of
+ * what that needs is there. 0; or the exit, and nothing has changed, or the flow
+ * is closed.
+ */
+static __always_inline int take_over(struct packet *p, struct packet_scratch *s,
+				     struct hg_flow **found)
+{
+	struct hg_flow *next = &s->flow, *flow;
+	struct hg_flow_key old;
+	__u32 number, state, shift;
+	int claimed;
+
+	flow = *found = flow_of(p, &number);
+	if (!flow)
+		return HG_PACKET_FAILED;
+	state = flow->state;
+	if (state == HG_FLOW_FREE || state == HG_FLOW_MOVING ||
+	    state == HG_FLOW_ESTABLISHED ||
+	    !move_state(flow, state, HG_FLOW_MOVING))
+		return HG_PACKET_EARLY; /* Somebody else is at it. */
+	/* Or was: it may be another client's by now, or have this very SYN. */
+	if (!is_key(&flow->keys[HG_FROM_CLIENT], &next->keys[HG_FROM_CLIENT]) ||
+	    (state != HG_FLOW_CLOSED && flow->isn == next->isn)) {
+		move_state(flow, HG_FLOW_MOVING, state);
+		/* Who met it in the queue has let it go. */
+		if (state == HG_FLOW_CLOSED)
+			put_closed(flow, number);
+		return HG_PACKET_EARLY;
+	}
+	shift = flow->shift + flow->header;
+	become(flow, next);
+	if (keeps_port(flow, next))
+		return 0;
+	old = flow->keys[HG_FROM_BACKEND];
+	claimed = claim_somewhere(flow, number, p->v6, s);
+	erase_key(&old, number * 2 + HG_FROM_BACKEND);
+	if (claimed)
+		return 0;
+	flow->source_port = 0; /* It has none. */
+	flow->shift = shift - flow->header; /* As before. */
+	move_state(flow, HG_FLOW_MOVING, HG_FLOW_CLOSED);
+	put_closed(flow, number);
+	return HG_PACKET_NO_PORT;
+}
+
+/* A flow for a client that has none. 0, or the exit: then there is none. */
+static __always_inline int take_new(struct packet *p, struct packet_scratch *s,
+				    struct hg_flow **found)
+{
+	struct hg_flow *next = &s->flow, *flow;
+	__u32 number, value;
+
+	flow = *found = take_number(&number);
+	if (!flow)
+		return HG_PACKET_TABLE_FULL;
+	/* Nobody else's until its keys are there. */
+	flow->state = HG_FLOW_MOVING;
+	flow->keys[HG_FROM_CLIENT] = next->keys[HG_FROM_CLIENT];
+	become(flow, next);
+	if (!claim_somewhere(flow, number, p->v6, s)) {
+		give_up(flow, number);
+		return HG_PACKET_NO_PORT;
+	}
+	value = number * 2 + HG_FROM_CLIENT;
+	if (put_key(&flow->keys[HG_FROM_CLIENT], value)) {
+		/* The same SYN, on another CPU; or its buckets are full. */
+		give_up(flow, number);
+		return HG_PACKET_TABLE_FULL;
+	}
+	p->flow = value + 1;
+	return 0;
+}
+
+/* For a SYN: p->flow is its client's flow that is over, if there is one. */
 static __noinline int open_flow(frame_t *frame, struct packet *p,
 				const struct hg_packet_listener *listener,
 				__u32 listen, struct packet_scratch *s)
@@ -319,7 +432,7 @@ static __noinline int open_flow(frame_t *frame, struct packet *p,
 	struct hg_flow *flow, *next = &s->flow;
 	struct hg_service_stats *stats;
 	struct rewrite to = {};
-	__u32 number, value, service = listener->service;
+	__u32 service = listener->service;
 	int exit, verdict;
 
 	p->service = service;
@@ -339,15 +452,12 @@ static __noinline int open_flow(frame_t *frame, struct packet *p,
 	next->listen = listen;
 	next->service = service;
 	next->header = listener->header;
-	/* Ahead of the one before, by as much as the client is and no half a lap:
-	 * a backend in TIME_WAIT takes the SYN then (RFC 6191). Clients' numbers
-	 * get a quarter of a lap ahead in 68 s (Linux, seq_scale()).
-	 */
-	next->shift = s->shift + (bpf_get_prandom_u32() >> 2);
+	next->shift = shift_of_next(p);
 	next->isn = p->seq;
 	next->next_in = p->seq + 1;
 	next->last_seen = now_seconds();
 	next->asked = now_ms();
+	next->since = bpf_ktime_get_ns();
 	note_odd_syn(p, next);
 	if (!choose_backend(next, s)) {
 		verdict = refuse(frame, p, s, HG_PACKET_NO_BACKEND);
@@ -355,31 +465,16 @@ static __noinline int open_flow(frame_t *frame, struct packet *p,
 			__sync_fetch_and_add(&stats->no_backend, 1);
 		return verdict;
 	}
-	flow = take_number(&number);
-	if (!flow)
-		return drop(HG_PACKET_TABLE_FULL);
-	next->since = bpf_ktime_get_ns();
-	/* Nobody else's until its keys are there. */
-	next->state = HG_FLOW_MOVING;
-	*flow = *next;
-	if (!claim_somewhere(flow, number, p->v6, s)) {
-		give_up(flow, number);
-		return drop(HG_PACKET_NO_PORT);
-	}
+	exit = p->flow ? take_over(p, s, &flow) : take_new(p, s, &flow);
+	if (exit)
+		return drop(exit);
 	take_choice(flow, next);
-	value = number * 2 + HG_FROM_CLIENT;
-	if (put_key(&flow->keys[HG_FROM_CLIENT], value)) {
-		/* The same SYN, on another CPU; or its buckets are full. */
-		give_up(flow, number);
-		return drop(HG_PACKET_TABLE_FULL);
-	}
 	move_state(flow, HG_FLOW_MOVING, HG_FLOW_SYN_SENT);
-	p->flow = value + 1;
 	exit = to_backend(p, flow, seq_to_backend(flow, p), &to);
 	if (!exit)
 		exit = forward_syn(frame, p, &to, s);
 	if (exit > 0)
-		close_flow(flow, number);
+		close_flow(flow, (p->flow - 1) / 2);
 	else
 		note_client_side(frame, p, flow);
 	return sent(exit, HG_PACKET_FORWARDED);
@@ -405,7 +500,7 @@ static __always_inline int begins_anew(const struct hg_flow *flow,
 	}
 }
 
-/* Ends a flow at once, so that its client's next one can begin. */
+/* Ends a flow at once, for its client talks to somebody else from now on. */
 static __always_inline void forget_flow(struct hg_flow *flow, __u32 number)
 {
 	close_flow(flow, number);

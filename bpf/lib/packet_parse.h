@@ -51,9 +51,10 @@ struct packet {
 	__u32 options; /* bytes */
 	__u32 payload; /* bytes */
 	__u32 mark;    /* HG_PACKET_MARK_: it comes again; 0: it does not */
+	__u32 isn;     /* of the flow when it was found */
 	/* For who wants to know; 0: none. */
 	__u32 flow;    /* number * 2 + enum hg_side + 1 */
-	__u32 service; /* id, where there is no flow */
+	__u32 service; /* id; of a SYN that begins a connection */
 	/* How it leaves; ifindex 0: where it came by. */
 	struct bpf_fib_lookup way __attribute__((aligned(8)));
 };

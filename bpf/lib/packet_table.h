@@ -4,11 +4,13 @@
  * backend sends. Who changes `state` by compare-and-swap owns what follows from
  * it; so the program on every CPU and the daemon's sweep agree on who counts
  * an end and who frees a number. A closed flow stays, so that late segments are
- * understood, until the sweep frees it, or its client comes again, or the table
- * is full and it is the one that was closed first.
+ * understood, until the sweep frees it, or its client's next connection takes
+ * it over, or the table is full and it is the one that was closed first.
  */
 #ifndef HG_LIB_PACKET_TABLE_H
 #define HG_LIB_PACKET_TABLE_H
+
+#include <stddef.h>
 
 #include "bpf/lib/packet_keys.h"
 #include "bpf/lib/packet_maps.h"
@@ -16,7 +18,7 @@
 
 enum {
 	PORT_TRIES = 64, /* with 9 of 10 in use, one in 850 finds none */
-	RECYCLE_TRIES = 8,
+	RECYCLE_TRIES = 256,
 };
 
 static __always_inline __u32 now_seconds(void)
@@ -75,10 +77,12 @@ backend_stats_of(const struct hg_flow *flow)
 	return bpf_map_lookup_elem(&backend_stats, &backend);
 }
 
-static __always_inline void count_end(const struct hg_flow *flow)
+static __always_inline void count_end(__u32 service_id, __u32 backend_id)
 {
-	struct hg_service_stats *service = stats_of(flow);
-	struct hg_backend_stats *backend = backend_stats_of(flow);
+	struct hg_service_stats *service =
+	    bpf_map_lookup_elem(&service_stats, &service_id);
+	struct hg_backend_stats *backend =
+	    bpf_map_lookup_elem(&backend_stats, &backend_id);
 
 	if (service && backend)
 		leave_places(service, backend);
@@ -119,41 +123,110 @@ static __always_inline __u32 move_to_closed(struct hg_flow *flow)
 	return HG_FLOW_CLOSED;
 }
 
+/* Queues a flow that is closed. */
+static __always_inline void put_closed(struct hg_flow *flow, __u32 number)
+{
+	if (__sync_fetch_and_or(&flow->flags, HG_FLOW_QUEUED) & HG_FLOW_QUEUED)
+		set_flags(flow, HG_FLOW_AGAIN);
+	else
+		bpf_map_push_elem(&packet_closed, &number, 0);
+}
+
 static __noinline int close_flow(struct hg_flow *flow, __u32 number)
 {
+	/* Ahead: a closed flow may be another connection's at once. */
+	__u32 service = *(volatile __u8 *)&flow->service;
+	__u32 backend = *(volatile __u16 *)&flow->backend;
 	__u32 state = move_to_closed(flow);
 
 	if (state == HG_FLOW_CLOSED)
 		return 0;
 	if (state == HG_FLOW_ESTABLISHED)
-		count_end(flow);
+		count_end(service, backend);
 	flow->since = bpf_ktime_get_ns();
-	if (!(__sync_fetch_and_or(&flow->flags, HG_FLOW_QUEUED) &
-	      HG_FLOW_QUEUED))
-		bpf_map_push_elem(&packet_closed, &number, 0);
+	put_closed(flow, number);
 	return 0;
+}
+
+/* The flow is what `next` is, but for its state and its ends: client, backend and
+ * source. It stays in the queue of the closed if it is there.
+ */
+static __always_inline void become(struct hg_flow *flow,
+				   const struct hg_flow *next)
+{
+	__sync_fetch_and_and(&flow->flags, HG_FLOW_QUEUED | HG_FLOW_AGAIN);
+	set_flags(flow, next->flags);
+	flow->service = next->service;
+	flow->header = next->header;
+	__builtin_memcpy(&flow->isn, &next->isn,
+			 sizeof(*flow) - offsetof(struct hg_flow, isn));
+}
+
+struct recycling {
+	struct hg_flow *flow; /* null: none yet */
+	__u32 number;
+};
+
+/* Those whose clients came again leave the queue, and those that were closed again
+ * since go to its end.
+ */
+static long try_closed(__u64 step, struct recycling *found)
+{
+	struct hg_flow *flow;
+
+	if (bpf_map_pop_elem(&packet_closed, &found->number))
+		return 1;
+	flow = bpf_map_lookup_elem(&packet_flows, &found->number);
+	if (!flow)
+		return 1;
+	if ((__sync_fetch_and_and(&flow->flags, ~HG_FLOW_AGAIN) &
+	     HG_FLOW_AGAIN) &&
+	    step + 1 < RECYCLE_TRIES) {
+		bpf_map_push_elem(&packet_closed, &found->number, 0);
+		return 0;
+	}
+	__sync_fetch_and_and(&flow->flags, ~HG_FLOW_QUEUED);
+	if (!move_state(flow, HG_FLOW_CLOSED, HG_FLOW_FREE))
+		return 0;
+	erase_keys(flow, found->number);
+	found->flow = flow;
+	return 1;
 }
 
 /* A number for a new flow; the one closed longest ago when none is free. */
 static __always_inline struct hg_flow *take_number(__u32 *number)
 {
-	struct hg_flow *flow;
+	struct recycling found = {};
 
 	if (!bpf_map_pop_elem(&packet_free, number))
 		return bpf_map_lookup_elem(&packet_flows, number);
-	for (int i = 0; i < RECYCLE_TRIES; i++) {
-		if (bpf_map_pop_elem(&packet_closed, number))
+	bpf_loop(RECYCLE_TRIES, try_closed, &found, 0);
+	*number = found.number;
+	return found.flow;
+}
+
+/* What the address is of ours; null: nothing. */
+static __always_inline struct hg_packet_address *
+find_address(const struct hg_packet_local *wanted)
+{
+	for (__u32 probe = 0; probe < HG_ADDRESS_PROBES; probe++) {
+		__u32 place = hg_address_place(wanted->address, probe);
+		struct hg_packet_address *found =
+		    bpf_map_lookup_elem(&packet_addresses, &place);
+
+		if (!found || !found->id)
 			return NULL;
-		flow = bpf_map_lookup_elem(&packet_flows, number);
-		if (!flow)
-			return NULL;
-		__sync_fetch_and_and(&flow->flags, ~HG_FLOW_QUEUED);
-		if (!move_state(flow, HG_FLOW_CLOSED, HG_FLOW_FREE))
-			continue; /* Its client came again. */
-		erase_keys(flow, *number);
-		return flow;
+		if (same_address(wanted->address, found->address))
+			return found->id == HG_ADDRESS_GONE ? NULL : found;
 	}
 	return NULL;
+}
+
+static __always_inline int is_range(const struct hg_packet_address *local,
+				    __u32 port)
+{
+	return local->first_port && port >= local->first_port &&
+	       port <= local->last_port;
 }
 
 struct port_search {

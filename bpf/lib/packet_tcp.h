@@ -288,6 +288,8 @@ static __noinline int go_on(frame_t *frame, struct packet *p,
 		if (exit)
 			return drop(exit);
 	}
+	if (is_taken_over(flow, p))
+		return drop(HG_PACKET_EARLY);
 	if (!due || behind) {
 		exit = to_backend(p, flow, seq_to_backend(flow, p), &to);
 		if (exit)
@@ -505,6 +507,8 @@ static __noinline int from_backend(frame_t *frame, struct packet *p,
 		if (verdict == VERDICT_NOT_OURS ||
 		    (verdict & 0xff) == VERDICT_DROP)
 			return verdict;
+		if (is_taken_over(flow, p))
+			return verdict;
 		if (challenges)
 			set_flags(flow, HG_FLOW_ODD);
 		if (another)
@@ -522,6 +526,8 @@ static __noinline int from_backend(frame_t *frame, struct packet *p,
 	to.ttl = p->ttl - 1;
 	if (!to.source)
 		return drop(HG_PACKET_FAILED);
+	if (is_taken_over(flow, p))
+		return drop(HG_PACKET_EARLY);
 	is_ours = acks_header_only(flow, p);
 	note_from_backend(flow, number, p, to.ack, arrived_at(frame));
 	if (is_ours)
@@ -539,13 +545,6 @@ static __noinline int from_backend(frame_t *frame, struct packet *p,
 }
 
 /* ---- TCP ----------------------------------------------------------------- */
-
-static __always_inline int is_range(const struct hg_packet_address *local,
-				    __u32 port)
-{
-	return local->first_port && port >= local->first_port &&
-	       port <= local->last_port;
-}
 
 /* IPv6 with addresses that stand for IPv4: the kernel takes none, either. */
 static __always_inline int is_forged(const struct packet *p)
@@ -609,7 +608,6 @@ static __always_inline int handle_tcp(frame_t *frame, struct packet *p,
 	at.port = p->destination_port;
 	listener = NULL;
 	if (value == NO_VALUE) {
-		s->shift = 0;
 		listener = bpf_map_lookup_elem(&packet_listeners, &at);
 		if (!listener && !is_range(local, p->destination_port))
 			return VERDICT_NOT_OURS;
@@ -631,18 +629,26 @@ static __always_inline int handle_tcp(frame_t *frame, struct packet *p,
 		flow = bpf_map_lookup_elem(&packet_flows, &number);
 		if (!flow)
 			return drop(HG_PACKET_FAILED);
+		p->isn = flow->isn;
 		if (value % 2 == HG_FROM_BACKEND)
 			return from_backend(frame, p, flow, number, s);
 		if (!begins_anew(flow, p))
 			return is_over(flow, p)
 				   ? refuse(frame, p, s, HG_PACKET_NO_FLOW)
 				   : from_client(frame, p, flow, number, s);
-		p->flow = 0;
-		s->shift = flow->shift + flow->header;
-		forget_flow(flow, number);
 		listener = bpf_map_lookup_elem(&packet_listeners, &at);
-		if (!listener)
+		if (!listener) {
+			forget_flow(flow, number);
 			return VERDICT_NOT_OURS;
+		}
+		/* Who freed it has not erased its entries yet, or never will. */
+		s->flow.keys[HG_FROM_BACKEND] = flow->keys[HG_FROM_BACKEND];
+		if (flow->state == HG_FLOW_FREE) {
+			erase_key(&s->flow.keys[HG_FROM_BACKEND],
+				  number * 2 + HG_FROM_BACKEND);
+			erase_key(&key, value);
+			p->flow = 0;
+		}
 	}
 	if (!listener)
 		return refuse(frame, p, s, HG_PACKET_NO_FLOW);

@@ -89,7 +89,7 @@ static __always_inline int identify(struct hg_trace_event *event,
 	if (p->flow)
 		flow = bpf_map_lookup_elem(&packet_flows, &number);
 	event->flow = flow ? p->flow : 0;
-	event->service = flow ? flow->service : p->service;
+	event->service = flow && !p->service ? flow->service : p->service;
 	event->backend = flow ? flow->backend : 0;
 	if (packet_trace.service && packet_trace.service != event->service)
 		return 0;

@@ -212,6 +212,9 @@ class PacketPath {
   bool IsOver(const hg_flow& flow, uint32_t now,
               const std::function<uint32_t(uint32_t)>& idle_seconds) const;
   void FreeClosed(uint32_t now);
+  void PutClosed(uint32_t number);
+  // Unless another connection has it by now.
+  bool Kill(uint32_t number, uint32_t isn);
   // Whoever moves it out of `state` counts its end and frees its number.
   bool End(uint32_t number, uint32_t state);
   void ForgetUnanswered();

@@ -155,28 +155,50 @@ bool PacketPath::IsOver(
   return idle > (half_closed ? std::min(limit, kHalfClosedSeconds) : limit);
 }
 
-// The queue has them in the order in which they were closed. One that goes on
-// all the same, for an end did not believe it, is closed anew.
+// The queue has them in the order in which they were closed. One that has been
+// closed again since is in the wrong place, and may wait there for as long as
+// those behind it; one that goes on all the same, for an end did not believe
+// it, is closed anew.
 void PacketPath::FreeClosed(uint32_t now) {
   const int closed = bpf_map__fd(skeleton_->maps.packet_closed);
+  const auto is_due = [now](const hg_flow& flow) {
+    return now >= ClosedAt(flow) + kTimeWaitSeconds;
+  };
   uint32_t number = 0;
   while (bpf_map_lookup_elem(closed, nullptr, &number) == 0) {
-    hg_flow& flow = flows_[number];
-    if (Peek(flow.state) == HG_FLOW_CLOSED &&
-        now < ClosedAt(flow) + kTimeWaitSeconds) {
+    if (Peek(flows_[number].state) == HG_FLOW_CLOSED &&
+        (Peek(flows_[number].flags) & HG_FLOW_AGAIN) == 0 &&
+        !is_due(flows_[number])) {
       return;
     }
     // The program may have taken that one meanwhile: then another comes.
     if (bpf_map_lookup_and_delete_elem(closed, nullptr, &number) != 0) return;
-    if (Peek(flows_[number].state) == HG_FLOW_CLOSED &&
-        IdleFor(flows_[number], now) < kTimeWaitSeconds) {
-      flows_[number].since = uint64_t{now} * 1'000'000'000;
+    hg_flow& flow = flows_[number];
+    __atomic_fetch_and(&flow.flags, ~__u32{HG_FLOW_AGAIN}, __ATOMIC_ACQ_REL);
+    const bool is_closed = Peek(flow.state) == HG_FLOW_CLOSED;
+    if (is_closed && IdleFor(flow, now) < kTimeWaitSeconds && is_due(flow)) {
+      flow.since = uint64_t{now} * 1'000'000'000;
+    }
+    if (is_closed && !is_due(flow)) {
       bpf_map_update_elem(closed, nullptr, &number, BPF_ANY);
       continue;
     }
-    __atomic_fetch_and(&flows_[number].flags, ~__u32{HG_FLOW_QUEUED},
-                       __ATOMIC_ACQ_REL);
-    End(number, HG_FLOW_CLOSED);
+    __atomic_fetch_and(&flow.flags, ~__u32{HG_FLOW_QUEUED}, __ATOMIC_ACQ_REL);
+    if (is_closed) {
+      End(number, HG_FLOW_CLOSED);
+    } else if (Peek(flow.state) == HG_FLOW_CLOSED) {
+      PutClosed(number);  // Since it was asked.
+    }
+  }
+}
+
+// As put_closed() of the program.
+void PacketPath::PutClosed(uint32_t number) {
+  if ((__atomic_fetch_or(&flows_[number].flags, __u32{HG_FLOW_QUEUED},
+                         __ATOMIC_ACQ_REL) &
+       HG_FLOW_QUEUED) == 0) {
+    bpf_map_update_elem(bpf_map__fd(skeleton_->maps.packet_closed), nullptr,
+                        &number, BPF_ANY);
   }
 }
 
@@ -220,13 +242,16 @@ void PacketPath::Reset(uint32_t number) {
   }
 }
 
-// A packet may move it on meanwhile.
 bool PacketPath::Kill(uint32_t number) {
-  if (number >= max_flows_) return false;
+  return number < max_flows_ && Kill(number, Peek(flows_[number].isn));
+}
+
+// A packet may move it on meanwhile, or its client's next connection take it.
+bool PacketPath::Kill(uint32_t number, uint32_t isn) {
   uint32_t state = HG_FLOW_FREE;
   do {
     state = Peek(flows_[number].state);
-    if (!IsAlive(state)) return false;
+    if (!IsAlive(state) || Peek(flows_[number].isn) != isn) return false;
     Reset(number);
   } while (!End(number, state));
   return true;
@@ -236,7 +261,8 @@ size_t PacketPath::KillIf(const std::function<bool(const hg_flow&)>& which,
                           FlowNumbers numbers) {
   size_t ended = 0;
   const auto look = [&](uint32_t number, const hg_flow& flow) {
-    if (which(flow) && Kill(number)) ++ended;
+    const uint32_t isn = Peek(flow.isn);
+    if (which(flow) && Kill(number, isn)) ++ended;
   };
   ForEach(look, numbers);
   return ended;

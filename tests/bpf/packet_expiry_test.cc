@@ -180,5 +180,27 @@ TEST_P(PacketExpiryTest, AClosedFlowStaysForAMinuteAfterItsLastSegment) {
   ExpectReset(lively.FromClient(kAck, 1, 0), HG_PACKET_NO_FLOW);
 }
 
+// Those behind it in the queue were closed before it was, the second time.
+TEST_P(PacketExpiryTest, AFlowThatIsClosedAgainHoldsNobodyUp) {
+  Conn again = Established(v6());
+  const Conn other = Established(v6());
+  CloseInOrder(again);
+  CloseInOrder(other);
+  again.isn += 1000000;
+  Open(&again);
+  ExpectSent(again.SynAck(), again.ToClient(again.SynAck(), 0));
+  const Segment ack = again.FromClient(kAck, 0, 0);
+  ExpectSent(ack, again.HeaderFor(ack), HG_PACKET_HEADER);
+  ExpectHeaderAcked(again);
+  CloseInOrder(again);
+  Age(other, 61);
+  Sweep();
+  ExpectReset(other.FromClient(kAck, 1, 1), HG_PACKET_NO_FLOW);
+  ExpectFromClient(again, again.FromClient(kAck, 1, 1));
+  Age(again, 61);
+  Sweep();
+  ExpectReset(again.FromClient(kAck, 1, 1), HG_PACKET_NO_FLOW);
+}
+
 }  // namespace
 }  // namespace headgate::datapath

@@ -68,6 +68,7 @@ class PacketModel {
       const Flow& flow = found->second;
       if (flow.state == kClosed ||
           (flow.state != kEstablished && s.seq != flow.conn.isn)) {
+        if (s.ttl <= 1) return TooFar(s);
         flows_.erase(found);
         found = flows_.end();
       }

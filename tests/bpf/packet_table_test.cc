@@ -38,6 +38,39 @@ class PacketTableTest : public PacketProgramTest {
     const Segment rst = conn.FromClient(kRst, 0, 0);
     ExpectSent(rst, conn.OwnReset(rst, conn.header()));
   }
+  static void Establish(Conn* conn) {
+    Open(conn);
+    ExpectSent(conn->SynAck(), conn->ToClient(conn->SynAck(), 0));
+    const Segment ack = conn->FromClient(kAck, 0, 0);
+    ExpectSent(ack, conn->HeaderFor(ack), HG_PACKET_HEADER);
+    ExpectHeaderAcked(*conn);
+  }
+  // Its client's next connection, from the same port.
+  static void EstablishAgain(Conn* conn) {
+    conn->isn += 1000000;
+    conn->server_isn += 2000000;
+    Establish(conn);
+  }
+  static size_t KeyEntries() {
+    const int configs = Pinned("packet_config"), keys = Pinned("packet_keys");
+    const uint32_t zero = 0;
+    hg_packet_config config{};
+    EXPECT_EQ(bpf_map_lookup_elem(configs, &zero, &config), 0);
+    size_t count = 0;
+    for (uint32_t i = 0; i < config.buckets; ++i) {
+      hg_key_bucket bucket{};
+      EXPECT_EQ(bpf_map_lookup_elem(keys, &i, &bucket), 0);
+      if (config.buckets <= 2) {
+        EXPECT_EQ(bucket.spilled, 0U);  // So few.
+      }
+      count += HG_BUCKET_ENTRIES -
+               static_cast<size_t>(std::count(std::begin(bucket.entries),
+                                              std::end(bucket.entries), 0U));
+    }
+    close(configs);
+    close(keys);
+    return count;
+  }
   // Two clients of each family, to its services, of which one has two
   // addresses. All from one port, which they would keep as a source port.
   static std::vector<Conn> ConnsOfOnePort() {
@@ -135,6 +168,169 @@ TEST_F(PacketTableTest, B16_APortIsUsedAgainAtOnce) {
     const Segment ack = again.FromClient(kAck, 0, 0);
     ExpectSent(ack, again.HeaderFor(ack), HG_PACKET_HEADER);
   }
+}
+
+// Where others were closed before it, they keep their places.
+TEST_F(PacketTableTest, AClientThatComesAgainTakesNobodysPlace) {
+  OpenSmallTable(3);
+  const Conn open = Established(false), closed = Established(false);
+  Conn again = Established(false);
+  CloseInOrder(closed);
+  for (int i = 0; i < 5; ++i) {
+    CloseInOrder(again);
+    EstablishAgain(&again);
+    EXPECT_EQ(KeyEntries(), 6U);
+  }
+  ExpectFromClient(closed, closed.FromClient(kAck, 1, 1));
+  ExpectFromClient(open, open.FromClient(kAck, 0, 0, Text("x")));
+  ExpectFromClient(again, again.FromClient(kAck, 0, 0, Text("x")));
+}
+
+TEST_F(PacketTableTest, AFlowThatIsClosedAgainIsNotTheOneClosedFirst) {
+  OpenSmallTable(2);
+  Conn again = Established(false);
+  const Conn other = Established(false);
+  CloseInOrder(again);
+  CloseInOrder(other);
+  EstablishAgain(&again);
+  CloseInOrder(again);
+  Established(false);
+  ExpectReset(other.FromClient(kAck, 1, 1), HG_PACKET_NO_FLOW);
+  ExpectFromClient(again, again.FromClient(kAck, 1, 1));
+  Established(false);
+  ExpectReset(again.FromClient(kAck, 1, 1), HG_PACKET_NO_FLOW);
+}
+
+// More of them than are asked: then the turn does not matter.
+TEST_F(PacketTableTest, AFullTableOfFlowsThatWereClosedAgainHasRoom) {
+  constexpr uint32_t kFlows = 20;
+  OpenSmallTable(kFlows);
+  std::vector<Conn> conns;
+  for (uint32_t i = 0; i < kFlows; ++i) conns.push_back(Established(false));
+  for (const Conn& conn : conns) CloseInOrder(conn);
+  for (Conn& conn : conns) {
+    EstablishAgain(&conn);
+    CloseInOrder(conn);
+  }
+  for (uint32_t i = 0; i < kFlows; ++i) Established(false);
+  ExpectDropped(NewConn(false).Syn(), HG_PACKET_TABLE_FULL);
+  EXPECT_EQ(KeyEntries(), 2 * kFlows);
+}
+
+TEST_F(PacketTableTest, B16_APortThatIsUsedAgainIsTheSameToTheBackend) {
+  for (const bool v6 : {false, true}) {
+    Conn again = NewConn(v6);
+    again.client_port += kFirstPort;
+    Establish(&again);
+    const uint16_t port = again.source_port;
+    EXPECT_EQ(port, again.client_port);
+    for (int i = 0; i < 3; ++i) {
+      CloseInOrder(again);
+      EstablishAgain(&again);
+      EXPECT_EQ(again.source_port, port);
+    }
+    CloseInOrder(again);
+  }
+}
+
+// Of the sources and ports that there are: those of before may have gone.
+TEST_F(PacketTableTest, B16_APortThatIsUsedAgainIsOneThatIsStillOurs) {
+  Conn again = NewConn(false);
+  again.client_port += kFirstPort;
+  Establish(&again);
+  EXPECT_EQ(again.source_port, again.client_port);
+  PacketPath::Setup setup = DefaultSetup();
+  setup.sources = {Parse("198.18.3.77"), Parse("2001:db8:3::77")};
+  const auto open_again = [&] {
+    Configure(setup);
+    again.isn += 1000000;
+    const Outcome outcome = Run(again.Syn());
+    ASSERT_EQ(outcome.verdict, kSent);
+    LearnLeg(outcome.frame, &again);
+  };
+  CloseInOrder(again);
+  open_again();
+  EXPECT_EQ(again.source, Parse("198.18.3.77"));
+  EXPECT_EQ(again.source_port, again.client_port);
+  setup.first_port = static_cast<uint16_t>(again.client_port + 1);
+  open_again();
+  EXPECT_EQ(again.source, Parse("198.18.3.77"));
+  EXPECT_GT(again.source_port, again.client_port);
+}
+
+// They are at the queue's head, and open.
+TEST_F(PacketTableTest, AFullTableWhoseFirstClosedCameAgainHasRoom) {
+  constexpr uint32_t kFlows = 20;
+  OpenSmallTable(kFlows);
+  std::vector<Conn> conns;
+  for (uint32_t i = 0; i < kFlows; ++i) conns.push_back(Established(false));
+  for (const Conn& conn : conns) CloseInOrder(conn);
+  for (uint32_t i = 0; i < kFlows / 2; ++i) EstablishAgain(&conns[i]);
+  for (uint32_t i = 0; i < kFlows / 2; ++i) Established(false);
+  ExpectDropped(NewConn(false).Syn(), HG_PACKET_TABLE_FULL);
+  for (uint32_t i = 0; i < kFlows / 2; ++i) {
+    ExpectFromClient(conns[i], conns[i].FromClient(kAck, 0, 0, Text("x")));
+  }
+}
+
+// What is freed while it is in the queue is there once all the same.
+TEST_F(PacketTableTest, AFlowThatCameAgainAndIsKilledGetsOnePlaceInTheQueue) {
+  OpenSmallTable(2);
+  const Conn open = Established(false);
+  for (int i = 0; i < 10; ++i) {
+    Conn again = Established(false);
+    CloseInOrder(again);
+    EstablishAgain(&again);
+    for (const PacketPath::Flow& flow : packet().Flows()) {
+      if (flow.state.client_port == again.client_port) {
+        EXPECT_TRUE(packet().Kill(flow.number));
+      }
+    }
+    const Conn next = Established(false);
+    CloseInOrder(next);
+    ExpectFromClient(
+        open, open.FromClient(kAck, static_cast<uint32_t>(i), 0, Text("x")));
+  }
+}
+
+// Nor is a port that it has tried in vain taken for its own.
+TEST_F(PacketTableTest, B17_WhoFindsNoPortHasNoneTheNextTime) {
+  PacketPath::Setup setup = DefaultSetup();
+  setup.first_port = setup.last_port = 30000;
+  Configure(setup);
+  Conn again = NewConn(false);
+  again.client_port = 30000;
+  Establish(&again);
+  CloseInOrder(again);
+  Serve({2});
+  const Conn other = Established(false);
+  for (int i = 0; i < 3; ++i) {
+    again.isn += 1000000;
+    ExpectDropped(again.Syn(), HG_PACKET_NO_PORT);
+  }
+  ExpectFromBackend(other, other.FromBackend(kAck, 0, 28, Text("y")));
+  Serve({1});
+}
+
+// Its old port is free by then, for everybody.
+TEST_F(PacketTableTest, B17_WhoFindsNoPortTheNextTimeIsClosed) {
+  OpenSmallTable(2);
+  PacketPath::Setup setup = DefaultSetup();
+  setup.first_port = setup.last_port = 30000;
+  Configure(setup);
+  Serve({1});
+  Conn again = Established(false);
+  CloseInOrder(again);
+  Serve({2});
+  const Conn other = Established(false);
+  again.isn += 1000000;
+  ExpectDropped(again.Syn(), HG_PACKET_NO_PORT);
+  EXPECT_EQ(KeyEntries(), 3U);
+  ExpectReset(again.FromClient(kAck, 0, 0), HG_PACKET_NO_FLOW);
+  Serve({1});
+  EstablishAgain(&again);
+  ExpectFromClient(other, other.FromClient(kAck, 0, 0, Text("x")));
+  EXPECT_EQ(KeyEntries(), 4U);
 }
 
 // It goes where new ones go: not to the old backend when that drains, nor when
