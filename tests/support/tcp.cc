@@ -149,9 +149,10 @@ TcpSocket TcpSocket::Accept(const UniqueFd& listener) {
                                       SOCK_NONBLOCK | SOCK_CLOEXEC)));
 }
 
-bool TcpSocket::Send(absl::string_view bytes) {
+bool TcpSocket::Send(absl::string_view bytes, int flags) {
   while (!bytes.empty()) {
-    const ssize_t n = ::send(fd(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    const ssize_t n =
+        ::send(fd(), bytes.data(), bytes.size(), flags | MSG_NOSIGNAL);
     if (n > 0) {
       bytes.remove_prefix(static_cast<size_t>(n));
       continue;

@@ -43,7 +43,8 @@ class TcpSocket {
   // errno of the last failed call; 0 after an end of file.
   int error() const { return error_; }
 
-  bool Send(absl::string_view bytes);
+  // `flags` as send(2)'s: MSG_OOB makes the last byte urgent.
+  bool Send(absl::string_view bytes, int flags = 0);
   // Sends 'x' until `most` bytes are gone or none was taken for `patience`;
   // returns how many were.
   size_t Flood(size_t most, absl::Duration patience = absl::Milliseconds(300));
