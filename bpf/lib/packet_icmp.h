@@ -251,7 +251,7 @@ static __always_inline int handle_icmp(frame_t *frame, struct packet *p,
 	int exit;
 
 	if (load(frame, p->l4, kind, 2) || !is_icmp_error(p, kind[0]) ||
-	    parse_quoted(frame, p, quoted))
+	    is_forged(p) || parse_quoted(frame, p, quoted))
 		return VERDICT_NOT_OURS;
 	__builtin_memcpy(key.remote, quoted->destination.address, 16);
 	key.local = local->id;

@@ -83,6 +83,12 @@ static __always_inline int is_mapped(const struct hg_packet_local *a)
 	return !words[0] && !words[1] && words[2] == bpf_htonl(0xffff);
 }
 
+/* IPv6 with addresses that stand for IPv4: the kernel takes none, either. */
+static __always_inline int is_forged(const struct packet *p)
+{
+	return p->v6 && (is_mapped(&p->source) || is_mapped(&p->destination));
+}
+
 static __always_inline int is_linear(frame_t *frame, __u32 need)
 {
 	void *data = (void *)(long)frame->data;

@@ -546,12 +546,6 @@ static __noinline int from_backend(frame_t *frame, struct packet *p,
 
 /* ---- TCP ----------------------------------------------------------------- */
 
-/* IPv6 with addresses that stand for IPv4: the kernel takes none, either. */
-static __always_inline int is_forged(const struct packet *p)
-{
-	return p->v6 && (is_mapped(&p->source) || is_mapped(&p->destination));
-}
-
 /* Neither begins, nor goes on, nor ends; or begins and ends. */
 static __always_inline int is_senseless(__u32 flags)
 {

@@ -271,6 +271,17 @@ TEST_P(PacketForeignIcmpTest, B14_IpOptionsOfEitherHeaderStay) {
   }
 }
 
+// As for segments: the kernel drops them, too.
+TEST_P(PacketForeignIcmpTest, B12_MappedAddressesOnTheWireAreNoIpv4) {
+  const Conn conn = Established(v6());
+  Segment left =
+      conn.ToBackend(conn.FromClient(kAck, 5, 0, Text("x")), conn.header());
+  left.v6 = true;
+  IcmpError error = ByRouter(left, {1, 0});
+  error.ip.source = Parse("198.18.77.7");
+  ExpectNotOurs(error);
+}
+
 // The one cannot be put together here, the other may hide where it goes.
 TEST_P(PacketForeignIcmpTest, B14_FragmentsAndExtensionHeadersAreDropped) {
   const Conn conn = Established(v6());
