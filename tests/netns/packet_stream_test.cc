@@ -454,7 +454,7 @@ class PacketOutliveTest : public PacketStreamTest {
     plan.target = vip_;
     plan.listen = {At("198.18.2.11:25")};
     plan.count = plan.concurrency = 1000;
-    plan.max_size = Soak() ? 8 << 20 : 4 << 20;
+    plan.max_size = Soak() ? 16 << 20 : 8 << 20;
     plan.large = 20;  // Slow ones of them last until the last daemon.
     plan.chaos.slow = 0.5;
     plan.hold = &hold;

@@ -408,7 +408,9 @@ TEST_F(PacketTest, AnInterfaceMayGoAndComeBack) {
     EXPECT_EQ(each->Receive(5), "still");
   }
   EXPECT_EQ(Load(5).ok, 5u);
-  EXPECT_EQ(daemon_->Service("mail")["connections_active"], 2);
+  EXPECT_TRUE(WaitUntil(absl::Seconds(5), [&] {
+    return daemon_->Service("mail")["connections_active"] == 2;
+  }));
 }
 
 // Before Linux 6.6.

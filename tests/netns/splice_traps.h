@@ -119,6 +119,8 @@ class SpliceTraps : public ::testing::Test {
       return daemon_->Json({"status"}).at("datapaths").at("splice") ==
              (mode != std::string("off"));
     }));
+    // Told behind the switch, each worker answers after it.
+    daemon_->Json({"conn", "list"});
   }
   // When `files_` was counted, who had asked whether it is ready may still have
   // been there.
