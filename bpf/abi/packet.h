@@ -92,6 +92,13 @@ struct hg_flow_key {
 };
 HG_ABI_ASSERT(sizeof(struct hg_flow_key) == 24);
 
+/* How long nothing is to be heard before a flow is over. */
+enum hg_flow_seconds {
+	HG_SYN_SECONDS = 20, /* handshakes; RFC 9293 has a SYN's sender decide,
+			      * ours sends again */
+	HG_TIME_WAIT_SECONDS = 60, /* closed ones; Linux's TCP_TIMEWAIT_LEN */
+};
+
 /* packet_keys: a hash table whose keys are in the flows. A bucket is a cache
  * line of entries: flow number * 2 + enum hg_side, below a tag, some bits of
  * the key's hash; 0: free. A key has its entry in its first bucket, or else, where

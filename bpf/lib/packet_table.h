@@ -5,7 +5,8 @@
  * it; so the program on every CPU and the daemon's sweep agree on who counts
  * an end and who frees a number. A closed flow stays, so that late segments are
  * understood, until the sweep frees it, or its client's next connection takes
- * it over, or the table is full and it is the one that was closed first.
+ * it over, or the table is full and it is the one that was closed first, or its
+ * port is asked for a minute later, for there may be no daemon to sweep.
  */
 #ifndef HG_LIB_PACKET_TABLE_H
 #define HG_LIB_PACKET_TABLE_H
@@ -229,6 +230,44 @@ static __always_inline int is_range(const struct hg_packet_address *local,
 	       port <= local->last_port;
 }
 
+/* Whether nobody misses the flow: as PacketPath's sweep has it, but that one knows
+ * of idle connections, too.
+ */
+static __always_inline int is_due(const struct hg_flow *flow, __u32 state)
+{
+	__s32 idle = now_seconds() - flow->last_seen; /* below 0: a moment */
+	__u64 age = bpf_ktime_get_ns() - flow->since;
+
+	switch (state) {
+	case HG_FLOW_SYN_SENT:
+	case HG_FLOW_SYN_RECEIVED:
+		return idle >= HG_SYN_SECONDS;
+	case HG_FLOW_CLOSED:
+		return idle >= HG_TIME_WAIT_SECONDS &&
+		       age >= HG_TIME_WAIT_SECONDS * 1000000000ULL;
+	default:
+		return 0;
+	}
+}
+
+/* Of the flow that has a port which is asked for. It may stay in the queue of the
+ * closed, like one that the daemon ends. 0: it is free.
+ */
+static __noinline int free_due(__u32 number)
+{
+	struct hg_flow *flow = bpf_map_lookup_elem(&packet_flows, &number);
+	__u32 state;
+
+	if (!flow)
+		return -1;
+	state = flow->state;
+	if (!is_due(flow, state) || !move_state(flow, state, HG_FLOW_FREE))
+		return -1;
+	erase_keys(flow, number);
+	bpf_map_push_elem(&packet_free, &number, 0);
+	return 0;
+}
+
 struct port_search {
 	const struct hg_packet_config *config;
 	struct hg_flow *flow;
@@ -249,6 +288,7 @@ static long try_port(__u64 step, struct port_search *search)
 	__u32 family = search->v6 & 1;
 	__u32 count = config->source_count[family];
 	__u32 span = config->last_port - config->first_port + 1;
+	__u32 taken;
 
 	if (!count || !span)
 		return 1;
@@ -259,7 +299,8 @@ static long try_port(__u64 step, struct port_search *search)
 	if (step == 0 && flow->client_port >= config->first_port &&
 	    flow->client_port <= config->last_port)
 		flow->source_port = flow->client_port;
-	if (find_key(&flow->keys[HG_FROM_BACKEND], value) != NO_VALUE ||
+	taken = find_key(&flow->keys[HG_FROM_BACKEND], value);
+	if ((taken != NO_VALUE && free_due(taken / 2)) ||
 	    put_key(&flow->keys[HG_FROM_BACKEND], value))
 		return 0;
 	search->found = 1;

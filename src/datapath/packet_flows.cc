@@ -13,10 +13,7 @@
 namespace headgate::datapath {
 namespace {
 
-constexpr uint32_t kSweeps = 16;           // For the whole table.
-constexpr uint32_t kSynSeconds = 20;       // Handshakes; RFC 9293 has a SYN's
-                                           // sender decide, ours sends again.
-constexpr uint32_t kTimeWaitSeconds = 60;  // TCP_TIMEWAIT_LEN of Linux.
+constexpr uint32_t kSweeps = 16;               // For the whole table.
 constexpr uint32_t kHalfClosedSeconds = 3600;  // At most.
 
 uint32_t Peek(const __u32& field) {
@@ -147,7 +144,7 @@ bool PacketPath::IsOver(
   const bool is_believed =
       flow.header == 0 || (flags & HG_FLOW_HEADER_ACKED) != 0;
   if (Peek(flow.state) != HG_FLOW_ESTABLISHED || !is_believed) {
-    return idle >= kSynSeconds;
+    return idle >= HG_SYN_SECONDS;
   }
   const bool half_closed = (flags & (HG_FLOW_FIN_IN | HG_FLOW_FIN_OUT)) != 0;
   const uint32_t limit = idle_seconds(flow.service);
@@ -162,7 +159,7 @@ bool PacketPath::IsOver(
 void PacketPath::FreeClosed(uint32_t now) {
   const int closed = bpf_map__fd(skeleton_->maps.packet_closed);
   const auto is_due = [now](const hg_flow& flow) {
-    return now >= ClosedAt(flow) + kTimeWaitSeconds;
+    return now >= ClosedAt(flow) + HG_TIME_WAIT_SECONDS;
   };
   uint32_t number = 0;
   while (bpf_map_lookup_elem(closed, nullptr, &number) == 0) {
@@ -176,7 +173,8 @@ void PacketPath::FreeClosed(uint32_t now) {
     hg_flow& flow = flows_[number];
     __atomic_fetch_and(&flow.flags, ~__u32{HG_FLOW_AGAIN}, __ATOMIC_ACQ_REL);
     const bool is_closed = Peek(flow.state) == HG_FLOW_CLOSED;
-    if (is_closed && IdleFor(flow, now) < kTimeWaitSeconds && is_due(flow)) {
+    if (is_closed && IdleFor(flow, now) < HG_TIME_WAIT_SECONDS &&
+        is_due(flow)) {
       flow.since = uint64_t{now} * 1'000'000'000;
     }
     if (is_closed && !is_due(flow)) {

@@ -180,6 +180,70 @@ TEST_P(PacketExpiryTest, AClosedFlowStaysForAMinuteAfterItsLastSegment) {
   ExpectReset(lively.FromClient(kAck, 1, 0), HG_PACKET_NO_FLOW);
 }
 
+// No daemon may be there to free what has a port.
+TEST_P(PacketExpiryTest, APortIsGivenBackWithoutASweep) {
+  PacketPath::Setup setup = DefaultSetup();
+  setup.first_port = setup.last_port = 30000;
+  Configure(setup);
+  const auto expect_kept = [] {
+    ExpectDropped(NewConn(v6()).Syn(), HG_PACKET_NO_PORT);
+  };
+  Conn closed = Established(v6());
+  Age(closed, 0, 1000);
+  expect_kept();  // Idle is not over.
+  CloseInOrder(closed);
+  expect_kept();
+  Age(closed, 55);
+  expect_kept();
+  Age(closed, 1000, 0);  // An end has not believed it.
+  expect_kept();
+  Age(closed, 61);
+  Conn next = Established(v6());
+  EXPECT_EQ(next.source_port, 30000);
+  ExpectReset(closed.FromClient(kAck, 1, 1), HG_PACKET_NO_FLOW);
+  EXPECT_EQ(Active(), 1U);
+  CloseInOrder(next);
+  Age(next, 61);
+  const Conn silent = Opened(v6());
+  Age(silent, 15);
+  expect_kept();
+  Age(silent, 21);
+  const Conn answered = Answered(v6());
+  Age(answered, 15);
+  expect_kept();
+  Age(answered, 21);
+  const Conn last = Established(v6());
+  EXPECT_EQ(Active(), 1U);
+  Age(last, 1000, 0);
+  Sweep(86400);
+  EXPECT_TRUE(IsLive(last));
+  ExpectFromClient(last, last.FromClient(kAck, 0, 0, Text("x")));
+}
+
+// Each that gave its port back was in the queue of the closed as well.
+TEST_P(PacketExpiryTest, NumbersOfPortsGivenBackAreUsedOnceEach) {
+  constexpr uint32_t kFlows = 8;
+  OpenTable(kFlows);
+  PacketPath::Setup setup = DefaultSetup();
+  setup.first_port = setup.last_port = 30000;
+  Configure(setup);
+  for (uint32_t i = 0; i < 3 * kFlows; ++i) {
+    const Conn conn = Established(v6());
+    CloseInOrder(conn);
+    Age(conn, 61);
+    if (i == kFlows) Sweep();
+  }
+  setup.last_port = 39999;
+  Configure(setup);
+  std::vector<Conn> conns;
+  for (uint32_t i = 0; i < kFlows; ++i) conns.push_back(Established(v6()));
+  ExpectDropped(NewConn(v6()).Syn(), HG_PACKET_TABLE_FULL);
+  for (const Conn& conn : conns) {
+    ExpectFromClient(conn, conn.FromClient(kAck, 0, 0, Text("x")));
+  }
+  OpenTable(4096);
+}
+
 // Those behind it in the queue were closed before it was, the second time.
 TEST_P(PacketExpiryTest, AFlowThatIsClosedAgainHoldsNobodyUp) {
   Conn again = Established(v6());
