@@ -16,6 +16,14 @@ class PacketTableTest : public PacketProgramTest {
     OpenTable(flows);
     Configure();
   }
+  // So many that were closed in turn fill the table.
+  static std::vector<Conn> FillWithClosed(uint32_t flows) {
+    OpenSmallTable(flows);
+    std::vector<Conn> conns;
+    for (uint32_t i = 0; i < flows; ++i) conns.push_back(Established(false));
+    for (const Conn& conn : conns) CloseInOrder(conn);
+    return conns;
+  }
   // As when a daemon comes after one that was killed.
   static void AdoptTable() {
     datapath_->LeavePacket();
@@ -201,13 +209,10 @@ TEST_F(PacketTableTest, AFlowThatIsClosedAgainIsNotTheOneClosedFirst) {
   ExpectReset(again.FromClient(kAck, 1, 1), HG_PACKET_NO_FLOW);
 }
 
-// More of them than are asked: then the turn does not matter.
+// More of them than are asked (RECYCLE_TRIES): then the turn does not matter.
 TEST_F(PacketTableTest, AFullTableOfFlowsThatWereClosedAgainHasRoom) {
-  constexpr uint32_t kFlows = 20;
-  OpenSmallTable(kFlows);
-  std::vector<Conn> conns;
-  for (uint32_t i = 0; i < kFlows; ++i) conns.push_back(Established(false));
-  for (const Conn& conn : conns) CloseInOrder(conn);
+  constexpr uint32_t kFlows = 300;
+  std::vector<Conn> conns = FillWithClosed(kFlows);
   for (Conn& conn : conns) {
     EstablishAgain(&conn);
     CloseInOrder(conn);
@@ -261,10 +266,7 @@ TEST_F(PacketTableTest, B16_APortThatIsUsedAgainIsOneThatIsStillOurs) {
 // They are at the queue's head, and open.
 TEST_F(PacketTableTest, AFullTableWhoseFirstClosedCameAgainHasRoom) {
   constexpr uint32_t kFlows = 20;
-  OpenSmallTable(kFlows);
-  std::vector<Conn> conns;
-  for (uint32_t i = 0; i < kFlows; ++i) conns.push_back(Established(false));
-  for (const Conn& conn : conns) CloseInOrder(conn);
+  std::vector<Conn> conns = FillWithClosed(kFlows);
   for (uint32_t i = 0; i < kFlows / 2; ++i) EstablishAgain(&conns[i]);
   for (uint32_t i = 0; i < kFlows / 2; ++i) Established(false);
   ExpectDropped(NewConn(false).Syn(), HG_PACKET_TABLE_FULL);
