@@ -382,12 +382,12 @@ TEST_F(SockmapFacts, J_NoTimerIsInTheWayOfASmallMessage) {
   }
   std::sort(round_trips.begin(), round_trips.end());
   // Less than one jiffy at HZ=250, which a timer would take each time; a busy
-  // machine takes it often.
-  EXPECT_LT(round_trips[round_trips.size() / 100], absl::Milliseconds(4));
+  // machine takes it now and then.
+  EXPECT_LT(round_trips[round_trips.size() / 10], absl::Milliseconds(4));
 }
 
 // A full sink is retried a jiffy later (sk_psock_backlog), whatever frees it:
-// a limited reader must still get several packets each time, or more.
+// a limited reader must still get more than a few packets each time.
 TEST_F(SockmapFacts, J_ALimitedReaderIsNotHeldToAPacketAJiffy) {
   constexpr double kPacketAJiffy = 1448.0 * 250;
   // Nobody here would take what passes at the limit.
@@ -400,7 +400,7 @@ TEST_F(SockmapFacts, J_ALimitedReaderIsNotHeldToAPacketAJiffy) {
   sender.join();
   EXPECT_EQ(sent, kLimit);
   EXPECT_EQ(got, kLimit);
-  EXPECT_GT(static_cast<double>(got) / seconds, 3 * kPacketAJiffy);
+  EXPECT_GT(static_cast<double>(got) / seconds, 10 * kPacketAJiffy);
 }
 
 }  // namespace

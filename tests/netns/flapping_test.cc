@@ -118,9 +118,9 @@ TEST_F(FlappingTest, AllTogetherOnceASecond) {
   int64_t resident = 0;
   for (int flap = 0; flap < Flaps(); ++flap) {
     nodes->Kill();
-    EXPECT_TRUE(WaitAll(daemon, "HG_HEALTH_DOWN", absl::Seconds(15)));
+    EXPECT_TRUE(WaitAll(daemon, "HG_HEALTH_DOWN", absl::Seconds(3)));
     nodes = AllNodes();
-    EXPECT_TRUE(WaitAll(daemon, "HG_HEALTH_UP", absl::Seconds(15)));
+    EXPECT_TRUE(WaitAll(daemon, "HG_HEALTH_UP", absl::Seconds(3)));
     if (flap == Flaps() / 2) resident = ResidentBytes(daemon.pid());
   }
   usage.Print("flapping");
@@ -168,7 +168,7 @@ TEST_F(FlappingTest, ChecksThatHang) {
   ASSERT_TRUE(WaitAll(daemon, "HG_HEALTH_UP", absl::Seconds(20)));
   nodes->Pause();
   // An interval and the timeout.
-  EXPECT_TRUE(WaitAll(daemon, "HG_HEALTH_DOWN", absl::Seconds(15)));
+  EXPECT_TRUE(WaitAll(daemon, "HG_HEALTH_DOWN", absl::Seconds(3)));
   const Usage usage(daemon);
   const int64_t begun = ConnectsBegun();
   EXPECT_TRUE(WaitUntil(absl::Seconds(20), [&] {

@@ -77,7 +77,7 @@ TEST_P(LeakTest, NothingIsLeftOfShortConnections) {
   EXPECT_TRUE(WaitUntil(absl::Seconds(10),
                         [&] {
                           return daemon_.ActiveConnections() == 0 &&
-                                 OpenFiles(daemon_.pid()) <= files_before;
+                                 OpenFiles(daemon_.pid()) == files_before;
                         }))
       << daemon_.ActiveConnections() << " connections, "
       << OpenFiles(daemon_.pid()) << " files, " << files_before << " before";
@@ -93,7 +93,7 @@ TEST_P(LeakTest, NothingIsLeftOfRefusedConnections) {
   EXPECT_EQ(Load(2000, false).failed(), 2000u);
   EXPECT_TRUE(WaitUntil(absl::Seconds(10), [&] {
     return daemon_.ActiveConnections() == 0 &&
-           OpenFiles(daemon_.pid()) <= files_before;
+           OpenFiles(daemon_.pid()) == files_before;
   }));
 }
 
